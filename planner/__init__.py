@@ -1,0 +1,68 @@
+"""Compile the layout of heterogeneous multimodal training into an immutable, proven plan. Pure Python.
+
+    from planner import load_spec, compile_spec
+    plan = compile_spec(load_spec("spec.yaml"))
+    plan.view(rank)
+"""
+
+from .axes import Axis
+from .compile import compile_spec
+from .errors import Fault, PlanError
+from .frozenmap import FrozenMap
+from .ir import (
+    Bridge,
+    Group,
+    GroupKind,
+    ModuleLayout,
+    ModulePlan,
+    ModuleStageInfo,
+    RankRole,
+    RankView,
+    Strategy,
+    Transfer,
+)
+from .loader import load_spec, parse_spec
+from .plan import Plan
+from .spec import (
+    MIMO_LANGUAGE_MODULE_KEY,
+    Batch,
+    Cluster,
+    Freeze,
+    Model,
+    Module,
+    Output,
+    Parallel,
+    Spec,
+    Training,
+)
+
+__all__ = [
+    "MIMO_LANGUAGE_MODULE_KEY",
+    "Axis",
+    "Batch",
+    "Bridge",
+    "Cluster",
+    "Fault",
+    "Freeze",
+    "FrozenMap",
+    "Group",
+    "GroupKind",
+    "Model",
+    "Module",
+    "ModuleLayout",
+    "ModulePlan",
+    "ModuleStageInfo",
+    "Output",
+    "Parallel",
+    "Plan",
+    "PlanError",
+    "RankRole",
+    "RankView",
+    "Spec",
+    "Strategy",
+    "Training",
+    "Transfer",
+    "compile_spec",
+    "load_spec",
+    "parse_spec",
+]

@@ -1,0 +1,89 @@
+"""The batch contract: how the samples of a step are shared out.
+
+`micro_size` is the microbatch of the whole model. A step is global_size / micro_size microbatches, and each of
+a module's lanes holds micro_size / dp consecutive samples of every one. The conventions of both peers follow:
+Megatron-Bridge counts micro_size itself, Megatron-LM counts per language lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import lcm
+
+import attrs
+
+from . import codes
+from .axes import Axis
+from .errors import Faults
+from .frozenmap import FrozenMap
+from .ir import Grid
+from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch
+
+
+@attrs.frozen
+class BatchContract:
+    """Who holds which samples. Sizes in samples, `seq_length` in tokens."""
+
+    global_size: int
+    micro_size: int
+    seq_length: int
+    grids: FrozenMap[str, Grid] = attrs.field(repr=False)
+
+    @property
+    def num_microbatches(self) -> int:
+        """Microbatches per optimizer step."""
+        return self.global_size // self.micro_size
+
+    @property
+    def samples_per_lane(self) -> FrozenMap[str, int]:
+        """Per module, the samples of a microbatch that each of its lanes holds."""
+        return FrozenMap((name, self.micro_size // grid.num_lanes) for name, grid in self.grids.items())
+
+    def slice(self, module: str, rank: int) -> slice:
+        """The samples of the microbatch that the lane of `rank` in `module` holds.
+
+        Raises:
+            KeyError: no such module.
+            ValueError: the rank is not in the module.
+        """
+        grid = self.grids[module]
+        if rank not in grid:
+            raise ValueError(f"rank {rank} is not in {module}, which has ranks {grid.rank_offset}-{grid.end - 1}")
+        size = self.micro_size // grid.num_lanes
+        start = grid.coord(rank, Axis.DP) * size
+        return slice(start, start + size)
+
+    @property
+    def megatron_bridge_micro_batch_size(self) -> int:
+        """`micro_batch_size` as Megatron-Bridge means it: the whole model's."""
+        return self.micro_size
+
+    @property
+    def megatron_lm_micro_batch_size(self) -> int:
+        """`micro_batch_size` as Megatron-LM means it: per data-parallel lane of language."""
+        return self.samples_per_lane[MIMO_LANGUAGE_MODULE_KEY]
+
+
+def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None:
+    """Microbatches per step and samples per lane are whole."""
+    if batch.global_size % batch.micro_size:
+        rule = (
+            f"num_microbatches = global_size / micro_size = {batch.global_size} / {batch.micro_size} = "
+            f"{batch.global_size / batch.micro_size:g}, must be whole"
+        )
+        above = -(-batch.global_size // batch.micro_size) * batch.micro_size
+        faults.add(codes.MICROBATCHES, ("batch", "global_size"), rule, f"use a multiple of {batch.micro_size}, such as {above}")
+    common = lcm(*(grid.num_lanes for grid in grids.values()))
+    for name, grid in grids.items():
+        path = ("modules", name, "parallel", "dp")
+        per_lane, rest = divmod(batch.micro_size, grid.num_lanes)
+        if rest:
+            rule = (
+                f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = "
+                f"{batch.micro_size / grid.num_lanes:g}, must be whole"
+            )
+            remedy = f"use a micro_size that every dp divides (a multiple of {common}), or change dp of {name}"
+            faults.add(codes.LANE_SAMPLES, path, rule, remedy)
+        elif per_lane == 1:
+            rule = f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = 1"
+            faults.add(codes.SINGLE_SAMPLE, path, rule, "raise micro_size if memory allows")

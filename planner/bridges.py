@@ -1,0 +1,304 @@
+"""Edges + grids + batch -> transfers, and the groups that carry them.
+
+One rule for every ratio of lanes: source and destination lanes cut the microbatch into contiguous blocks in
+dp order, and a transfer exists wherever a source block and a destination block overlap. With dp 3 -> dp 2
+and 6 samples:
+
+    source       |  lane 0   |  lane 1   |  lane 2   |
+    destination  |     lane 0      |     lane 1      |
+    transfers    |  0 -> 0   |1->0 |1->1 |  2 -> 1   |
+
+The pattern repeats: with g = gcd of the two dp sizes there are g equal *blocks* of S = src_dp / g source and
+D = dst_dp / g destination lanes, with S + D - 1 transfers each.
+
+Leaders are those of megatron-core 0.19's BridgeCommunicator: the last rank of the source lane's last stage,
+the first rank of the destination lane's first stage (over tp and cp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from math import gcd
+from typing import overload
+
+import attrs
+
+from .axes import Axis
+from .coords import Box
+from .ir import Bridge, EdgeTransfers, Grid, GroupKind, Groups, ModulePlan, RankSets, Strategy, Transfer, edge_name
+
+
+@attrs.frozen
+class Boundary:
+    """One side of an edge: per lane, the ranks (tp x cp) of the module's boundary stage."""
+
+    grid: Grid
+    is_source: bool
+
+    @property
+    def stage(self) -> int:
+        return self.grid.num_stages - 1 if self.is_source else 0
+
+    @cached_property
+    def _strides(self) -> dict[Axis, int]:
+        """Stride in ranks of each dense axis."""
+        strides, stride = {}, 1
+        for axis, size in zip(self.grid.order, self.grid.sizes, strict=True):
+            strides[axis] = stride
+            stride *= size
+        return strides
+
+    @cached_property
+    def _lane_digits(self) -> tuple[tuple[int, int], ...]:
+        return tuple((self.grid.size_of(axis), self._strides[axis]) for axis in (Axis.TP, Axis.CP))
+
+    @cached_property
+    def _start(self) -> int:
+        return self.grid.rank_offset + self.stage * self._strides[Axis.PP]
+
+    @cached_property
+    def _leader_offset(self) -> int:
+        """From a lane's first boundary rank to its leader."""
+        return sum((size - 1) * stride for size, stride in self._lane_digits) if self.is_source else 0
+
+    @property
+    def lane_stride(self) -> int:
+        """Ranks from one lane to the next."""
+        return self._strides[Axis.DP]
+
+    def block(self, first: int, num_lanes: int) -> Box:
+        """The boundary ranks of consecutive lanes."""
+        return Box.of(self._start + first * self.lane_stride, (*self._lane_digits, (num_lanes, self.lane_stride)))
+
+    def leader(self, lane: int) -> int:
+        return self._start + lane * self.lane_stride + self._leader_offset
+
+    def leaders(self) -> Box:
+        return Box.of(self.leader(0), ((len(self), self.lane_stride),))
+
+    def lane_led_by(self, rank: int) -> int | None:
+        """The lane whose leader `rank` is, if any."""
+        lanes = self.indices(rank)
+        return lanes[0] if lanes and self.leader(lanes[0]) == rank else None
+
+    # RankSets: the broadcast groups of this side
+
+    def __len__(self) -> int:
+        return self.grid.num_lanes
+
+    def boxes(self, index: int) -> tuple[Box, ...]:
+        return (self.block(index, 1),)
+
+    def indices(self, rank: int) -> tuple[int, ...]:
+        if rank not in self.grid:
+            return ()
+        coords = self.grid.dense.coords(rank)
+        return (coords[Axis.DP],) if coords[Axis.PP] == self.stage else ()
+
+
+@attrs.frozen
+class Leaders:
+    """The single group of all leaders of both sides: every transfer of the edge runs in it."""
+
+    src: Boundary
+    dst: Boundary
+
+    def __len__(self) -> int:
+        return 1
+
+    def boxes(self, index: int) -> tuple[Box, ...]:  # noqa: ARG002
+        return (self.src.leaders(), self.dst.leaders())
+
+    def indices(self, rank: int) -> tuple[int, ...]:
+        led = self.src.lane_led_by(rank) is not None or self.dst.lane_led_by(rank) is not None
+        return (0,) if led else ()
+
+
+@attrs.frozen
+class BlockGather:
+    """Groups of an edge whose modules share ranks: per block of lanes, all boundary ranks of either side.
+
+    The general rule: whatever the two layouts are, the block's samples are all inside its group.
+    """
+
+    src: Boundary
+    dst: Boundary
+
+    @property
+    def _num_blocks(self) -> int:
+        return gcd(len(self.src), len(self.dst))
+
+    def __len__(self) -> int:
+        return self._num_blocks
+
+    def boxes(self, index: int) -> tuple[Box, ...]:
+        lanes = [(side, len(side) // self._num_blocks) for side in (self.src, self.dst)]
+        boxes = (side.block(index * count, count) for side, count in lanes)
+        return tuple(dict.fromkeys(boxes))
+
+    def indices(self, rank: int) -> tuple[int, ...]:
+        found = {
+            lane * self._num_blocks // len(side) for side in (self.src, self.dst) for lane in side.indices(rank)
+        }
+        return tuple(sorted(found))
+
+
+@attrs.frozen
+class LaneGather:
+    """Gather groups where tp replicas make smaller ones enough, as megatron-core's colocated bridge has them.
+
+    When each block's source and destination lanes are the same ranks, without cp, and one side of the block
+    is a single lane, the wide side's lanes with equal tp coord hold all samples of the block between them.
+    With equal dp no rank needs anything from another: there are no groups.
+    """
+
+    wide: Boundary
+    num_blocks: int
+
+    @property
+    def _num_tp(self) -> int:
+        return self.wide.grid.size_of(Axis.TP)
+
+    def __len__(self) -> int:
+        return 0 if self.num_blocks == len(self.wide) else self.num_blocks * self._num_tp
+
+    def boxes(self, index: int) -> tuple[Box, ...]:
+        block, tp = divmod(index, self._num_tp)
+        num_lanes = len(self.wide) // self.num_blocks
+        start = self.wide.block(block * num_lanes, 1)[tp]
+        return (Box.of(start, ((num_lanes, self.wide.lane_stride),)),)
+
+    def indices(self, rank: int) -> tuple[int, ...]:
+        lanes = self.wide.indices(rank) if len(self) else ()
+        tp = self.wide.grid.coord(rank, Axis.TP) if lanes else 0
+        return tuple(lane * self.num_blocks // len(self.wide) * self._num_tp + tp for lane in lanes)
+
+
+@attrs.frozen
+class Transfers(Sequence[Transfer]):
+    """The transfers of an edge by sample offset in the microbatch, computed when asked for."""
+
+    src: Boundary
+    dst: Boundary
+    micro_size: int
+
+    @cached_property
+    def _blocks(self) -> tuple[int, int, int]:
+        """(number of blocks, source lanes per block S, destination lanes per block D)."""
+        count = gcd(len(self.src), len(self.dst))
+        return count, len(self.src) // count, len(self.dst) // count
+
+    def __len__(self) -> int:
+        count, num_src, num_dst = self._blocks
+        return count * (num_src + num_dst - 1)
+
+    @overload
+    def __getitem__(self, index: int) -> Transfer: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Transfer, ...]: ...
+    def __getitem__(self, index: int | slice) -> Transfer | tuple[Transfer, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"transfer {index} of {len(self)}")
+        _, num_src, num_dst = self._blocks
+        block, step = divmod(position, num_src + num_dst - 1)
+        # Overlap number `step` of a block joins lanes i + k = step with i * D < (k + 1) * S and k * S < (i + 1) * D.
+        src = ((step + 1) * num_src - 1) // (num_src + num_dst)
+        return self._between(block * num_src + src, block * num_dst + step - src)
+
+    def __iter__(self) -> Iterator[Transfer]:
+        return (self[i] for i in range(len(self)))
+
+    def of_source(self, lane: int) -> tuple[Transfer, ...]:
+        """The transfers that leave a source lane."""
+        return tuple(self._between(lane, other) for other in _overlaps(lane, len(self.src), len(self.dst)))
+
+    def of_destination(self, lane: int) -> tuple[Transfer, ...]:
+        """The transfers that reach a destination lane."""
+        return tuple(self._between(other, lane) for other in _overlaps(lane, len(self.dst), len(self.src)))
+
+    def _between(self, src: int, dst: int) -> Transfer:
+        src_size, dst_size = self.micro_size // len(self.src), self.micro_size // len(self.dst)
+        start, stop = max(src * src_size, dst * dst_size), min((src + 1) * src_size, (dst + 1) * dst_size)
+        return Transfer(
+            src_lane=src,
+            dst_lane=dst,
+            src_rank=self.src.leader(src),
+            dst_rank=self.dst.leader(dst),
+            src_start=start - src * src_size,
+            dst_start=start - dst * dst_size,
+            num_samples=stop - start,
+        )
+
+
+def _overlaps(lane: int, num_lanes: int, num_others: int) -> range:
+    """The lanes of the other side whose blocks overlap the block of `lane`."""
+    return range(lane * num_others // num_lanes, ((lane + 1) * num_others - 1) // num_lanes + 1)
+
+
+@attrs.frozen
+class Edge:
+    """An edge with its two modules' grids and the size of the microbatch: everything that a bridge follows from."""
+
+    src: str
+    dst: str
+    source: Boundary
+    destination: Boundary
+    micro_size: int
+
+    @property
+    def name(self) -> str:
+        return edge_name(self.src, self.dst)
+
+    @cached_property
+    def transfers(self) -> Transfers:
+        return Transfers(self.source, self.destination, self.micro_size)
+
+    @property
+    def shares_ranks(self) -> bool:
+        one, other = self.source.grid, self.destination.grid
+        return one.rank_offset < other.end and other.rank_offset < one.end
+
+    def group_sets(self) -> Iterator[tuple[GroupKind, RankSets]]:
+        """The edge's kinds of groups, in creation order."""
+        if self.shares_ranks:
+            yield GroupKind.BRIDGE_GATHER, self._gather_sets()
+        else:
+            yield GroupKind.BRIDGE_SRC, self.source
+            yield GroupKind.BRIDGE_DST, self.destination
+            yield GroupKind.BRIDGE_P2P, Leaders(self.source, self.destination)
+
+    def _gather_sets(self) -> RankSets:
+        sides = (self.source, self.destination)
+        num_blocks = gcd(len(self.source), len(self.destination))
+        wide = max(sides, key=len)
+        one_lane = num_blocks == min(map(len, sides))
+        without_cp = all(side.grid.size_of(Axis.CP) == 1 for side in sides)
+        first = {side.block(0, len(side) // num_blocks) for side in sides}
+        whole = {side.block(0, len(side)) for side in sides}
+        if one_lane and without_cp and len(first) == 1 and len(whole) == 1:
+            return LaneGather(wide, num_blocks)
+        return BlockGather(self.source, self.destination)
+
+    def bridge(self) -> Bridge:
+        strategy = Strategy.GATHER if self.shares_ranks else Strategy.LEADER
+        sides = Groups(self.source), Groups(self.destination)
+        return Bridge(self.src, self.dst, strategy, self.transfers, *sides)
+
+    def transfers_of(self, rank: int) -> EdgeTransfers:
+        """What `rank` sends and receives as a leader of this edge."""
+        src, dst = self.source.lane_led_by(rank), self.destination.lane_led_by(rank)
+        sends = () if src is None else self.transfers.of_source(src)
+        receives = () if dst is None else self.transfers.of_destination(dst)
+        return EdgeTransfers(self.src, self.dst, sends, receives)
+
+
+def connect(edges: tuple[tuple[str, str], ...], modules: dict[str, ModulePlan], micro_size: int) -> tuple[Edge, ...]:
+    """The edges of a placed DAG, in the order given."""
+    return tuple(
+        Edge(src, dst, Boundary(modules[src].grid, True), Boundary(modules[dst].grid, False), micro_size)
+        for src, dst in edges
+    )

@@ -1,0 +1,294 @@
+"""Every diagnostic of the planner: its stable code, its title, and what `mimo explain CODE` prints.
+
+The letter is the stage that finds it: S spec text and values, T topology, P placement, M model sizes,
+B batch, J plan JSON, W warnings (they never stop a plan; `--strict` makes them errors).
+A code is never reused for something else. To add one, add an entry here and call `faults.add` with it.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Code:
+    """A stable diagnostic code. `str()` gives its name, such as `S101`."""
+
+    name: str
+    title: str
+    explanation: str = attrs.field(repr=False)
+
+    @property
+    def is_warning(self) -> bool:
+        return self.name.startswith("W")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+UNREADABLE = Code(
+    "S001",
+    "the file cannot be read",
+    "The spec must be a readable regular file, or `-` for standard input. A missing file, a directory or a\n"
+    "file without read permission is reported with the reason that the operating system gives.",
+)
+TOO_LARGE = Code(
+    "S002",
+    "the file is too large",
+    "A spec has a few lines per module and is read whole; files above the limit in the message are refused\n"
+    "before they are parsed, so that a wrong file name costs nothing.",
+)
+BAD_SYNTAX = Code(
+    "S003",
+    "the text is not YAML",
+    "The text is not one well-formed YAML document in UTF-8 or UTF-16, or uses a tag that only a program\n"
+    "would write (`!!python/...`). The message is the YAML reader's own, at the place where it stopped.",
+)
+DUPLICATE_KEY = Code(
+    "S004",
+    "a key is written twice",
+    "YAML readers silently keep the last of two equal keys, so half of what was written would be lost.\n"
+    "Keep one of them.",
+)
+TOO_COMPLEX = Code(
+    "S005",
+    "the document is too deep or too wide",
+    "Aliases (`*name`) are expanded where they stand. A document whose expansion has too many values, nests\n"
+    "too deeply or contains itself is refused; no real spec comes near the limits in the message.",
+)
+UNKNOWN_KEY = Code(
+    "S101",
+    "unknown key",
+    "Unknown keys are errors, since a misspelt key would otherwise be ignored and the default used.\n"
+    "The remedy names the closest known key. `mimo schema` prints all of them for editors.",
+)
+MISSING_KEY = Code(
+    "S102",
+    "a required key is missing",
+    "The key has no sensible default. The remedy shows how to write it.",
+)
+WRONG_TYPE = Code(
+    "S103",
+    "a value has the wrong type",
+    "YAML decides types by spelling: 4 is an integer, '4' and 4.0 are not; true and false are the booleans.",
+)
+OUT_OF_RANGE = Code(
+    "S104",
+    "a number is out of range",
+    "Sizes are positive, offsets are not negative, and everything is bounded: worlds end at 2^24 ranks, so\n"
+    "that a slip of the keyboard is an error message and not a day of computing.",
+)
+BAD_CHOICE = Code(
+    "S105",
+    "not one of the allowed words",
+    "The key takes one of a few words. The remedy names the closest one.",
+)
+BAD_NAME = Code(
+    "S106",
+    "not a usable name",
+    "Module names become names of process groups and of submodules in torch: a letter, then letters,\n"
+    "digits, `_` or `-`, at most 64 characters. The language module is always named `language`.",
+)
+CONFLICT = Code(
+    "S107",
+    "two values contradict each other",
+    "Each value is allowed alone, but not together. The rule in the message names both.",
+)
+NO_LANGUAGE = Code(
+    "T001",
+    "there is no module named language",
+    "Every model has exactly one language module, and it is always named `language`: megatron-core finds it\n"
+    "by that key. Encoders feed it, generators follow it.",
+)
+UNKNOWN_MODULE = Code(
+    "T002",
+    "the topology names an unknown module",
+    "`topology` may only mention names that stand under `modules`.",
+)
+CYCLE = Code(
+    "T003",
+    "the topology has a cycle",
+    "Modules form a directed acyclic graph: the forward pass of each waits for the modules that feed it.\n"
+    "The message shows the cycle as a path; take one of its edges out.",
+)
+UNREACHED = Code(
+    "T004",
+    "a module is neither before nor after language",
+    "A module whose output never reaches `language`, and that `language` never reaches, takes no part in the\n"
+    "loss. A module that `topology` does not mention at all feeds `language`; one that it mentions is\n"
+    "connected only as written.",
+)
+DUPLICATE_EDGE = Code(
+    "T005",
+    "an edge is written twice",
+    "An edge carries the source's output once; write its destination once.",
+)
+AMBIGUOUS_DP = Code(
+    "P001",
+    "more than one module leaves dp open",
+    "In a disjoint placement the ranks that the other modules leave over give dp, so only one module may leave\n"
+    "it out. Write dp on the others.",
+)
+UNEVEN_DP = Code(
+    "P002",
+    "the remaining ranks are not a whole number of lanes",
+    "dp = (ranks that remain) / (tp * cp * pp) must be a whole number of at least 1.",
+)
+PARTIAL_OFFSETS = Code(
+    "P003",
+    "rank_offset on some modules only",
+    "Offsets are either left out everywhere (then `placement` lays the modules out) or written on every\n"
+    "module. A mixture would make the position of the others depend on the order of the file.",
+)
+IDLE_RANKS = Code(
+    "P004",
+    "ranks without a module",
+    "Every rank of the world belongs to a module. An idle rank would hold a GPU and hang the first collective\n"
+    "that counts on it.",
+)
+BEYOND_WORLD = Code(
+    "P005",
+    "a module ends beyond the world",
+    "rank_offset + tp * cp * dp * pp may not exceed the number of ranks that the cluster has.",
+)
+COLOCATED_SIZES = Code(
+    "P006",
+    "colocated modules of different sizes",
+    "`placement: colocated` puts every module on all ranks, so tp * cp * dp * pp must be the same for all.\n"
+    "Their tp, cp, dp and pp may differ as long as the product does not. For modules that share only some\n"
+    "ranks, write rank_offset on every module.",
+)
+EXPERT_AXES_UNEVEN = Code(
+    "P007",
+    "the expert axes do not divide the module",
+    "expt_dp = (tp * cp * dp) / (expt_tp * ep) must be a whole number: the expert view refactors the same\n"
+    "ranks of each pipeline stage.",
+)
+EXPERTS_OUTSIDE_LANGUAGE = Code(
+    "P008",
+    "expert axes outside language",
+    "Only the language module may have ep or expt_tp above 1.",
+)
+TOO_MANY_RANKS = Code(
+    "P009",
+    "too many ranks",
+    "A world ends at 2^24 ranks, and tp * cp * dp * pp of a module may not exceed that.",
+)
+MISSING_SIZE = Code(
+    "M001",
+    "a model size is missing",
+    "A model is a preset, or a family with its sizes. Sizes beside a preset replace those of the preset.",
+)
+FOREIGN_SIZE = Code(
+    "M002",
+    "a size does not belong to the family",
+    "Each family has its own sizes: vocab_size and max_positions belong to gpt, image_size and patch_size to\n"
+    "vit, num_mel_bins and max_positions to audio, projector_hidden_size to encoders. A size of another\n"
+    "family would be ignored.",
+)
+HEADS = Code(
+    "M003",
+    "attention heads do not divide",
+    "Tensor parallelism gives every tp rank num_attention_heads / tp heads; query groups (GQA) are split in the\n"
+    "same way, or replicated when there are fewer than tp; and num_attention_heads is a multiple of\n"
+    "num_query_groups.",
+)
+LAYERS = Code(
+    "M004",
+    "layers do not divide into stages",
+    "Without `stages`, every pipeline stage holds num_layers / pp layers. Write `stages: [...]`, one count per\n"
+    "stage, when they should differ.",
+)
+STAGES = Code(
+    "M005",
+    "stages do not add up",
+    "`stages` has one entry per pipeline stage (pp of them) and its sum is num_layers.",
+)
+EXPERTS = Code(
+    "M006",
+    "experts do not divide",
+    "num_moe_experts / ep must be whole, and a token visits at most num_moe_experts of them; ep above 1 needs\n"
+    "experts to spread.",
+)
+SEQUENCE = Code(
+    "M007",
+    "the sequence does not divide",
+    "Context parallelism cuts the sequence into 2 * cp chunks (each rank takes one from either end, so that\n"
+    "causal attention is balanced), and sequence parallelism cuts what a cp rank holds by tp.",
+)
+WIDTHS = Code(
+    "M008",
+    "a width does not divide",
+    "hidden_size is a multiple of num_attention_heads unless kv_channels is written; ffn_hidden_size is split\n"
+    "over tp (for experts, over expt_tp); an image is a whole number of patches.",
+)
+TOKENS = Code(
+    "M009",
+    "the encoders' tokens do not fit the sequence",
+    "The tokens that encoders contribute to a sample take positions of the language sequence, so their sum is\n"
+    "at most seq_length; and seq_length is at most the model's max_positions.",
+)
+SPECIAL_TOKEN = Code(
+    "M010",
+    "a special token outside the vocabulary",
+    "special_token_id marks where the module's output goes in input_ids: it is an id of the language model's\n"
+    "vocabulary, and each module has its own.",
+)
+MICROBATCHES = Code(
+    "B001",
+    "the global batch is not a whole number of microbatches",
+    "num_microbatches = global_size / micro_size. micro_size is the microbatch of the whole model (as in\n"
+    "Megatron-Bridge), not of one lane: Megatron-LM's micro_batch_size times the dp of language.",
+)
+LANE_SAMPLES = Code(
+    "B002",
+    "a microbatch is not a whole number of samples per lane",
+    "Each of a module's dp lanes holds micro_size / dp samples of every microbatch.",
+)
+NOT_JSON = Code(
+    "J001",
+    "not a plan document",
+    "A plan file is the JSON that `mimo plan --out` or `Plan.to_json()` writes.",
+)
+PLAN_VERSION = Code(
+    "J002",
+    "a plan of another version",
+    "The number under `mimo_plan` says how to read the document. Compile the spec again with this version.",
+)
+PLAN_EDITED = Code(
+    "J003",
+    "the plan contradicts itself",
+    "Everything under `modules`, `edges` and `batch` follows from `spec`. A value that does not was edited by\n"
+    "hand or damaged. Change the spec and compile again instead.",
+)
+DIGEST = Code(
+    "J004",
+    "the digest does not match",
+    "The digest is the sha256 of the rest of the document in canonical form. It differs when a value was\n"
+    "edited by hand. Change the spec and compile again instead.",
+)
+TP_CROSSES_NODE = Code(
+    "W001",
+    "a tensor-parallel group crosses a node",
+    "Tensor parallelism communicates several times per layer; across nodes that runs at network speed.",
+)
+UNEVEN_NODES = Code(
+    "W002",
+    "the nodes are uneven",
+    "The last node has fewer ranks than the others. Some NCCL versions deadlock while they start on such\n"
+    "worlds (NCCL #2385).",
+)
+SINGLE_SAMPLE = Code(
+    "W003",
+    "a lane holds a single sample",
+    "With one sample per lane and microbatch there is nothing left to share out: dp cannot grow any more, and\n"
+    "small encoders leave most of a GPU idle.",
+)
+PATCH_TOKENS = Code(
+    "W004",
+    "tokens per sample do not match the image size",
+    "A ViT gives (image_size / patch_size)^2 tokens per image; tokens_per_sample is usually a multiple of that\n"
+    "(several images) or a divisor (merged patches).",
+)
+
+CODES: dict[str, Code] = {code.name: code for code in list(globals().values()) if isinstance(code, Code)}

@@ -1,0 +1,86 @@
+"""Spec -> Plan: the passes, in order. No other file knows the order, and no pass knows another.
+
+    topology -> models -> placement -> batch -> assembly
+
+Topology, models and placement do not need each other, so their faults are reported together; the batch needs
+lanes. Each pass is a pure function that adds its faults to the collector.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from .batch import check_batch
+from .errors import Faults, PlanError
+from .ir import Grid, ModulePlan
+from .models import check_tokens, resolve_models, stage_layers
+from .placement import check_nodes, place
+from .plan import Plan
+from .spec import Cluster, Model, Module, Parallel, Spec
+from .topology import find_edges
+
+
+def compile_spec(spec: Spec, *, world_size: int | None = None, strict: bool = False) -> Plan:
+    """Compile a spec into a plan.
+
+    Args:
+        spec: what the user wrote.
+        world_size: number of ranks; overrides the spec's cluster.
+        strict: treat warnings as errors.
+
+    Raises:
+        PlanError: with every fault found, in source order.
+    """
+    faults = Faults(spec.source)
+    edges = find_edges(spec, faults)
+    models = resolve_models(spec, faults)
+    check_tokens(spec, models, edges, faults)
+    grids = _place_beside(spec, world_size, faults)
+    if grids:
+        check_batch(spec.batch, grids, faults)
+    faults.raise_errors()
+    cluster = _cluster_in_use(spec.cluster, max(grid.end for grid in grids.values()))
+    check_nodes(grids, cluster.gpus_per_node if cluster else None, faults)
+    if strict and faults.warnings:
+        raise PlanError(faults.warnings)
+    return Plan(
+        modules=tuple(_module(name, spec.modules[name], grid, models[name]) for name, grid in grids.items()),
+        edges=edges,
+        batch_sizes=spec.batch,
+        training=spec.training,
+        cluster=cluster,
+        warnings=faults.warnings,
+    )
+
+
+def _place_beside(spec: Spec, world_size: int | None, faults: Faults) -> dict[str, Grid]:
+    """Run placement with a collector of its own, so that faults of other passes do not silence it."""
+    found = Faults(spec.source)
+    grids = place(spec, world_size, found)
+    try:
+        found.raise_errors()
+    except PlanError as error:
+        faults.extend(error)
+    return grids
+
+
+def _cluster_in_use(cluster: Cluster | None, world_size: int) -> Cluster | None:
+    """The cluster with as many nodes as the world fills."""
+    if cluster is None or cluster.gpus_per_node is None:
+        return cluster
+    return attrs.evolve(cluster, nodes=-(-world_size // cluster.gpus_per_node))
+
+
+def _module(name: str, module: Module, grid: Grid, model: Model | None) -> ModulePlan:
+    parallel = module.parallel or Parallel()
+    return ModulePlan(
+        name=name,
+        grid=grid,
+        model=model,
+        output=module.output,
+        special_token_id=module.special_token_id,
+        freeze=module.freeze,
+        recompute=module.recompute,
+        stages=stage_layers(module, model),
+        sequence_parallel=parallel.sequence_parallel,
+    )

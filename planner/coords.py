@@ -1,0 +1,302 @@
+"""Rank <-> coord, and *the* enumeration of groups. No other file does arithmetic on ranks of a grid.
+
+A grid's ranks are numbered in mixed radix, first axis fastest. Both views of a grid keep the pipeline axis
+and differ in how they factor the rest, so one class serves both: number the ranks of one stage by `flat`
+(their position among the stage's ranks, which is the other axes in mixed radix), then put pp back in:
+
+    rank = offset + (flat // period) * period * num_stages + stage * period + flat % period
+
+where `period` is pp's stride: the product of the sizes of the axes before pp. With tp 2, dp 2, pp 2:
+
+    order tp-dp-pp:  period 4   stage 0 = ranks 0 1 2 3   stage 1 = ranks 4 5 6 7
+    order tp-pp-dp:  period 2   stage 0 = ranks 0 1 4 5   stage 1 = ranks 2 3 6 7
+
+Enumeration (that of megatron-core 0.19's `HyperCommGrid.get_rank_enum`, which this law restates): within a
+group ranks ascend, and groups follow one another by their lowest rank. It also defines what get_rank_enum
+cannot express, an expert axis that straddles pp's stride.
+
+Nothing here is proportional to the number of ranks: a partition finds its i-th group, and the group of a
+rank, from coords.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import product
+from math import prod
+from typing import overload
+
+import attrs
+
+from .axes import EXPERT_AXES, Axis
+
+Digit = tuple[int, int]  # (size, stride)
+
+
+@attrs.frozen
+class Box(Sequence[int]):
+    """An ascending arithmetic box of ranks: start plus every combination of multiples of the strides.
+
+    `dims` are (size, stride) pairs, slowest first, merged where they adjoin, so that equal sets of ranks
+    have equal boxes. Four ranks 0 1 4 5 are Box(0, ((2, 4), (2, 1))).
+    """
+
+    start: int
+    dims: tuple[Digit, ...] = ()
+
+    @classmethod
+    def of(cls, start: int, digits: Sequence[Digit]) -> Box:
+        """The box of any digits whose strides nest (each at least the extent of the one below)."""
+        return cls(start, merge(digits))
+
+    def __len__(self) -> int:
+        return prod(size for size, _ in self.dims)
+
+    def __iter__(self) -> Iterator[int]:
+        if not self.dims:
+            return iter((self.start,))
+        if len(self.dims) == 1:
+            (size, stride), start = self.dims[0], self.start
+            return iter(range(start, start + size * stride, stride))
+        steps = (range(0, size * stride, stride) for size, stride in self.dims)
+        return (self.start + sum(offsets) for offsets in product(*steps))
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"index {index} outside a box of {len(self)} ranks")
+        rank = self.start
+        for size, stride in reversed(self.dims):
+            rank += position % size * stride
+            position //= size
+        return rank
+
+    def __contains__(self, rank: object) -> bool:
+        if not isinstance(rank, int):
+            return False
+        rest = rank - self.start
+        for size, stride in self.dims:
+            step = min(max(rest // stride, 0), size - 1)
+            rest -= step * stride
+        return rest == 0
+
+
+def merge(digits: Sequence[Digit]) -> tuple[Digit, ...]:
+    """Canonical dims of nested digits: slowest first, without size 1, adjoining ones joined."""
+    merged: list[Digit] = []
+    for size, stride in sorted(digits, key=lambda digit: digit[1]):
+        if size == 1:
+            continue
+        if merged and stride == merged[-1][0] * merged[-1][1]:
+            merged[-1] = (size * merged[-1][0], merged[-1][1])
+        else:
+            merged.append((size, stride))
+    return tuple(reversed(merged))
+
+
+@attrs.frozen
+class AxisView:
+    """One factoring of a grid: the dense view, or the expert view of the same ranks and stages.
+
+    Attributes:
+        offset: the grid's first rank.
+        axes: (axis, size) of every axis but pp, fastest first.
+        num_stages: size of pp.
+        period: stride of pp in ranks.
+    """
+
+    offset: int
+    axes: tuple[tuple[Axis, int], ...]
+    num_stages: int
+    period: int
+
+    @cached_property
+    def digits(self) -> tuple[tuple[Axis, int, int], ...]:
+        """(axis, size, stride in flat), fastest first."""
+        found, stride = [], 1
+        for axis, size in self.axes:
+            found.append((axis, size, stride))
+            stride *= size
+        return tuple(found)
+
+    @cached_property
+    def num_flat(self) -> int:
+        """Ranks per stage."""
+        return prod(size for _, size in self.axes)
+
+    @cached_property
+    def is_aligned(self) -> bool:
+        """Whether pp's stride falls on a whole multiple within one axis, so that every group is a box."""
+        for _, size, stride in self.digits:
+            if stride <= self.period < stride * size:
+                return self.period % stride == 0 and (stride * size) % self.period == 0
+        return True
+
+    def locate(self, rank: int) -> tuple[int, int]:
+        """(flat, stage) of a rank of this grid."""
+        block, within = divmod(rank - self.offset, self.period * self.num_stages)
+        stage, low = divmod(within, self.period)
+        return block * self.period + low, stage
+
+    def rank(self, flat: int, stage: int) -> int:
+        """The rank at `flat` of `stage`; the inverse of `locate`."""
+        block, low = divmod(flat, self.period)
+        return self.offset + (block * self.num_stages + stage) * self.period + low
+
+    def coords(self, rank: int) -> dict[Axis, int]:
+        """Position of `rank` along every axis of the view."""
+        flat, stage = self.locate(rank)
+        found = {axis: flat // stride % size for axis, size, stride in self.digits}
+        found[Axis.PP] = stage
+        return found
+
+    def rank_digits(self, size: int, stride: int) -> tuple[Digit, ...]:
+        """A digit of flat as digits of rank: unchanged below pp's stride, spread above it, or cut there."""
+        if stride >= self.period:
+            return ((size, stride * self.num_stages),)
+        if stride * size <= self.period:
+            return ((size, stride),)
+        below = self.period // stride
+        return ((below, stride), (size // below, self.period * self.num_stages))
+
+
+@attrs.frozen
+class Partition:
+    """All groups of one kind in a view: the sets of ranks that differ only along `axes`."""
+
+    view: AxisView
+    axes: tuple[Axis, ...]
+
+    @cached_property
+    def _inside(self) -> tuple[Digit, ...]:
+        return tuple((size, stride) for axis, size, stride in self.view.digits if axis in self.axes)
+
+    @cached_property
+    def _across(self) -> tuple[Digit, ...]:
+        return tuple((size, stride) for axis, size, stride in self.view.digits if axis not in self.axes)
+
+    @cached_property
+    def _num_across(self) -> int:
+        return prod(size for size, _ in self._across)
+
+    @cached_property
+    def _spans_stages(self) -> bool:
+        return Axis.PP in self.axes
+
+    @cached_property
+    def _dims(self) -> tuple[Digit, ...]:
+        """Dims of every group's box, in an aligned view."""
+        digits = [digit for size, stride in self._inside for digit in self.view.rank_digits(size, stride)]
+        if self._spans_stages:
+            digits.append((self.view.num_stages, self.view.period))
+        return merge(digits)
+
+    @cached_property
+    def group_size(self) -> int:
+        """Ranks in each group."""
+        return prod(size for size, _ in self._inside) * (self.view.num_stages if self._spans_stages else 1)
+
+    def __len__(self) -> int:
+        return self._num_across * (1 if self._spans_stages else self.view.num_stages)
+
+    def boxes(self, index: int) -> tuple[Box, ...]:
+        """The ranks of group `index` in enumeration order: one box, or several in a view that is not aligned."""
+        flat, stage = self._lowest(index)
+        if self.view.is_aligned:
+            return (Box(self.view.rank(flat, stage), self._dims),)
+        return self._straddling(flat, stage)
+
+    def indices(self, rank: int) -> tuple[int, ...]:
+        """The position in enumeration order of the one group that holds `rank`."""
+        flat, stage = self.view.locate(rank)
+        position, weight = 0, 1
+        for size, stride in self._across:
+            position += flat // stride % size * weight
+            weight *= size
+        if self._spans_stages:
+            return (position,)
+        first, count = self._block(position)
+        return (first * self.view.num_stages + stage * count + position - first,)
+
+    def starts(self) -> tuple[Box, ...]:
+        """The lowest rank of every group, as boxes; only in an aligned view."""
+        digits = [digit for size, stride in self._across for digit in self.view.rank_digits(size, stride)]
+        if not self._spans_stages:
+            digits.append((self.view.num_stages, self.view.period))
+        return (Box.of(self.view.offset, digits),)
+
+    def _lowest(self, index: int) -> tuple[int, int]:
+        """(flat, stage) of the lowest rank of a group.
+
+        Groups of one stage ascend with `position`; ordering all by lowest rank interleaves the stages in
+        blocks: the positions whose lowest flat lies in the same period come once for every stage.
+        """
+        if self._spans_stages:
+            return self._flat(index), 0
+        first, count = self._block(index // self.view.num_stages)
+        stage, step = divmod(index - first * self.view.num_stages, count)
+        return self._flat(first + step), stage
+
+    def _flat(self, position: int) -> int:
+        flat = 0
+        for size, stride in self._across:
+            flat += position % size * stride
+            position //= size
+        return flat
+
+    def _block(self, position: int) -> tuple[int, int]:
+        """First position and number of positions whose lowest flat lies in the same period of pp."""
+        if self.view.period == self.view.num_flat:  # pp slowest: one block
+            return 0, self._num_across
+        start = self._flat(position) // self.view.period * self.view.period
+        first = self._count_below(start)
+        return first, self._count_below(start + self.view.period) - first
+
+    def _count_below(self, bound: int) -> int:
+        """Number of positions whose lowest flat is below `bound`."""
+        count, weight = 0, self._num_across
+        for size, stride in reversed(self._across):
+            weight //= size
+            step, bound = divmod(bound, stride)
+            if step >= size:
+                return count + size * weight
+            count += step * weight
+        return count + (bound > 0)
+
+    def _straddling(self, flat: int, stage: int) -> tuple[Box, ...]:
+        """The group's ranks as runs, where an axis is cut unevenly by pp's stride: proportional to the group."""
+        steps = (range(0, size * stride, stride) for size, stride in self._inside)
+        stages = range(self.view.num_stages) if self._spans_stages else (stage,)
+        ranks = sorted(
+            self.view.rank(flat + sum(offsets), at) for offsets in product(*steps) for at in stages
+        )
+        runs: list[list[int]] = []
+        for rank in ranks:
+            if runs and rank == runs[-1][-1] + 1:
+                runs[-1].append(rank)
+            else:
+                runs.append([rank])
+        return tuple(Box.of(run[0], ((len(run), 1),)) for run in runs)
+
+
+def dense_view(offset: int, sizes: tuple[int, ...], order: tuple[Axis, ...]) -> AxisView:
+    """The view of the axes as written. `sizes` follow `order`, fastest first."""
+    stage_axis = order.index(Axis.PP)
+    axes = tuple((axis, size) for axis, size in zip(order, sizes, strict=True) if axis is not Axis.PP)
+    return AxisView(offset, axes, sizes[stage_axis], prod(sizes[:stage_axis]))
+
+
+def expert_view(dense: AxisView, expt_tp: int, ep: int) -> AxisView:
+    """The expert view of a dense view: same stages, the other coords refactored as expt_tp, ep, expt_dp.
+
+    For the default order that is megatron-core's `expt_tp-ep-expt_dp-pp`.
+    """
+    sizes = (expt_tp, ep, dense.num_flat // (expt_tp * ep))
+    return AxisView(dense.offset, tuple(zip(EXPERT_AXES[:3], sizes, strict=True)), dense.num_stages, dense.period)

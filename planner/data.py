@@ -1,0 +1,30 @@
+"""Which batch keys a rank must be fed, by module and stage.
+
+All ranks draw the same global microbatch and each takes its lane's slice; this says which of its keys a rank
+really reads. Encoders find the boundaries of samples in input_ids, so their last stage needs it too.
+"""
+
+from __future__ import annotations
+
+from .ir import ModuleStageInfo
+
+INPUT_IDS = "input_ids"
+POSITION_IDS = "position_ids"
+LABELS = "labels"
+LOSS_MASK = "loss_mask"
+MODALITY_INPUTS = "modality_inputs"  # the module's own entry of the batch: pixels, spectrograms, targets of a generator
+
+
+def data_needs(is_language: bool, follows_language: bool, stage: ModuleStageInfo) -> tuple[str, ...]:
+    """The batch keys of one stage of one module.
+
+    Encoders: their inputs and input_ids on the first stage, input_ids on the last. Language: position_ids on
+    every stage, input_ids on the first, labels and loss_mask on the last. Modules after language: input_ids at
+    either end, and on the last their own entry of the batch, the targets.
+    """
+    first, last = stage.is_first_stage, stage.is_last_stage
+    if is_language:
+        needs = [(POSITION_IDS, True), (INPUT_IDS, first), (LABELS, last), (LOSS_MASK, last)]
+    else:
+        needs = [(MODALITY_INPUTS, last if follows_language else first), (INPUT_IDS, first or last)]
+    return tuple(key for key, needed in needs if needed)

@@ -1,0 +1,148 @@
+"""Faults, the collector that gathers them, and the error that carries all of them at once.
+
+A fault says where (file:line:column and the path of the key), states the rule with the values in it,
+and says what to change. Passes add faults to a `Faults` collector and go on; whoever owns the stage
+raises once, with everything found, in source order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import attrs
+
+from .codes import Code
+
+Path = tuple[str | int, ...]
+
+# A spec of nonsense can hold a fault per line; nobody reads more than these.
+MAX_FAULTS = 200
+
+
+def format_path(path: Path) -> str:
+    """`modules.images.stages[2]`, or `spec` for the whole document."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "spec"
+
+
+@attrs.frozen
+class Mark:
+    """A place in a file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@attrs.frozen
+class Source:
+    """Where each key of a spec was written: the name of the file, and (path, line, column) of every key."""
+
+    file: str
+    entries: tuple[tuple[Path, int, int], ...]
+
+    @cached_property
+    def _by_path(self) -> dict[Path, tuple[int, int]]:
+        return {path: (line, column) for path, line, column in self.entries}
+
+    def mark(self, path: Path) -> Mark:
+        """The place of `path`, or of the nearest enclosing key that was written."""
+        for end in range(len(path), -1, -1):
+            if found := self._by_path.get(path[:end]):
+                return Mark(self.file, *found)
+        return Mark(self.file, 1, 1)
+
+
+@attrs.frozen
+class Fault:
+    """One thing that is wrong (or, for a W code, doubtful) with what a user wrote.
+
+    Attributes:
+        code: the stable code; `mimo explain CODE` tells more.
+        path: the key concerned, from the root of the document.
+        rule: the rule that is broken, as a statement with the values in it.
+        remedy: what to change.
+        mark: the place in the file; None when the spec was built in Python.
+    """
+
+    code: Code
+    path: Path
+    rule: str
+    remedy: str
+    mark: Mark | None = None
+
+    @property
+    def is_warning(self) -> bool:
+        return self.code.is_warning
+
+    def __str__(self) -> str:
+        where = f"{self.mark}: " if self.mark else ""
+        level = "warning" if self.is_warning else "error"
+        return f"{where}{level}[{self.code}] {format_path(self.path)}: {self.rule}\n    fix: {self.remedy}"
+
+
+class PlanError(ValueError):
+    """Raised once per stage, with every fault of the stage in source order (`faults`)."""
+
+    def __init__(self, faults: Iterable[Fault], num_left_out: int = 0) -> None:
+        self.faults = tuple(faults)
+        self.num_left_out = num_left_out
+        super().__init__(self.faults, num_left_out)
+
+    def __str__(self) -> str:
+        lines = [str(fault) for fault in self.faults]
+        if self.num_left_out:
+            lines.append(f"... and {self.num_left_out} more")
+        return "\n".join(lines)
+
+
+class Faults:
+    """Collects faults. The only mutable object that passes share."""
+
+    def __init__(self, source: Source | None = None) -> None:
+        self._source = source
+        self._errors: list[Fault] = []
+        self._warnings: list[Fault] = []
+        self._num_left_out = 0
+
+    def add(self, code: Code, path: Path, rule: str, remedy: str) -> None:
+        """Note one fault, once. A W code is a warning: kept, never raised."""
+        mark = self._source.mark(path) if self._source else None
+        fault = Fault(code, path, rule, remedy, mark)
+        found = self._warnings if code.is_warning else self._errors
+        if fault in found:
+            return
+        if len(found) < MAX_FAULTS:
+            found.append(fault)
+        elif not code.is_warning:
+            self._num_left_out += 1
+
+    def extend(self, error: PlanError, prefix: Path = ()) -> None:
+        """Take over the faults of an inner stage; `prefix` is where that stage stands in this document."""
+        for fault in error.faults:
+            self.add(fault.code, prefix + fault.path, fault.rule, fault.remedy)
+        self._num_left_out += error.num_left_out
+
+    @property
+    def has_errors(self) -> bool:
+        return bool(self._errors)
+
+    @property
+    def warnings(self) -> tuple[Fault, ...]:
+        return tuple(sorted(self._warnings, key=_place))
+
+    def raise_errors(self) -> None:
+        """Raise PlanError with every error found so far, in source order, if there is one."""
+        if self._errors:
+            raise PlanError(sorted(self._errors, key=_place), self._num_left_out)
+
+
+def _place(fault: Fault) -> tuple[int, int]:
+    """Sorting key; without marks all are equal, and a stable sort keeps the order of discovery."""
+    return (fault.mark.line, fault.mark.column) if fault.mark else (0, 0)

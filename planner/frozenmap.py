@@ -1,0 +1,55 @@
+"""A mapping that can live inside a frozen class: read-only, ordered, hashable, backed by a tuple.
+
+Iteration keeps the order it was built in. Two FrozenMaps are equal when their items are, in order (the
+order of a spec's modules means something); compared with a `dict`, order does not count.
+Lookups are linear: a plan has a handful of modules, and a tuple is what makes the mapping
+hashable and safe to share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
+
+K = TypeVar("K")
+V_co = TypeVar("V_co", covariant=True)
+
+
+class FrozenMap(Mapping[K, V_co]):
+    """Read-only mapping over a tuple of pairs. Raises KeyError for a key that is not there."""
+
+    __slots__ = ("_items",)
+    _items: tuple[tuple[K, V_co], ...]
+
+    def __init__(self, items: Mapping[K, V_co] | Iterable[tuple[K, V_co]] = ()) -> None:
+        pairs = items.items() if isinstance(items, Mapping) else items
+        object.__setattr__(self, "_items", tuple(dict(pairs).items()))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"FrozenMap is read-only: cannot set {name!r}")
+
+    def __getitem__(self, key: K) -> V_co:
+        for known, value in self._items:
+            if known == key:
+                return value
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[K]:
+        return (key for key, _ in self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, FrozenMap):
+            return self._items == other._items
+        return super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __repr__(self) -> str:
+        return f"FrozenMap({dict(self._items)!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (FrozenMap, (self._items,))

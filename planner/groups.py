@@ -1,0 +1,113 @@
+"""Grids and bridges -> families of groups, in the one global creation order.
+
+The order is decided here and nowhere else: modules in plan order, each with its kinds in the order of
+`GroupKind`, then edges in topology order, each with its bridge kinds. Within a kind, enumeration order.
+Every rank walks this order, so that no two ranks ever create two groups the other way around.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+import attrs
+
+from .axes import Axis
+from .bridges import Edge
+from .coords import Box, Partition
+from .ir import Group, GroupKind, ModulePlan, RankSets
+
+_DENSE: tuple[tuple[GroupKind, tuple[Axis, ...]], ...] = (
+    (GroupKind.TP, (Axis.TP,)),
+    (GroupKind.CP, (Axis.CP,)),
+    (GroupKind.PP, (Axis.PP,)),
+    (GroupKind.DP, (Axis.DP,)),
+    (GroupKind.DP_CP, (Axis.DP, Axis.CP)),
+    (GroupKind.TP_CP, (Axis.TP, Axis.CP)),
+    (GroupKind.TP_DP_CP, (Axis.TP, Axis.DP, Axis.CP)),
+    (GroupKind.MP, (Axis.TP, Axis.PP)),
+    (GroupKind.INTRA_DIST_OPT, (Axis.TP, Axis.CP, Axis.DP, Axis.PP)),
+)
+_EXPERT: tuple[tuple[GroupKind, tuple[Axis, ...]], ...] = (
+    (GroupKind.EP, (Axis.EP,)),
+    (GroupKind.EXPT_TP, (Axis.EXPT_TP,)),
+    (GroupKind.EXPT_DP, (Axis.EXPT_DP,)),
+    (GroupKind.TP_EP, (Axis.EXPT_TP, Axis.EP)),
+    (GroupKind.TP_EP_PP, (Axis.EXPT_TP, Axis.EP, Axis.PP)),
+)
+
+
+@attrs.frozen
+class StageEnds:
+    """Subsets of every pp group: its first stage, and the last one too if `with_last` (embedding groups).
+
+    One per pp group, for all ranks: created from a rank's own pp group only, replicas would share them
+    (Megatron-Bridge #4985).
+    """
+
+    pipelines: Partition
+    with_last: bool
+
+    @cached_property
+    def _dims(self) -> tuple[tuple[int, int], ...]:
+        last = self.pipelines.view.num_stages - 1
+        return ((2, last * self.pipelines.view.period),) if self.with_last and last else ()
+
+    def __len__(self) -> int:
+        return len(self.pipelines)
+
+    def boxes(self, index: int) -> tuple[Box, ...]:
+        return (Box(self.pipelines.boxes(index)[0].start, self._dims),)
+
+    def indices(self, rank: int) -> tuple[int, ...]:
+        _, stage = self.pipelines.view.locate(rank)
+        held = stage == 0 or (self.with_last and stage == self.pipelines.view.num_stages - 1)
+        return self.pipelines.indices(rank) if held else ()
+
+
+@attrs.frozen
+class Family:
+    """All groups of one kind and owner. `base` is the creation position of the first."""
+
+    owner: str
+    kind: GroupKind
+    sets: RankSets
+    base: int
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    def group(self, index: int) -> Group:
+        return Group(self.owner, self.kind, index, self.base + index, self.sets.boxes(index))
+
+    def __iter__(self) -> Iterator[Group]:
+        return (self.group(index) for index in range(len(self)))
+
+    def groups_of(self, rank: int) -> list[Group]:
+        """The groups that hold a rank of the owner's modules."""
+        return [self.group(index) for index in self.sets.indices(rank)]
+
+
+def module_sets(module: ModulePlan) -> Iterator[tuple[GroupKind, RankSets]]:
+    """Every kind of group of one module, in creation order."""
+    for kind, axes in _DENSE:
+        yield kind, Partition(module.grid.dense, axes)
+    for kind, axes in _EXPERT:
+        yield kind, Partition(module.grid.expert, axes)
+    if module.is_language:
+        pipelines = Partition(module.grid.dense, (Axis.PP,))
+        yield GroupKind.EMBD, StageEnds(pipelines, with_last=True)
+        yield GroupKind.POS_EMBD, StageEnds(pipelines, with_last=False)
+
+
+def families(modules: Iterable[ModulePlan], edges: Iterable[Edge]) -> tuple[Family, ...]:
+    """Every family of groups of a plan, in creation order."""
+    found: list[Family] = []
+    base = 0
+    owned = [(module.name, module_sets(module)) for module in modules]
+    owned += [(edge.name, edge.group_sets()) for edge in edges]
+    for owner, kinds in owned:
+        for kind, sets in kinds:
+            found.append(Family(owner, kind, sets, base))
+            base += len(sets)
+    return tuple(found)

@@ -1,0 +1,405 @@
+"""Stored data of a plan, and the values that it hands out. Frozen, slotted, hashable, picklable.
+
+What is stored depends on the number of modules and edges only. Groups, transfers and broadcast groups are
+lazy sequences that compute their items from coords.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, StrEnum
+from functools import cached_property
+from itertools import chain
+from math import prod
+from typing import TYPE_CHECKING, Protocol, overload
+
+import attrs
+
+from .axes import Axis, format_order
+from .coords import AxisView, Box, dense_view, expert_view
+from .frozenmap import FrozenMap
+from .spec import MIMO_LANGUAGE_MODULE_KEY, Freeze, Model, Output
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+
+# ---- modules
+
+
+@attrs.frozen(kw_only=True)
+class Grid:
+    """A module's ranks as a box of axes, starting at `rank_offset`.
+
+    Attributes:
+        rank_offset: first rank.
+        order: the dense axes, fastest first.
+        sizes: size of each axis, aligned with `order`.
+        expt_tp, ep: sizes of the expert view; expt_dp follows.
+    """
+
+    rank_offset: int
+    order: tuple[Axis, ...]
+    sizes: tuple[int, ...]
+    expt_tp: int = 1
+    ep: int = 1
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return prod(self.sizes)
+
+    @property
+    def end(self) -> int:
+        """The rank after the last."""
+        return self.rank_offset + self.size
+
+    @property
+    def ranks(self) -> range:
+        return range(self.rank_offset, self.end)
+
+    @cached_property
+    def dense(self) -> AxisView:
+        return dense_view(self.rank_offset, self.sizes, self.order)
+
+    @cached_property
+    def expert(self) -> AxisView:
+        return expert_view(self.dense, self.expt_tp, self.ep)
+
+    def size_of(self, axis: Axis) -> int:
+        """Size of any axis of either view."""
+        if axis in self.order:
+            return self.sizes[self.order.index(axis)]
+        return dict(self.expert.axes)[axis]
+
+    @property
+    def num_lanes(self) -> int:
+        """Data-parallel replicas."""
+        return self.size_of(Axis.DP)
+
+    @property
+    def num_stages(self) -> int:
+        return self.size_of(Axis.PP)
+
+    def coord(self, rank: int, axis: Axis) -> int:
+        """Position of a rank of this grid along an axis of either view."""
+        view = self.dense if axis in self.order else self.expert
+        return view.coords(rank)[axis]
+
+    def __contains__(self, rank: object) -> bool:
+        return rank in self.ranks
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{axis} {size}" for axis, size in zip(self.order, self.sizes, strict=True) if size > 1)
+        return f"ranks {self.rank_offset}-{self.end - 1} ({sizes or 'one rank'}; {format_order(self.order)})"
+
+
+@attrs.frozen(kw_only=True)
+class ModulePlan:
+    """One module, placed. `model` has every size filled in; `stages` holds the layers of each stage."""
+
+    name: str
+    grid: Grid
+    model: Model | None
+    output: Output
+    special_token_id: int | None
+    freeze: Freeze
+    recompute: str
+    stages: tuple[int, ...] | None
+    sequence_parallel: bool
+
+    @property
+    def ranks(self) -> range:
+        return self.grid.ranks
+
+    @property
+    def num_stages(self) -> int:
+        return self.grid.num_stages
+
+    @property
+    def is_language(self) -> bool:
+        return self.name == MIMO_LANGUAGE_MODULE_KEY
+
+
+# ---- roles; names and properties as in megatron-core 0.19, models/mimo/config/role.py
+
+
+class ModuleLayout(Enum):
+    """How modules share ranks. megatron-core has the first two and calls MIXED non-colocated."""
+
+    COLOCATED = "colocated"  # every module on the same ranks
+    NON_COLOCATED = "non_colocated"  # every module disjoint from language
+    MIXED = "mixed"  # anything else
+
+
+@attrs.frozen
+class ModuleStageInfo:
+    """Where a rank stands in one module's own pipeline."""
+
+    is_first_stage: bool
+    is_last_stage: bool
+
+
+@attrs.frozen
+class RankRole:
+    """The modules that one rank takes part in, and its stage in each."""
+
+    modules: FrozenMap[str, ModuleStageInfo] = attrs.field(default=FrozenMap(), converter=FrozenMap)
+    mode: ModuleLayout = ModuleLayout.COLOCATED
+
+    @classmethod
+    def build(cls, plan: Plan, rank: int) -> RankRole:
+        """`plan.role(rank)`, under the name that megatron-core users know."""
+        return plan.role(rank)
+
+    @property
+    def has_modality_modules(self) -> bool:
+        return any(name != MIMO_LANGUAGE_MODULE_KEY for name in self.modules)
+
+    @property
+    def has_language_module(self) -> bool:
+        return MIMO_LANGUAGE_MODULE_KEY in self.modules
+
+    @property
+    def modality_module_names(self) -> list[str]:
+        return [name for name in self.modules if name != MIMO_LANGUAGE_MODULE_KEY]
+
+    def is_first_stage(self, module_name: str) -> bool:
+        """Whether the rank is in the first stage of the module; False where it is not in the module."""
+        return module_name in self.modules and self.modules[module_name].is_first_stage
+
+    def is_last_stage(self, module_name: str) -> bool:
+        """Whether the rank is in the last stage of the module; False where it is not in the module."""
+        return module_name in self.modules and self.modules[module_name].is_last_stage
+
+
+# ---- groups
+
+
+class GroupKind(StrEnum):
+    """Kinds of groups, named as in megatron-core's ProcessGroupCollection; the order is creation order."""
+
+    TP = "tp"
+    CP = "cp"
+    PP = "pp"
+    DP = "dp"
+    DP_CP = "dp_cp"
+    TP_CP = "tp_cp"
+    TP_DP_CP = "tp_dp_cp"
+    MP = "mp"
+    INTRA_DIST_OPT = "intra_dist_opt"
+    EP = "ep"
+    EXPT_TP = "expt_tp"
+    EXPT_DP = "expt_dp"
+    TP_EP = "tp_ep"
+    TP_EP_PP = "tp_ep_pp"
+    EMBD = "embd"
+    POS_EMBD = "pos_embd"
+    BRIDGE_SRC = "bridge_src"
+    BRIDGE_DST = "bridge_dst"
+    BRIDGE_P2P = "bridge_p2p"
+    BRIDGE_GATHER = "bridge_gather"
+
+
+class RankSets(Protocol):
+    """A family of sets of ranks that finds its i-th set, and the sets of a rank, without listing them."""
+
+    def __len__(self) -> int: ...
+    def boxes(self, index: int) -> tuple[Box, ...]:
+        """The ranks of set `index`, as boxes; together sorted and without repetition they are the set."""
+    def indices(self, rank: int) -> tuple[int, ...]:
+        """The sets that hold `rank`, ascending. `rank` may be any rank of the modules concerned."""
+
+
+def ranks_of(boxes: tuple[Box, ...]) -> tuple[int, ...]:
+    """All ranks of some boxes, ascending, each once."""
+    return tuple(boxes[0]) if len(boxes) == 1 else tuple(sorted(set(chain(*boxes))))
+
+
+@attrs.frozen
+class Groups(Sequence[tuple[int, ...]]):
+    """The groups of one kind as tuples of ranks, computed when asked for. Equal to the same tuple of tuples."""
+
+    sets: RankSets
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[tuple[int, ...], ...]: ...
+    def __getitem__(self, index: int | slice) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"group {index} of {len(self)}")
+        return ranks_of(self.sets.boxes(position))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Groups) and self.sets == other.sets:
+            return True
+        return isinstance(other, Groups | tuple | list) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self[:4])) + (", ..." if len(self) > 4 else "")
+        return f"Groups({len(self)}: {shown})"
+
+
+@attrs.frozen
+class Group:
+    """One group: an ordered tuple of ranks with a kind.
+
+    Attributes:
+        owner: the module's name, or `src->dst` for a bridge.
+        kind: its kind.
+        index: its place among the groups of that kind and owner.
+        position: its place in the plan's creation order.
+        boxes: the ranks, compactly.
+    """
+
+    owner: str
+    kind: GroupKind
+    index: int
+    position: int
+    boxes: tuple[Box, ...]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Global ranks in group order; computed on each access."""
+        return ranks_of(self.boxes)
+
+
+# ---- bridges
+
+
+class Strategy(StrEnum):
+    """How the bytes of an edge move. Transfers name leaders either way."""
+
+    LEADER = "leader"  # leader to leader, then broadcast inside the destination lane
+    GATHER = "gather"  # source and destination share ranks: collectives over bridge_gather groups
+
+
+@attrs.frozen
+class Transfer:
+    """Samples that one source lane hands to one destination lane, per microbatch.
+
+    Attributes:
+        src_lane, dst_lane: dp coords.
+        src_rank, dst_rank: the lanes' leaders.
+        src_start, dst_start: offset of the first sample inside the two lanes' blocks.
+        num_samples: samples handed over.
+    """
+
+    src_lane: int
+    dst_lane: int
+    src_rank: int
+    dst_rank: int
+    src_start: int
+    dst_start: int
+    num_samples: int
+
+
+@attrs.frozen
+class Bridge:
+    """An edge of the DAG, compiled: who sends which samples to whom.
+
+    `src_broadcast` and `dst_broadcast` hold, per lane, the ranks of the boundary stage (the source's last,
+    the destination's first), ascending.
+    """
+
+    src: str
+    dst: str
+    strategy: Strategy
+    transfers: Sequence[Transfer]
+    src_broadcast: Groups
+    dst_broadcast: Groups
+
+    @property
+    def name(self) -> str:
+        """`src->dst`, also the owner of the bridge's groups."""
+        return edge_name(self.src, self.dst)
+
+
+def edge_name(src: str, dst: str) -> str:
+    return f"{src}->{dst}"
+
+
+# ---- one rank's view
+
+
+@attrs.frozen
+class StageView:
+    """Position of a rank in one module's pipeline, and in the whole model's.
+
+    `is_model_first`: first stage of a module without incoming edges; `is_model_last`: last stage of one
+    without outgoing edges.
+    """
+
+    stage: int
+    num_stages: int
+    is_model_first: bool
+    is_model_last: bool
+
+
+@attrs.frozen
+class EdgeTransfers:
+    """The transfers of one edge that a rank takes part in as leader."""
+
+    src: str
+    dst: str
+    sends: tuple[Transfer, ...]
+    receives: tuple[Transfer, ...]
+
+
+@attrs.frozen(kw_only=True)
+class RankView:
+    """All that one rank needs from the plan.
+
+    Attributes:
+        coords: per module, the rank's coord on every axis of both views.
+        groups: every group that holds the rank, in creation order.
+        transfers: per edge, what the rank sends and receives as a lane's leader.
+        stages: per module, its stage.
+        position: 0-based place on the longest pp-weighted path through the DAG, for the first of its modules.
+        total_stages: length of the longest path of the whole DAG.
+        data: per module, the batch keys that the rank must be fed.
+        batch_slices: per module, the samples of the microbatch that are its lane's.
+        node, local_rank: None where the cluster's gpus_per_node is not known.
+    """
+
+    rank: int
+    role: RankRole
+    coords: FrozenMap[str, FrozenMap[Axis, int]]
+    groups: tuple[Group, ...]
+    transfers: tuple[EdgeTransfers, ...]
+    stages: FrozenMap[str, StageView]
+    position: int
+    total_stages: int
+    data: FrozenMap[str, tuple[str, ...]]
+    batch_slices: FrozenMap[str, slice]
+    node: int | None
+    local_rank: int | None
+
+    @property
+    def num_warmup_microbatches(self) -> int:
+        """Forward passes before the first backward pass in 1F1B, were there enough microbatches."""
+        return self.total_stages - self.position - 1
+
+    @property
+    def broadcast_groups(self) -> tuple[Group, ...]:
+        """The bridge groups inside one lane that the rank belongs to."""
+        return tuple(group for group in self.groups if group.kind in (GroupKind.BRIDGE_SRC, GroupKind.BRIDGE_DST))
+
+    def group(self, owner: str, kind: GroupKind | str) -> Group:
+        """The rank's group of a kind. Raises KeyError where it has none."""
+        for group in self.groups:
+            if group.owner == owner and group.kind == kind:
+                return group
+        raise KeyError(f"rank {self.rank} has no {kind} group of {owner}")
+
+

@@ -1,0 +1,195 @@
+"""YAML in, with the place of every key: text -> plain data + marks -> Spec.
+
+The YAML reader gives a graph of nodes with line and column. It is walked here, not by the reader's own
+constructor, which would drop duplicate keys and places and would expand aliases without limit. Limits are
+far above any real spec and make the worst input cost a few seconds at most.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path as FilePath
+from typing import Any, cast
+
+import attrs
+import yaml
+
+from . import codes
+from .codes import Code
+from .errors import Fault, Faults, Mark, Path, PlanError, Source
+from .rules import INVALID, show
+from .spec import SPEC_RULE, Spec
+
+MAX_BYTES = 256 * 1024
+MAX_VALUES = 20_000
+MAX_DEPTH = 32
+STDIN = "-"
+_TAG = "tag:yaml.org,2002:"
+_TEXT, _DATE = f"{_TAG}str", f"{_TAG}timestamp"
+_NUMBERS = {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float")}
+_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,4}")
+
+
+def load_spec(path: str | FilePath) -> Spec:
+    """The spec in a YAML file, or on standard input for `-`.
+
+    Raises:
+        PlanError: with every fault found, each with file:line:column.
+    """
+    return parse_spec(read_bytes(path), file_name(path))
+
+
+def file_name(path: str | FilePath) -> str:
+    """The name of an input in messages."""
+    return "<stdin>" if str(path) == STDIN else str(path)
+
+
+def read_bytes(path: str | FilePath, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file or of standard input. Raises PlanError, at once, where that cannot be had."""
+    name = file_name(path)
+    try:
+        if str(path) == STDIN:
+            data = sys.stdin.buffer.read(max_bytes + 1)
+        else:
+            with open(path, "rb") as stream:
+                data = stream.read(max_bytes + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        rule = f"{name} is a readable file: {reason}"
+        raise _refusal(codes.UNREADABLE, rule, "check the path and its permissions", Mark(name, 1, 1)) from None
+    if len(data) > max_bytes:
+        rule = f"at most {max_bytes} bytes, got more"
+        raise _refusal(codes.TOO_LARGE, rule, "check that this is the right file", Mark(name, 1, 1))
+    return data
+
+
+def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
+    """The spec in a YAML text; `file` is its name in messages.
+
+    Raises:
+        PlanError: with every fault found, each with file:line:column.
+    """
+    root = _compose(text, file)
+    if root is None:
+        rule = "a spec has schema, batch and modules; the document is empty"
+        raise _refusal(codes.BAD_SYNTAX, rule, "start from a file in examples/", Mark(file, 1, 1))
+    walk = _Walk(file)
+    data = walk.value(root, ())
+    source = Source(file, tuple(walk.places))
+    faults = Faults(source)
+    for code, path, rule, remedy in walk.found:
+        faults.add(code, path, rule, remedy)
+    faults.raise_errors()
+    spec = SPEC_RULE.parse(data, (), faults)
+    faults.raise_errors()
+    assert spec is not INVALID  # INVALID comes with a fault, and faults have just been raised
+    return cast(Spec, attrs.evolve(spec, source=source))
+
+
+def _refusal(code: Code, rule: str, remedy: str, mark: Mark) -> PlanError:
+    return PlanError([Fault(code, (), rule, remedy, mark)])
+
+
+def _compose(text: str | bytes, file: str) -> yaml.Node | None:
+    """The document's graph of nodes; None for an empty document."""
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        raise _refusal(codes.BAD_SYNTAX, f"the text is YAML: {problem}", "correct the text here", mark) from None
+    except yaml.reader.ReaderError as error:
+        position = error.position if isinstance(error.position, int) else 0
+        rule = f"the text is UTF-8: {error.reason} at position {position}"
+        raise _refusal(codes.BAD_SYNTAX, rule, "save the file as UTF-8 text", Mark(file, 1, 1)) from None
+    except RecursionError:
+        rule = f"values nest at most {MAX_DEPTH} deep"
+        raise _refusal(codes.TOO_COMPLEX, rule, "check that this is the right file", Mark(file, 1, 1)) from None
+
+
+class _Walk:
+    """One walk over a graph of nodes: plain data, the place of every key, and what is wrong with the graph."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.places: list[tuple[Path, int, int]] = []
+        self.found: list[tuple[Code, Path, str, str]] = []
+        self._scalars = yaml.SafeLoader("")
+        self._num_values = 0
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        """The plain data of a node; the place noted is the value's until a key of the same path replaces it."""
+        self._num_values += 1
+        self._place(path, node)
+        if len(path) > MAX_DEPTH or self._num_values > MAX_VALUES:
+            self._stop(node)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(part, (*path, i)) for i, part in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _stop(self, node: yaml.Node) -> None:
+        rule = f"values nest at most {MAX_DEPTH} deep and number at most {MAX_VALUES}, aliases expanded"
+        mark = Mark(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+        raise _refusal(codes.TOO_COMPLEX, rule, "remove the aliases, or check that this is the right file", mark)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        inherited: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == f"{_TAG}merge":
+                for base in self._bases(value_node, path):
+                    inherited = {**base, **inherited}
+                continue
+            key = self._key(key_node, path)
+            at = (*path, str(key))
+            value = self.value(value_node, at)
+            self._place(at, key_node)
+            if key in found:
+                rule = f"{show(key)} is written once in {path[-1] if path else 'the spec'}"
+                self.found.append((codes.DUPLICATE_KEY, at, rule, "remove one of the two"))
+            found[key] = value
+        return {**inherited, **found}
+
+    def _bases(self, node: yaml.Node, path: Path) -> Iterator[dict[Any, Any]]:
+        """The mappings that `<<:` merges, first one strongest."""
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for part in parts:
+            if isinstance(part, yaml.MappingNode):
+                self._num_values += 1
+                if len(path) > MAX_DEPTH or self._num_values > MAX_VALUES:
+                    self._stop(part)
+                yield self._mapping(part, path)
+            else:
+                rule = "`<<` merges a mapping or a list of mappings"
+                self.found.append((codes.WRONG_TYPE, path, rule, "write `<<: *name` of a mapping"))
+
+    def _key(self, node: yaml.Node, path: Path) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        self.found.append((codes.WRONG_TYPE, path, "a key is a word, got a list or mapping", "write a word"))
+        return f"line {node.start_mark.line + 1}"
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        if node.tag == _TEXT and node.style is None and _EXPONENT.fullmatch(node.value):
+            return float(node.value)  # a number in YAML 1.2 and in every editor; text in YAML 1.1
+        if node.tag in (_TEXT, _DATE):
+            return node.value
+        if node.tag not in _NUMBERS:
+            rule = f"values are plain numbers, words and booleans; got the tag {show(node.tag)}"
+            self.found.append((codes.BAD_SYNTAX, path, rule, "write the value without a tag"))
+            return None
+        try:
+            return self._scalars.construct_object(node)
+        except (ValueError, KeyError) as error:
+            kind = node.tag.rpartition(":")[2]
+            rule = f"{show(node.value)} is a {kind} of sensible size; {str(error)[:80]}"
+            self.found.append((codes.WRONG_TYPE, path, rule, "write a plain number or word"))
+        return None
+
+    def _place(self, path: Path, node: yaml.Node) -> None:
+        self.places.append((path, node.start_mark.line + 1, node.start_mark.column + 1))

@@ -1,0 +1,252 @@
+"""Modules -> grids: sizes, data parallelism from the ranks that remain, offsets, coverage.
+
+The world is what the caller or `cluster` says; without either it is what the modules cover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from . import codes
+from .axes import Axis
+from .errors import Faults, Path
+from .ir import Grid, ModuleLayout
+from .rules import MAX_SIZE
+from .spec import MIMO_LANGUAGE_MODULE_KEY, Module, Parallel, Spec
+
+MAX_RANKS = MAX_SIZE
+
+
+def known_world(spec: Spec, world_size: int | None) -> int | None:
+    """The number of ranks that there are, if anybody said; `world_size` overrides the cluster."""
+    cluster = spec.cluster
+    if world_size is not None or cluster is None or cluster.nodes is None or cluster.gpus_per_node is None:
+        return world_size
+    return cluster.nodes * cluster.gpus_per_node
+
+
+def place(spec: Spec, world_size: int | None, faults: Faults) -> dict[str, Grid]:
+    """A grid per module in plan order; empty when a fault was added."""
+    world = known_world(spec, world_size)
+    if world is not None and world > MAX_RANKS:
+        rule = f"the world has at most {MAX_RANKS} ranks, got {world}"
+        faults.add(codes.TOO_MANY_RANKS, ("cluster",), rule, "use fewer nodes")
+        return {}
+    placing = _Placing(spec, world, faults)
+    grids = placing.grids()
+    if grids:
+        _check_coverage(grids, world, faults)
+    return {} if faults.has_errors else grids
+
+
+class _Placing:
+    """One run of the pass over one spec. Sizes first (dp where it is open), then offsets."""
+
+    def __init__(self, spec: Spec, world: int | None, faults: Faults) -> None:
+        self.world = world
+        self.faults = faults
+        self.parallel = {name: module.parallel or Parallel() for name, module in spec.modules.items()}
+        self.offsets = {name: p.rank_offset for name, p in self.parallel.items() if p.rank_offset is not None}
+        self.is_colocated = not self.offsets and is_colocated(spec.placement, spec.modules)
+
+    def grids(self) -> dict[str, Grid]:
+        """The grids, or nothing when sizes or offsets cannot be had."""
+        if 0 < len(self.offsets) < len(self.parallel):
+            missing = [name for name in self.parallel if name not in self.offsets]
+            for name in missing:
+                rule = f"rank_offset is on every module or on none; {', '.join(self.offsets)} has one, {name} has none"
+                remedy = f"add rank_offset to {name}, or remove the others"
+                self.faults.add(codes.PARTIAL_OFFSETS, _path(name), rule, remedy)
+            return {}
+        lanes = {name: self._num_lanes(name) for name in self.parallel}
+        known = {name: num for name, num in lanes.items() if num is not None}
+        if len(known) < len(lanes):
+            return {}
+        sizes = {name: known[name] * _lane_size(p) for name, p in self.parallel.items()}
+        for name, size in sizes.items():
+            self._check_sizes(name, size)
+        if self.is_colocated and len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            remedy = "choose equal products tp * cp * dp * pp, or remove `placement: colocated`"
+            rule = f"colocated modules have equal numbers of ranks; found {listed}"
+            self.faults.add(codes.COLOCATED_SIZES, ("placement",), rule, remedy)
+        if self.faults.has_errors:
+            return {}
+        offsets = self._laid_out(sizes)
+        return {name: _grid(p, known[name], offsets[name]) for name, p in self.parallel.items()}
+
+    def _num_lanes(self, name: str) -> int | None:
+        """dp of a module; None with a fault where it cannot be had."""
+        parallel = self.parallel[name]
+        if parallel.dp is not None:
+            return parallel.dp
+        if self.world is None:
+            return 1
+        remaining = self._remaining_ranks(name, self.world)
+        if remaining is None:
+            return None
+        num_lanes, rest = divmod(remaining, _lane_size(parallel))
+        if num_lanes >= 1 and rest == 0:
+            return num_lanes
+        axes = " * ".join(f"{axis} {getattr(parallel, axis)}" for axis in ("tp", "cp", "pp"))
+        rule = (
+            f"dp of {name} = (ranks that remain) / (tp * cp * pp) = {remaining} / ({axes}) = "
+            f"{remaining / _lane_size(parallel):g}, must be whole and at least 1"
+        )
+        remedy = f"make tp * cp * pp of {name} a divisor of {remaining}" if remaining > 0 else "use more nodes"
+        self.faults.add(codes.UNEVEN_DP, (*_path(name), "parallel"), rule, remedy)
+        return None
+
+    def _remaining_ranks(self, name: str, world: int) -> int | None:
+        """The ranks that a module without dp may take, by kind of placement."""
+        if self.offsets:  # up to the next module, or to the end of the world
+            start = self.offsets[name]
+            return min((other for other in self.offsets.values() if other > start), default=world) - start
+        if self.is_colocated:
+            return world
+        others = {other: p for other, p in self.parallel.items() if other != name}
+        open_too = [other for other, p in others.items() if p.dp is None]
+        if open_too:
+            rule = f"at most one module of a disjoint placement leaves dp open; {', '.join([name, *open_too])} do"
+            remedy = "write dp on all but one of them, or `placement: colocated`"
+            self.faults.add(codes.AMBIGUOUS_DP, (*_path(name), "parallel"), rule, remedy)
+            return None
+        return world - sum(_lane_size(p) * (p.dp or 1) for p in others.values())
+
+    def _laid_out(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """First rank of every module."""
+        if self.offsets:
+            return self.offsets
+        offsets, end = {}, 0
+        for name, size in sizes.items():
+            offsets[name] = 0 if self.is_colocated else end
+            end += size
+        return offsets
+
+    def _check_sizes(self, name: str, size: int) -> None:
+        parallel = self.parallel[name]
+        path = (*_path(name), "parallel")
+        if size > MAX_RANKS:
+            rule = f"tp * cp * dp * pp of {name} <= {MAX_RANKS}, got {size}"
+            self.faults.add(codes.TOO_MANY_RANKS, path, rule, "choose smaller sizes")
+        per_stage = size // parallel.pp
+        experts = parallel.expt_tp * parallel.ep
+        if per_stage % experts:
+            rule = (
+                f"expt_dp of {name} = tp * cp * dp / (expt_tp * ep) = {per_stage} / ({parallel.expt_tp} * "
+                f"{parallel.ep}) = {per_stage / experts:g}, must be whole"
+            )
+            remedy = f"make expt_tp * ep a divisor of {per_stage}, or choose another dp"
+            self.faults.add(codes.EXPERT_AXES_UNEVEN, path, rule, remedy)
+
+
+def is_colocated(placement: str | None, modules: Mapping[str, Module]) -> bool:
+    """Whether modules without offsets share all ranks: as written, or because nobody wrote any parallelism."""
+    if placement is not None:
+        return placement == "colocated"
+    return all(module.parallel is None for module in modules.values())
+
+
+def _path(name: str) -> Path:
+    return ("modules", name)
+
+
+def _lane_size(parallel: Parallel) -> int:
+    return parallel.tp * parallel.cp * parallel.pp
+
+
+def _grid(parallel: Parallel, num_lanes: int, offset: int) -> Grid:
+    sizes = {Axis.TP: parallel.tp, Axis.CP: parallel.cp, Axis.DP: num_lanes, Axis.PP: parallel.pp}
+    return Grid(
+        rank_offset=offset,
+        order=parallel.order,
+        sizes=tuple(sizes[axis] for axis in parallel.order),
+        expt_tp=parallel.expt_tp,
+        ep=parallel.ep,
+    )
+
+
+def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults) -> None:
+    """Every rank of the world belongs to a module, and no module ends beyond it."""
+    end = world if world is not None else max(grid.end for grid in grids.values())
+    if end > MAX_RANKS:
+        rule = f"the world has at most {MAX_RANKS} ranks, got {end}"
+        faults.add(codes.TOO_MANY_RANKS, ("modules",), rule, "choose smaller sizes or offsets")
+        return
+    for name, grid in grids.items():
+        if grid.end > end:
+            sizes = " * ".join(str(size) for size in grid.sizes)
+            rule = f"rank_offset + size of {name} = {grid.rank_offset} + {sizes} = {grid.end} <= {end} ranks of the world"
+            remedy = f"use {-(end - grid.end)} more ranks, or smaller sizes"
+            faults.add(codes.BEYOND_WORLD, (*_path(name), "parallel"), rule, remedy)
+    idle = _gaps(grids, end)
+    if idle:
+        total = sum(stop - start for start, stop in idle)
+        spans = ", ".join(f"{start}-{stop - 1}" if stop - start > 1 else str(start) for start, stop in idle[:8])
+        rule = f"every rank of 0-{end - 1} belongs to a module; {total} do not: {spans}{', ...' if len(idle) > 8 else ''}"
+        remedy = "raise dp or pp of a module, shift rank_offset, or use fewer ranks"
+        faults.add(codes.IDLE_RANKS, ("cluster",) if world is not None else ("modules",), rule, remedy)
+
+
+def _gaps(grids: Mapping[str, Grid], end: int) -> list[tuple[int, int]]:
+    """Half-open ranges of ranks below `end` that no grid covers."""
+    found, covered = [], 0
+    for grid in sorted(grids.values(), key=lambda grid: grid.rank_offset):
+        if grid.rank_offset > covered:
+            found.append((covered, min(grid.rank_offset, end)))
+        covered = max(covered, grid.end)
+    if covered < end:
+        found.append((covered, end))
+    return [(start, stop) for start, stop in found if start < stop]
+
+
+def layout_of(grids: Mapping[str, Grid]) -> ModuleLayout:
+    """How the modules share ranks (see ModuleLayout)."""
+    language = grids[MIMO_LANGUAGE_MODULE_KEY]
+    others = [grid for name, grid in grids.items() if name != MIMO_LANGUAGE_MODULE_KEY]
+    if all(grid.ranks == language.ranks for grid in others):
+        return ModuleLayout.COLOCATED
+    if all(grid.end <= language.rank_offset or language.end <= grid.rank_offset for grid in others):
+        return ModuleLayout.NON_COLOCATED
+    return ModuleLayout.MIXED
+
+
+def check_nodes(grids: Mapping[str, Grid], gpus_per_node: int | None, faults: Faults) -> None:
+    """Warn of what a cluster of nodes makes slow or fragile."""
+    if gpus_per_node is None:
+        return
+    world = max(grid.end for grid in grids.values())
+    if world > gpus_per_node and world % gpus_per_node:
+        rule = f"world % gpus_per_node = {world} % {gpus_per_node} = 0, got {world % gpus_per_node}"
+        remedy = "use whole nodes, or test start-up on this NCCL version first"
+        faults.add(codes.UNEVEN_NODES, ("cluster",), rule, remedy)
+    for name, grid in grids.items():
+        _check_tensor_groups(name, grid, gpus_per_node, faults)
+
+
+def _check_tensor_groups(name: str, grid: Grid, gpus_per_node: int, faults: Faults) -> None:
+    tp = grid.size_of(Axis.TP)
+    stride = prod(grid.sizes[: grid.order.index(Axis.TP)])
+    if tp == 1:
+        return
+    period = tp * stride  # tp groups tile the grid in blocks of this many ranks
+    fits = stride * (tp - 1) < gpus_per_node and gpus_per_node % period == 0 and grid.rank_offset % period == 0
+    if not fits and _crossing(grid, stride, tp, gpus_per_node):
+        rule = f"tp groups of {name} (tp {tp}, {stride} ranks apart, from rank {grid.rank_offset}) stay inside "
+        rule += f"nodes of {gpus_per_node}; {_crossing(grid, stride, tp, gpus_per_node)} does not"
+        remedy = "choose tp as a divisor of gpus_per_node, put tp first in `order`, or shift rank_offset"
+        faults.add(codes.TP_CROSSES_NODE, (*_path(name), "parallel", "tp"), rule, remedy)
+
+
+def _crossing(grid: Grid, stride: int, tp: int, gpus_per_node: int) -> str:
+    """The first tp group that crosses a node, as text; groups repeat every gpus_per_node blocks."""
+    period = tp * stride
+    num_blocks = min(grid.size // period, gpus_per_node)
+    for block in range(num_blocks):
+        for within in range(stride):
+            first = grid.rank_offset + block * period + within
+            last = first + (tp - 1) * stride
+            if first // gpus_per_node != last // gpus_per_node:
+                return f"ranks {first}-{last}"
+    return ""

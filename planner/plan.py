@@ -1,0 +1,274 @@
+"""The plan: an immutable value that answers everything about a layout, for all ranks or for one.
+
+It stores what the spec says with every choice made (sizes, offsets, lanes, layers); all else is computed from
+that when asked for. Comparing, hashing and pickling a plan therefore cost the same at 8 and at a million ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import attrs
+
+from .axes import Axis
+from .batch import BatchContract
+from .bridges import Edge, connect
+from .data import data_needs
+from .errors import Fault
+from .frozenmap import FrozenMap
+from .groups import Family, families
+from .ir import (
+    Bridge,
+    EdgeTransfers,
+    Group,
+    GroupKind,
+    Groups,
+    ModuleLayout,
+    ModulePlan,
+    ModuleStageInfo,
+    RankRole,
+    RankView,
+    StageView,
+)
+from .placement import layout_of
+from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Spec, Training
+from .topology import Edges, stages_before
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """A compiled layout. `compile_spec` and `Plan.from_json` make them; every plan that exists is valid.
+
+    Attributes:
+        modules: in plan order, the order of the spec.
+        edges: (source, destination) pairs in topology order.
+        batch_sizes: the spec's batch.
+        training: the spec's training settings.
+        cluster: the spec's cluster, with the number of nodes in use.
+        warnings: what `mimo plan` warns of. Not compared.
+    """
+
+    modules: tuple[ModulePlan, ...]
+    edges: Edges
+    batch_sizes: Batch
+    training: Training
+    cluster: Cluster | None
+    warnings: tuple[Fault, ...] = attrs.field(default=(), eq=False)
+
+    # ---- the whole plan
+
+    @cached_property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return max(module.grid.end for module in self.modules)
+
+    @cached_property
+    def layout(self) -> ModuleLayout:
+        return layout_of({module.name: module.grid for module in self.modules})
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, in hex: equal digests <=> equal plans."""
+        from .codec import digest_of  # noqa: PLC0415  codec compiles what it reads, so it sits above this file
+
+        return digest_of(self)
+
+    @cached_property
+    def batch(self) -> BatchContract:
+        sizes = self.batch_sizes
+        grids = FrozenMap((module.name, module.grid) for module in self.modules)
+        return BatchContract(sizes.global_size, sizes.micro_size, sizes.seq_length, grids)
+
+    @cached_property
+    def total_stages(self) -> int:
+        """Stages on the longest path through the DAG."""
+        return max(self._before[module.name] + module.num_stages for module in self.modules)
+
+    @property
+    def gpus_per_node(self) -> int | None:
+        return self.cluster.gpus_per_node if self.cluster else None
+
+    @property
+    def num_nodes(self) -> int | None:
+        """Nodes in use, the last one perhaps in part; None where gpus_per_node is not known."""
+        return -(-self.world_size // self.gpus_per_node) if self.gpus_per_node else None
+
+    def module(self, name: str) -> ModulePlan:
+        """The module of that name. Raises KeyError."""
+        for module in self.modules:
+            if module.name == name:
+                return module
+        raise KeyError(f"no module {name!r}; the plan has {', '.join(module.name for module in self.modules)}")
+
+    # ---- groups
+
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """Groups by owner and kind, in creation order."""
+        return families(self.modules, self._edges)
+
+    @cached_property
+    def num_groups(self) -> int:
+        return sum(len(family) for family in self.families)
+
+    def groups(self, owner: str, kind: GroupKind | str) -> Groups:
+        """All groups of a kind, in enumeration order, as a sequence of tuples of ranks.
+
+        Args:
+            owner: a module, or `src->dst` for the kinds of a bridge.
+            kind: a GroupKind.
+
+        Raises:
+            KeyError: no such owner, or it has no groups of that kind.
+        """
+        for family in self.families:
+            if family.owner == owner and family.kind == kind:
+                return Groups(family.sets)
+        kinds = ", ".join(family.kind for family in self.families if family.owner == owner)
+        owners = ", ".join(dict.fromkeys(family.owner for family in self.families))
+        raise KeyError(f"{owner} has the kinds {kinds}, not {kind}" if kinds else f"no {owner!r}; there are {owners}")
+
+    def creation_order(self) -> Iterator[Group]:
+        """Every group of the plan in the one global order."""
+        for family in self.families:
+            yield from family
+
+    # ---- bridges
+
+    @cached_property
+    def bridges(self) -> tuple[Bridge, ...]:
+        return tuple(edge.bridge() for edge in self._edges)
+
+    def bridge(self, src: str, dst: str) -> Bridge:
+        """The bridge of an edge. Raises KeyError."""
+        for bridge in self.bridges:
+            if (bridge.src, bridge.dst) == (src, dst):
+                return bridge
+        edges = ", ".join(bridge.name for bridge in self.bridges) or "none"
+        raise KeyError(f"no edge {src}->{dst}; the plan has {edges}")
+
+    # ---- one rank
+
+    def role(self, rank: int) -> RankRole:
+        """The modules that a rank takes part in. Raises ValueError for a rank outside the world."""
+        stages = ((module.name, self._stage_info(module, rank)) for module in self._modules_of(rank))
+        return RankRole(FrozenMap(stages), self.layout)
+
+    def view(self, rank: int) -> RankView:
+        """All that one rank needs. Raises ValueError for a rank outside the world."""
+        modules = self._modules_of(rank)
+        coords = {module.name: module.grid.dense.coords(rank) for module in modules}
+        infos = {
+            module.name: _stage_info(coords[module.name][Axis.PP], module.num_stages) for module in modules
+        }
+        edges = self._edges_of(modules)
+        owners = [module.name for module in modules] + [edge.name for edge in edges]
+        families_of = self._families_by_owner
+        groups = [group for owner in owners for family in families_of[owner] for group in family.groups_of(rank)]
+        leading = modules[0]
+        per_node = self.gpus_per_node
+        return RankView(
+            rank=rank,
+            role=RankRole(FrozenMap(infos), self.layout),
+            coords=FrozenMap(
+                (module.name, FrozenMap(coords[module.name] | module.grid.expert.coords(rank))) for module in modules
+            ),
+            groups=tuple(groups),
+            transfers=self._transfers_of(edges, rank),
+            stages=FrozenMap(
+                (module.name, self._stage_view(module, coords[module.name][Axis.PP])) for module in modules
+            ),
+            position=self._before[leading.name] + coords[leading.name][Axis.PP],
+            total_stages=self.total_stages,
+            data=FrozenMap(
+                (name, data_needs(name == MIMO_LANGUAGE_MODULE_KEY, name in self._after_language, info))
+                for name, info in infos.items()
+            ),
+            batch_slices=FrozenMap((name, self._slice(name, coords[name][Axis.DP])) for name in coords),
+            node=rank // per_node if per_node else None,
+            local_rank=rank % per_node if per_node else None,
+        )
+
+    # ---- documents
+
+    def to_json(self) -> str:
+        """The plan as JSON text, lossless."""
+        from .codec import dumps  # noqa: PLC0415  see digest
+
+        return dumps(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote. Raises PlanError where the text is not one, or was edited."""
+        from .codec import loads  # noqa: PLC0415  see digest
+
+        return loads(text)
+
+    def to_spec(self) -> Spec:
+        """The spec with every choice made: compiling it gives this plan again."""
+        from .codec import resolved_spec  # noqa: PLC0415  see digest
+
+        return resolved_spec(self)
+
+    # ---- derived tables, each of the size of the DAG
+
+    @cached_property
+    def _edges(self) -> tuple[Edge, ...]:
+        return connect(self.edges, {module.name: module for module in self.modules}, self.batch_sizes.micro_size)
+
+    @cached_property
+    def _before(self) -> dict[str, int]:
+        """Stages on the longest path that ends just before each module."""
+        return stages_before(self.edges, {module.name: module.num_stages for module in self.modules})
+
+    @cached_property
+    def _after_language(self) -> frozenset[str]:
+        found = {MIMO_LANGUAGE_MODULE_KEY}
+        for _ in self.modules:
+            found |= {dst for src, dst in self.edges if src in found}
+        return frozenset(found - {MIMO_LANGUAGE_MODULE_KEY})
+
+    @cached_property
+    def _families_by_owner(self) -> dict[str, tuple[Family, ...]]:
+        found: dict[str, tuple[Family, ...]] = {}
+        for family in self.families:
+            found[family.owner] = (*found.get(family.owner, ()), family)
+        return {edge.name: () for edge in self._edges} | found
+
+    @cached_property
+    def _ends(self) -> tuple[frozenset[str], frozenset[str]]:
+        """(modules without incoming edges, modules without outgoing edges)."""
+        names = frozenset(module.name for module in self.modules)
+        return names - {dst for _, dst in self.edges}, names - {src for src, _ in self.edges}
+
+    def _modules_of(self, rank: int) -> list[ModulePlan]:
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < self.world_size:
+            raise ValueError(f"rank {rank} is outside the world of {self.world_size} ranks (0-{self.world_size - 1})")
+        return [module for module in self.modules if rank in module.grid]
+
+    def _edges_of(self, modules: list[ModulePlan]) -> list[Edge]:
+        names = {module.name for module in modules}
+        return [edge for edge in self._edges if edge.src in names or edge.dst in names]
+
+    def _slice(self, name: str, lane: int) -> slice:
+        size = self.batch_sizes.micro_size // self.batch.grids[name].num_lanes
+        return slice(lane * size, (lane + 1) * size)
+
+    def _stage_info(self, module: ModulePlan, rank: int) -> ModuleStageInfo:
+        return _stage_info(module.grid.coord(rank, Axis.PP), module.num_stages)
+
+    def _stage_view(self, module: ModulePlan, stage: int) -> StageView:
+        sources, sinks = self._ends
+        is_first = stage == 0 and module.name in sources
+        is_last = stage == module.num_stages - 1 and module.name in sinks
+        return StageView(stage, module.num_stages, is_first, is_last)
+
+    @staticmethod
+    def _transfers_of(edges: list[Edge], rank: int) -> tuple[EdgeTransfers, ...]:
+        found = (edge.transfers_of(rank) for edge in edges)
+        return tuple(transfers for transfers in found if transfers.sends or transfers.receives)
+
+
+def _stage_info(stage: int, num_stages: int) -> ModuleStageInfo:
+    return ModuleStageInfo(stage == 0, stage == num_stages - 1)

@@ -1,0 +1,377 @@
+"""Rules of fields: what a value may be, said once, used four ways.
+
+A rule parses plain data (from YAML, JSON or Python) with every fault collected, checks a class that is
+built directly in Python, encodes a value back to plain data, and describes itself as JSON Schema.
+Fields of the spec's classes carry their rule in attrs metadata; `item` is the only way to declare one.
+
+    @attrs.frozen(kw_only=True)
+    class Batch:
+        micro_size: int = item(Integer(1), doc="samples per microbatch")
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import permutations
+from typing import Any, Protocol
+
+import attrs
+
+from . import codes
+from .axes import DEFAULT_ORDER, format_order, parse_order
+from .errors import Faults, Path, PlanError
+from .frozenmap import FrozenMap
+
+MAX_SIZE = 2**24  # ranks of a world, and the bound of every other count
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_LINE = re.compile(r"[\x20-\x7e]{1,64}")
+_MAX_SHOWN = 48
+
+
+class _Invalid:
+    """What `parse` returns beside a fault; never stored."""
+
+
+INVALID = _Invalid()
+Schema = dict[str, Any]
+
+
+class Rule(Protocol):
+    """What a field's value may be."""
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        """The value in its stored form, or INVALID with at least one fault added."""
+
+    def encode(self, value: Any) -> Any:
+        """The plain data (dict, list, str, int, float, bool) that parses back to `value`."""
+
+    def schema(self, definitions: Schema) -> Schema:
+        """JSON Schema of the value; records add themselves to `definitions`."""
+
+
+def show(value: object) -> str:
+    """A short printable form of anything a user may have written."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        text = "a huge number"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """`did you mean "x"? ` when a known word is close, else nothing."""
+    from difflib import get_close_matches  # noqa: PLC0415  only wanted once something is wrong
+
+    close = get_close_matches(word[:64], known, n=1)
+    return f'did you mean "{close[0]}"? ' if close else ""
+
+
+def _wrong_type(value: object, wanted: str, path: Path, faults: Faults) -> _Invalid:
+    kinds = ((bool, "a boolean"), (int, "an integer"), (float, "a float"), (str, "text"), (Mapping, "a mapping"))
+    kind = next((name for known, name in kinds if isinstance(value, known)), "a list")
+    got = "nothing" if value is None else f"{kind}, {show(value)}"
+    faults.add(codes.WRONG_TYPE, path, f"expected {wanted}, got {got}", f"write {wanted}")
+    return INVALID
+
+
+@attrs.frozen
+class Integer:
+    """An integer in low .. high, both included."""
+
+    low: int
+    high: int = MAX_SIZE
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return _wrong_type(value, "an integer", path, faults)
+        if self.low <= value <= self.high:
+            return int(value)
+        rule = f"{self.low} <= {path[-1] if path else 'value'} <= {self.high}, got {show(value)}"
+        faults.add(codes.OUT_OF_RANGE, path, rule, f"choose a value from {self.low} to {self.high}")
+        return INVALID
+
+    def encode(self, value: Any) -> Any:
+        return value
+
+    def schema(self, definitions: Schema) -> Schema:  # noqa: ARG002
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+@attrs.frozen
+class Positive:
+    """A finite number above zero and at most `high`; stored as a float."""
+
+    high: float
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return _wrong_type(value, "a number", path, faults)
+        if 0 < value <= self.high:
+            return float(value)
+        rule = f"0 < {path[-1] if path else 'value'} <= {self.high:g}, got {show(value)}"
+        faults.add(codes.OUT_OF_RANGE, path, rule, f"choose a number above 0 and at most {self.high:g}")
+        return INVALID
+
+    def encode(self, value: Any) -> Any:
+        return value
+
+    def schema(self, definitions: Schema) -> Schema:  # noqa: ARG002
+        return {"type": "number", "exclusiveMinimum": 0, "maximum": self.high}
+
+
+@attrs.frozen
+class Flag:
+    """true or false."""
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        return value if isinstance(value, bool) else _wrong_type(value, "true or false", path, faults)
+
+    def encode(self, value: Any) -> Any:
+        return value
+
+    def schema(self, definitions: Schema) -> Schema:  # noqa: ARG002
+        return {"type": "boolean"}
+
+
+@attrs.frozen
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        if isinstance(value, str) and value in self.words:
+            return str(value)
+        if not isinstance(value, str):
+            return _wrong_type(value, "one of " + ", ".join(self.words), path, faults)
+        rule = f"{path[-1] if path else 'value'} is one of {', '.join(self.words)}; got {show(value)}"
+        remedy = suggest(value, list(self.words)) + f"use one of {', '.join(self.words)}"
+        faults.add(codes.BAD_CHOICE, path, rule, remedy)
+        return INVALID
+
+    def encode(self, value: Any) -> Any:
+        return value
+
+    def schema(self, definitions: Schema) -> Schema:  # noqa: ARG002
+        return {"enum": list(self.words)}
+
+
+@attrs.frozen
+class Name:
+    """A module's name."""
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        if not isinstance(value, str):
+            return _wrong_type(value, "a name", path, faults)
+        if _NAME.fullmatch(value):
+            return value
+        rule = f"a name is a letter, then at most 63 letters, digits, _ or -; got {show(value)}"
+        faults.add(codes.BAD_NAME, path, rule, "rename it")
+        return INVALID
+
+    def encode(self, value: Any) -> Any:
+        return value
+
+    def schema(self, definitions: Schema) -> Schema:  # noqa: ARG002
+        return {"type": "string", "pattern": f"^{_NAME.pattern}$"}
+
+
+@attrs.frozen
+class Line:
+    """Free text of one line, such as the name of a GPU or a hardware file."""
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        if isinstance(value, str) and _LINE.fullmatch(value):
+            return value
+        return _wrong_type(value, "text of 1 to 64 printable ASCII characters", path, faults)
+
+    def encode(self, value: Any) -> Any:
+        return value
+
+    def schema(self, definitions: Schema) -> Schema:  # noqa: ARG002
+        return {"type": "string", "pattern": f"^{_LINE.pattern}$"}
+
+
+@attrs.frozen
+class Order:
+    """An order of the dense axes, written `tp-cp-dp-pp`; stored as a tuple of Axis, fastest first."""
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        text = "-".join(map(str, value)) if isinstance(value, list | tuple) else value
+        if not isinstance(text, str):
+            return _wrong_type(value, "an order such as tp-cp-dp-pp", path, faults)
+        try:
+            return parse_order(text)
+        except ValueError:
+            rule = f"order is a permutation of {format_order(DEFAULT_ORDER)}, first axis fastest; got {show(text)}"
+            remedy = "name each of tp, cp, dp, pp once, joined by -; expert axes follow from them"
+            faults.add(codes.BAD_CHOICE, path, rule, remedy)
+            return INVALID
+
+    def encode(self, value: Any) -> Any:
+        return format_order(value)
+
+    def schema(self, definitions: Schema) -> Schema:  # noqa: ARG002
+        return {"enum": ["-".join(names) for names in permutations(DEFAULT_ORDER)]}
+
+
+@attrs.frozen
+class Array:
+    """A list; stored as a tuple."""
+
+    item: Rule
+    max_items: int = 4096
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        if not isinstance(value, list | tuple):
+            return _wrong_type(value, "a list", path, faults)
+        if len(value) > self.max_items:
+            rule = f"at most {self.max_items} items, got {len(value)}"
+            faults.add(codes.OUT_OF_RANGE, path, rule, "shorten the list")
+            return INVALID
+        parsed = tuple(self.item.parse(part, (*path, i), faults) for i, part in enumerate(value))
+        return INVALID if INVALID in parsed else parsed
+
+    def encode(self, value: Any) -> Any:
+        return [self.item.encode(part) for part in value]
+
+    def schema(self, definitions: Schema) -> Schema:
+        return {"type": "array", "items": self.item.schema(definitions), "maxItems": self.max_items}
+
+
+@attrs.frozen
+class Table:
+    """A mapping from names to values; stored as a FrozenMap, in the order written."""
+
+    item: Rule
+    max_items: int = 256
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        if not isinstance(value, Mapping):
+            return _wrong_type(value, "a mapping", path, faults)
+        if len(value) > self.max_items:
+            rule = f"at most {self.max_items} entries, got {len(value)}"
+            faults.add(codes.OUT_OF_RANGE, path, rule, "split the spec, or remove what is not used")
+            return INVALID
+        entries = [
+            (Name().parse(key, (*path, str(key)), faults), self.item.parse(part, (*path, str(key)), faults))
+            for key, part in value.items()
+        ]
+        return INVALID if any(INVALID in entry for entry in entries) else FrozenMap(entries)
+
+    def encode(self, value: Any) -> Any:
+        return {key: self.item.encode(part) for key, part in value.items()}
+
+    def schema(self, definitions: Schema) -> Schema:
+        return {
+            "type": "object",
+            "propertyNames": Name().schema(definitions),
+            "additionalProperties": self.item.schema(definitions),
+            "maxProperties": self.max_items,
+        }
+
+
+@attrs.frozen
+class Record:
+    """An attrs class whose fields are declared with `item`.
+
+    `shorthand` turns a boolean, written instead of the mapping, into the class's fields.
+    """
+
+    cls: type[Any]
+    shorthand: Callable[[bool], Mapping[str, Any]] | None = None
+
+    def parse(self, value: Any, path: Path, faults: Faults) -> Any:
+        if isinstance(value, self.cls):
+            return value
+        if self.shorthand and isinstance(value, bool):
+            value = self.shorthand(value)
+        if not isinstance(value, Mapping):
+            return _wrong_type(value, "a mapping", path, faults)
+        found = Faults()
+        fields = {name: field for name, field, _ in fields_of(self.cls)}
+        for key in value:
+            if key not in fields:
+                where = path[-1] if path else "the spec"
+                rule = f"{show(key)} is not a key of {where}, which has {', '.join(fields)}"
+                found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), list(fields)))
+        arguments = {name: self._parse_field(field, value, found) for name, field in fields.items()}
+        if not found.has_errors:
+            try:
+                return self.cls(**{name: part for name, part in arguments.items() if part is not INVALID})
+            except PlanError as error:
+                found.extend(error)
+        try:
+            found.raise_errors()
+        except PlanError as error:
+            faults.extend(error, path)
+        return INVALID
+
+    @staticmethod
+    def _parse_field(field: attrs.Attribute[Any], value: Mapping[str, Any], found: Faults) -> Any:
+        """The parsed field; INVALID without a fault where the class's default applies."""
+        name = field.name
+        if name not in value:
+            if field.default is attrs.NOTHING:
+                doc = field.metadata["doc"]
+                found.add(codes.MISSING_KEY, (), f"{name} is required ({doc})", f"add `{name}:`")
+            return INVALID
+        if value[name] is None and field.default is None:
+            return INVALID
+        return field.metadata["rule"].parse(value[name], (name,), found)
+
+    def encode(self, value: Any) -> Any:
+        parts = ((name, rule, getattr(value, name)) for name, _, rule in fields_of(self.cls))
+        return {name: rule.encode(part) for name, rule, part in parts if part is not None}
+
+    def schema(self, definitions: Schema) -> Schema:
+        name = self.cls.__name__
+        if name not in definitions:
+            definitions[name] = {}  # before its fields, should one lead back here
+            definitions[name] = self._definition(definitions)
+        reference: Schema = {"$ref": f"#/$defs/{name}"}
+        return {"anyOf": [{"type": "boolean"}, reference]} if self.shorthand else reference
+
+    def _definition(self, definitions: Schema) -> Schema:
+        properties = {}
+        for name, field, rule in fields_of(self.cls):
+            described = {"description": field.metadata["doc"], **rule.schema(definitions)}
+            if isinstance(field.default, int | float | str) and field.default is not attrs.NOTHING:
+                described["default"] = field.default
+            properties[name] = {"anyOf": [described, {"type": "null"}]} if field.default is None else described
+        required = [name for name, field, _ in fields_of(self.cls) if field.default is attrs.NOTHING]
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _remedy_for_key(key: str, known: list[str]) -> str:
+    suggestion = suggest(key, known)
+    return f"{suggestion}otherwise remove it" if suggestion else "remove it"
+
+
+def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], Rule]]:
+    """Name, attribute and rule of each field of `cls` that was declared with `item`."""
+    for field in attrs.fields(cls):
+        if "rule" in field.metadata:
+            yield field.name, field, field.metadata["rule"]
+
+
+def item(rule: Rule, *, doc: str, default: Any = attrs.NOTHING) -> Any:
+    """Declare a field with its rule; a default of None makes the key optional and nullable.
+
+    Building the class in Python applies the same rule: a bad value raises PlanError.
+    """
+
+    def convert(value: Any, field: attrs.Attribute[Any]) -> Any:
+        if value is None and field.default is None:
+            return None
+        faults = Faults()
+        parsed = rule.parse(value, (field.name,), faults)
+        faults.raise_errors()
+        return parsed
+
+    return attrs.field(
+        default=default,
+        converter=attrs.Converter(convert, takes_field=True),
+        metadata={"rule": rule, "doc": doc},
+    )

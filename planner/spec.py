@@ -1,0 +1,224 @@
+"""What a user writes: the spec, as frozen classes. Nothing in here is derived.
+
+YAML (loader.py) and Python build the same classes, and both meet the same rules (rules.py): an object
+that exists has valid fields. What concerns several modules at once is found by the passes.
+
+    Spec(
+        batch=Batch(global_size=96, micro_size=4, seq_length=4096),
+        modules={
+            "language": Module(parallel=Parallel(tp=2, pp=2)),
+            "images": Module(parallel={"tp": 2, "dp": 2}, special_token_id=32000),
+        },
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from . import codes
+from .axes import DEFAULT_ORDER, Axis
+from .errors import Faults, Path, Source
+from .frozenmap import FrozenMap
+from .rules import MAX_SIZE, Array, Choice, Flag, Integer, Line, Name, Order, Positive, Record, Rule, Table, item
+
+MIMO_LANGUAGE_MODULE_KEY = "language"
+MAX_MODULES = 256
+_SIZE = Integer(1)
+
+
+@attrs.frozen(kw_only=True)
+class Cluster:
+    """The machines. With both numbers the world is nodes * gpus_per_node ranks."""
+
+    nodes: int | None = item(_SIZE, default=None, doc="number of nodes")
+    gpus_per_node: int | None = item(_SIZE, default=None, doc="GPUs (ranks) per node")
+    gpu: str | None = item(Line(), default=None, doc="name of the GPU, such as h100, for predictions")
+
+
+@attrs.frozen(kw_only=True)
+class Batch:
+    """Samples per step and per microbatch, and the length of a sample."""
+
+    global_size: int = item(_SIZE, doc="samples per optimizer step")
+    micro_size: int = item(_SIZE, doc="samples per microbatch of the whole model, shared out among each module's lanes")
+    seq_length: int = item(_SIZE, doc="tokens per sample in the language module")
+
+
+@attrs.frozen(kw_only=True)
+class Parallel:
+    """Sizes of a module's axes. Axes left out are 1, but dp follows from the world where that is known."""
+
+    tp: int = item(_SIZE, default=1, doc="tensor-parallel size")
+    cp: int = item(_SIZE, default=1, doc="context-parallel size")
+    pp: int = item(_SIZE, default=1, doc="pipeline-parallel size, in stages")
+    dp: int | None = item(_SIZE, default=None, doc="data-parallel size, in lanes")
+    ep: int = item(_SIZE, default=1, doc="expert-parallel size (language only)")
+    expt_tp: int = item(_SIZE, default=1, doc="tensor-parallel size of the experts (language only)")
+    rank_offset: int | None = item(Integer(0), default=None, doc="first rank; on every module or on none")
+    order: tuple[Axis, ...] = item(Order(), default=DEFAULT_ORDER, doc="axis order, fastest first")
+    sequence_parallel: bool = item(Flag(), default=False, doc="split sequences over tp between the layers")
+
+
+_FAMILIES = ("gpt", "vit", "audio")
+_NORMALIZATIONS = ("LayerNorm", "RMSNorm")
+_ACTIVATIONS = ("gelu", "quick_gelu", "silu", "relu")
+
+
+@attrs.frozen(kw_only=True)
+class Model:
+    """Sizes of a module's model: a preset, a family with its sizes, or a preset with some replaced.
+
+    Names are those of megatron-core's TransformerConfig where it has them.
+    """
+
+    preset: str | None = item(Line(), default=None, doc="name of a preset")
+    family: str | None = item(Choice(_FAMILIES), default=None, doc="kind of model")
+    num_layers: int | None = item(_SIZE, default=None, doc="transformer layers")
+    hidden_size: int | None = item(_SIZE, default=None, doc="width of the residual stream")
+    ffn_hidden_size: int | None = item(_SIZE, default=None, doc="inner width of the MLP; 4 * hidden_size if left out")
+    num_attention_heads: int | None = item(_SIZE, default=None, doc="attention heads")
+    num_query_groups: int | None = item(_SIZE, default=None, doc="key/value heads (GQA); num_attention_heads if left out")
+    kv_channels: int | None = item(_SIZE, default=None, doc="width of a head; hidden_size / num_attention_heads if left out")
+    num_moe_experts: int | None = item(_SIZE, default=None, doc="experts per layer; dense if left out")
+    moe_router_topk: int | None = item(_SIZE, default=None, doc="experts that each token visits; 2 if left out")
+    normalization: str | None = item(Choice(_NORMALIZATIONS), default=None, doc="LayerNorm if left out")
+    activation: str | None = item(Choice(_ACTIVATIONS), default=None, doc="gelu if left out")
+    gated_linear_unit: bool | None = item(Flag(), default=None, doc="gated MLP (SwiGLU); false if left out")
+    add_bias_linear: bool | None = item(Flag(), default=None, doc="biases in linear layers; true if left out")
+    untie_embeddings_and_output_weights: bool | None = item(
+        Flag(), default=None, doc="output weights of their own (gpt); false if left out"
+    )
+    vocab_size: int | None = item(_SIZE, default=None, doc="vocabulary before padding (gpt)")
+    max_positions: int | None = item(_SIZE, default=None, doc="longest sequence (gpt) or number of frames (audio)")
+    image_size: int | None = item(_SIZE, default=None, doc="side of the image in pixels (vit)")
+    patch_size: int | None = item(_SIZE, default=None, doc="side of a patch in pixels (vit)")
+    num_mel_bins: int | None = item(_SIZE, default=None, doc="mel bins of the spectrogram (audio)")
+    projector_hidden_size: int | None = item(
+        _SIZE, default=None, doc="inner width of the projector MLP (encoders); a single layer if left out"
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Output:
+    """Form of the tensor that a module hands on."""
+
+    tensor_dims: int = item(Integer(2, 3), default=3, doc="2: (tokens, hidden); 3: with a batch dim")
+    batch_dim: int | None = item(Integer(0, 1), default=None, doc="position of the batch dim; 0 if left out")
+    tokens_per_sample: int | None = item(_SIZE, default=None, doc="tokens per sample; varies if left out")
+
+    def __attrs_post_init__(self) -> None:
+        if self.tensor_dims == 2 and self.batch_dim:
+            faults = Faults()
+            rule = f"a tensor of 2 dims (tokens, hidden) has its samples in dim 0, got batch_dim = {self.batch_dim}"
+            faults.add(codes.CONFLICT, ("batch_dim",), rule, "remove batch_dim, or set tensor_dims: 3")
+            faults.raise_errors()
+
+
+@attrs.frozen(kw_only=True)
+class Freeze:
+    """Parts without gradients. `freeze: true` freezes all, the only form for language."""
+
+    encoder: bool = item(Flag(), default=False, doc="freeze the encoder")
+    projection: bool = item(Flag(), default=False, doc="freeze the projection into the language model's width")
+
+    @property
+    def all(self) -> bool:
+        """Whether nothing of the module is trained."""
+        return self.encoder and self.projection
+
+
+def _freeze_all(value: bool) -> Mapping[str, Any]:
+    return {"encoder": value, "projection": value}
+
+
+@attrs.frozen(kw_only=True)
+class Module:
+    """A node of the DAG."""
+
+    parallel: Parallel | None = item(Record(Parallel), default=None, doc="sizes of the parallel axes")
+    model: Model | None = item(Record(Model), default=None, doc="sizes of the model")
+    output: Output = item(Record(Output), default=Output(), doc="form of the output tensor")
+    special_token_id: int | None = item(Integer(0), default=None, doc="id in input_ids where the output goes")
+    freeze: Freeze = item(Record(Freeze, shorthand=_freeze_all), default=Freeze(), doc="parts without gradients")
+    recompute: str = item(
+        Choice(("none", "selective", "full")), default="none", doc="activations to compute again in the backward pass"
+    )
+    stages: tuple[int, ...] | None = item(Array(_SIZE), default=None, doc="layers of each stage, when uneven")
+
+
+@attrs.frozen(kw_only=True)
+class Training:
+    """How the executor trains, and what predictions assume."""
+
+    dtype: str = item(Choice(("bf16", "fp16", "fp32")), default="bf16", doc="dtype of parameters and activations")
+    optimizer: str = item(Choice(("adam", "sgd")), default="adam", doc="optimizer")
+    lr: float = item(Positive(1e6), default=1e-4, doc="learning rate")
+    distributed_optimizer: bool = item(Flag(), default=False, doc="shard optimizer state over data parallelism")
+
+
+@attrs.frozen(kw_only=True)
+class Spec:
+    """Everything that a user writes about one training run. Raises PlanError on bad values."""
+
+    schema: int = item(Integer(1, 1), default=1, doc="version of this format")
+    cluster: Cluster | None = item(Record(Cluster), default=None, doc="machines; else the world is what the modules cover")
+    batch: Batch = item(Record(Batch), doc="batch sizes")
+    modules: FrozenMap[str, Module] = item(Table(Record(Module), MAX_MODULES), doc="the modules, by name")
+    topology: FrozenMap[str, tuple[str, ...]] = item(
+        Table(Array(Name(), MAX_MODULES)),
+        default=FrozenMap(),
+        doc="module -> modules that it feeds; a module not mentioned feeds language",
+    )
+    placement: str | None = item(
+        Choice(("disjoint", "colocated")), default=None, doc="disjoint (default) or colocated, without rank_offset"
+    )
+    training: Training = item(Record(Training), default=Training(), doc="training settings")
+    source: Source | None = attrs.field(default=None, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        faults = Faults()
+        _check_language(self.modules, faults)
+        faults.raise_errors()
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """Names in plan order: the order written."""
+        return tuple(self.modules)
+
+    @classmethod
+    def from_parallelism(cls, *args: Any, **kwargs: Any) -> Spec:
+        """The same Spec from Megatron-Bridge's configuration; see `planner.bridge_config.from_parallelism`."""
+        from .bridge_config import from_parallelism  # noqa: PLC0415  an adapter above this leaf
+
+        return from_parallelism(*args, **kwargs)
+
+
+def _check_language(modules: FrozenMap[str, Module], faults: Faults) -> None:
+    """Rules of one module that depend on whether it is the language module."""
+    for name, module in modules.items():
+        path: Path = ("modules", name)
+        if name == MIMO_LANGUAGE_MODULE_KEY:
+            if module.freeze.encoder != module.freeze.projection:
+                rule = "language has no encoder and projection of its own to freeze apart"
+                faults.add(codes.CONFLICT, (*path, "freeze"), rule, "write `freeze: true` or remove it")
+            if module.special_token_id is not None:
+                rule = "special_token_id marks where another module's output goes; language receives them"
+                faults.add(codes.CONFLICT, (*path, "special_token_id"), rule, "move it to the encoder")
+        for axis in ("ep", "expt_tp"):
+            size = getattr(module.parallel, axis, 1)
+            if size > 1 and name != MIMO_LANGUAGE_MODULE_KEY:
+                rule = f"{axis} = 1 outside language, got {size}"
+                remedy = f"remove {axis} from {name}"
+                faults.add(codes.EXPERTS_OUTSIDE_LANGUAGE, (*path, "parallel", axis), rule, remedy)
+
+
+SPEC_RULE: Rule = Record(Spec)
+
+__all__ = [
+    "MAX_SIZE", "MIMO_LANGUAGE_MODULE_KEY", "SPEC_RULE", "Batch", "Cluster", "Freeze", "Model", "Module",
+    "Output", "Parallel", "Spec", "Training",
+]  # fmt: skip

@@ -1,0 +1,123 @@
+"""The DAG of modules: edges from what was written, cycles, reachability, longest paths.
+
+Edges are ordered by the plan order of their source, then of their destination, whatever order the topology
+was written in: the order is part of the plan's one creation order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+
+from . import codes
+from .errors import Faults
+from .rules import suggest
+from .spec import MIMO_LANGUAGE_MODULE_KEY, Spec
+
+Edges = tuple[tuple[str, str], ...]
+
+
+def find_edges(spec: Spec, faults: Faults) -> Edges:
+    """The edges of the spec's DAG in topology order; every fault of the topology is added to `faults`."""
+    if MIMO_LANGUAGE_MODULE_KEY not in spec.modules:
+        known = ", ".join(spec.modules) or "no module"
+        remedy = suggest("language", list(spec.modules)) + "name the language model's module `language`"
+        faults.add(codes.NO_LANGUAGE, ("modules",), f"one module is named language; found {known}", remedy)
+        return ()
+    written = _written_edges(spec, faults)
+    mentioned = {name for edge in written for name in edge} | set(spec.topology)
+    implied = [
+        (name, MIMO_LANGUAGE_MODULE_KEY)
+        for name in spec.modules
+        if name not in mentioned and name != MIMO_LANGUAGE_MODULE_KEY
+    ]
+    place = {name: i for i, name in enumerate(spec.modules)}
+    edges = tuple(sorted({*written, *implied}, key=lambda edge: (place[edge[0]], place[edge[1]])))
+    if cycle := find_cycle(spec.modules, edges):
+        rule = f"the modules form no cycle; found {' -> '.join(cycle)}"
+        at = next((name for name in cycle if name in spec.topology), cycle[0])
+        faults.add(codes.CYCLE, ("topology", at), rule, "remove one of these edges")
+    else:
+        _check_reach(spec, edges, faults)
+    return edges
+
+
+def _written_edges(spec: Spec, faults: Faults) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    names = list(spec.modules)
+    for src, destinations in spec.topology.items():
+        if src not in spec.modules:
+            _unknown(src, ("topology", src), names, faults)
+        for i, dst in enumerate(destinations):
+            if dst not in spec.modules:
+                _unknown(dst, ("topology", src, i), names, faults)
+            elif (src, dst) in found:
+                rule = f"the edge {src} -> {dst} is written once"
+                faults.add(codes.DUPLICATE_EDGE, ("topology", src, i), rule, f"remove the second `{dst}`")
+            elif src in spec.modules:
+                found.append((src, dst))
+    return found
+
+
+def _unknown(name: str, path: tuple[str | int, ...], names: list[str], faults: Faults) -> None:
+    rule = f"{name} is one of the modules {', '.join(names)}"
+    faults.add(codes.UNKNOWN_MODULE, path, rule, suggest(name, names) + f"add {name} under `modules`")
+
+
+def find_cycle(names: Iterable[str], edges: Edges) -> list[str]:
+    """A cycle as a path that ends where it starts; empty if there is none."""
+    try:
+        topological_order(names, edges)
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        return cycle
+    return []
+
+
+def topological_order(names: Iterable[str], edges: Edges) -> list[str]:
+    """Modules with every source before its destinations. Raises graphlib.CycleError."""
+    sorter: TopologicalSorter[str] = TopologicalSorter({name: () for name in names})
+    for src, dst in edges:
+        sorter.add(dst, src)
+    return list(sorter.static_order())
+
+
+def _check_reach(spec: Spec, edges: Edges, faults: Faults) -> None:
+    """Every module is before language, after it, or language itself."""
+    before = _reached({src: [] for src in spec.modules} | _adjacent((dst, src) for src, dst in edges))
+    after = _reached({src: [] for src in spec.modules} | _adjacent(edges))
+    for name in spec.modules:
+        if name not in before and name not in after:
+            outgoing = [dst for src, dst in edges if src == name]
+            does = f"feeds only {', '.join(outgoing)}" if outgoing else "feeds nothing"
+            rule = f"{name} is before or after language; it {does} and language does not reach it"
+            at = ("topology", name) if name in spec.topology else ("modules", name)
+            faults.add(codes.UNREACHED, at, rule, f"add `{name}: [language]` to topology")
+
+
+def _adjacent(edges: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for src, dst in edges:
+        found.setdefault(src, []).append(dst)
+    return found
+
+
+def _reached(adjacent: Mapping[str, list[str]]) -> set[str]:
+    """Modules reached from language, itself included."""
+    found, waiting = {MIMO_LANGUAGE_MODULE_KEY}, [MIMO_LANGUAGE_MODULE_KEY]
+    while waiting:
+        for name in adjacent[waiting.pop()]:
+            if name not in found:
+                found.add(name)
+                waiting.append(name)
+    return found
+
+
+def stages_before(edges: Edges, num_stages: Mapping[str, int]) -> dict[str, int]:
+    """Stages on the longest path that ends just before each module (megatron-core: longest pp-weighted path)."""
+    before = dict.fromkeys(num_stages, 0)
+    outgoing = _adjacent(edges)
+    for src in topological_order(num_stages, edges):
+        for dst in outgoing.get(src, ()):
+            before[dst] = max(before[dst], before[src] + num_stages[src])
+    return before
