@@ -26,7 +26,7 @@ from .spec import SPEC_RULE, Module, Parallel, Spec
 
 PLAN_VERSION = 1
 _VERSION_KEY = "mimo_plan"
-_MAX_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 _FILE = "<plan>"
 
 
@@ -143,9 +143,9 @@ def dumps(plan: Plan) -> str:
     return json.dumps({**fields, "digest": _digest(fields)}, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def is_plan_text(text: str) -> bool:
-    """Whether a text claims to be a plan document (a spec is never one: it has no such key)."""
-    return text.lstrip().startswith("{") and f'"{_VERSION_KEY}"' in text
+def is_plan_text(data: bytes) -> bool:
+    """Whether a file claims to be a plan document (a spec is never one: it has no such key)."""
+    return data.lstrip().startswith(b"{") and f'"{_VERSION_KEY}"'.encode() in data
 
 
 def loads(text: str, file: str = _FILE) -> Plan:
@@ -197,8 +197,8 @@ def _read(text: str, file: str) -> dict[str, Any]:
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is not a number of JSON")
 
-    if len(text) > _MAX_BYTES:
-        raise refuse(f"a plan has at most {_MAX_BYTES} characters, got {len(text)}")
+    if len(text) > MAX_BYTES:
+        raise refuse(f"a plan has at most {MAX_BYTES} characters, got {len(text)}")
     try:
         fields = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
     except json.JSONDecodeError as error:

@@ -38,7 +38,9 @@ def load_spec(path: str | FilePath) -> Spec:
     Raises:
         PlanError: with every fault found, each with file:line:column.
     """
-    return parse_spec(read_bytes(path), file_name(path))
+    data = read_bytes(path, MAX_BYTES)
+    check_size(data, path)
+    return parse_spec(data, file_name(path))
 
 
 def file_name(path: str | FilePath) -> str:
@@ -46,23 +48,29 @@ def file_name(path: str | FilePath) -> str:
     return "<stdin>" if str(path) == STDIN else str(path)
 
 
-def read_bytes(path: str | FilePath, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file or of standard input. Raises PlanError, at once, where that cannot be had."""
+def read_bytes(path: str | FilePath, max_bytes: int) -> bytes:
+    """The bytes of a file or of standard input, at most one more than `max_bytes`.
+
+    Raises:
+        PlanError: where they cannot be had.
+    """
     name = file_name(path)
     try:
         if str(path) == STDIN:
-            data = sys.stdin.buffer.read(max_bytes + 1)
-        else:
-            with open(path, "rb") as stream:
-                data = stream.read(max_bytes + 1)
+            return sys.stdin.buffer.read(max_bytes + 1)
+        with open(path, "rb") as stream:
+            return stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
         rule = f"{name} is a readable file: {reason}"
         raise _refusal(codes.UNREADABLE, rule, "check the path and its permissions", Mark(name, 1, 1)) from None
-    if len(data) > max_bytes:
-        rule = f"at most {max_bytes} bytes, got more"
-        raise _refusal(codes.TOO_LARGE, rule, "check that this is the right file", Mark(name, 1, 1))
-    return data
+
+
+def check_size(data: bytes, path: str | FilePath) -> None:
+    """Refuse what is too long for a spec. Raises PlanError."""
+    if len(data) > MAX_BYTES:
+        rule = f"a spec has at most {MAX_BYTES} bytes, got {len(data)} or more"
+        raise _refusal(codes.TOO_LARGE, rule, "check that this is the right file", Mark(file_name(path), 1, 1))
 
 
 def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
