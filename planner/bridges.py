@@ -26,7 +26,18 @@ import attrs
 
 from .axes import Axis
 from .coords import Box, merge
-from .ir import Bridge, EdgeTransfers, Grid, GroupKind, Groups, ModulePlan, RankSets, Strategy, Transfer, edge_name
+from .ir import (
+    Bridge,
+    EdgeTransfers,
+    Grid,
+    GroupKind,
+    Groups,
+    ModulePlan,
+    RankSets,
+    Strategy,
+    Transfer,
+    edge_name,
+)
 
 
 @attrs.frozen
@@ -159,9 +170,7 @@ class BlockGather:
         return tuple(dict.fromkeys(boxes))
 
     def indices(self, rank: int) -> tuple[int, ...]:
-        found = {
-            lane * self._num_blocks // len(side) for side in (self.src, self.dst) for lane in side.indices(rank)
-        }
+        found = {lane * self._num_blocks // len(side) for side in (self.src, self.dst) for lane in side.indices(rank)}
         return tuple(sorted(found))
 
 

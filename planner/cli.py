@@ -21,7 +21,7 @@ from .rules import MAX_SIZE, suggest
 OK, FAULTS, MISUSE = 0, 1, 2
 
 
-class Misuse(Exception):
+class MisuseError(Exception):
     """The command was given something that it does not take; the message says what it takes."""
 
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PlanError as error:
         _print_faults(error)
         return FAULTS
-    except Misuse as error:
+    except MisuseError as error:
         print(f"mimo: {error}", file=sys.stderr)
         return MISUSE
     except BrokenPipeError:  # `mimo plan ... | head`
@@ -70,7 +70,8 @@ def _print_faults(error: PlanError) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mimo", description="Compile the layout of multimodal training into a proven plan, before asking for a GPU."
+        prog="mimo",
+        description="Compile the layout of multimodal training into a proven plan, before asking for a GPU.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -78,13 +79,21 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("spec", metavar="SPEC", help="spec (YAML) or plan (JSON); - reads standard input")
     plan.add_argument("--rank", type=_count(0), metavar="N", help="show all that one rank needs")
     plan.add_argument(
-        "--format", choices=("text", "json", "jsonl"), default="text", help="json: the plan; jsonl: one view per rank and line"
+        "--format",
+        choices=("text", "json", "jsonl"),
+        default="text",
+        help="json: the plan; jsonl: one view per rank and line",
     )
     plan.add_argument("--out", metavar="FILE", help="also write the plan as JSON")
     plan.add_argument("--verify", action="store_true", help="check the plan by brute force as well")
     _add_world(plan)
     plan.add_argument("--strict", action="store_true", help="treat warnings as errors")
-    plan.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour codes (default: on a terminal)")
+    plan.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="colour codes (default: on a terminal)",
+    )
     plan.set_defaults(run=_plan)
 
     diff = commands.add_parser("diff", help="say what changed between two specs or plans")
@@ -138,7 +147,9 @@ def _load(path: str, options: argparse.Namespace) -> Plan:
     }
     if is_plan_text(data):
         if overrides or options.world_size or options.strict:
-            raise Misuse(f"{path} is a compiled plan: --nodes, --gpus-per-node, --world-size and --strict need its spec")
+            raise MisuseError(
+                f"{path} is a compiled plan: --nodes, --gpus-per-node, --world-size and --strict need its spec"
+            )
         return loads(data.decode(errors="replace"), file_name(path))
     check_size(data, path)
     spec = parse_spec(data, file_name(path))
@@ -153,7 +164,9 @@ def _plan(options: argparse.Namespace) -> int:
 
     plan = _load(options.spec, options)
     if options.rank is not None and options.rank >= plan.world_size:
-        raise Misuse(f"--rank {options.rank} is outside the world of {plan.world_size} ranks (0-{plan.world_size - 1})")
+        raise MisuseError(
+            f"--rank {options.rank} is outside the world of {plan.world_size} ranks (0-{plan.world_size - 1})"
+        )
     if options.out:
         _write(options.out, plan.to_json())
     if options.format == "json":
@@ -195,7 +208,7 @@ def _verify(plan: Plan) -> None:
     try:
         num_facts = verify(plan)
     except ValueError as error:
-        raise Misuse(str(error)) from None
+        raise MisuseError(str(error)) from None
     print(f"verified: {num_facts:,} facts checked by brute force", file=sys.stderr)
 
 
@@ -207,14 +220,14 @@ def _write(path: str, text: str) -> None:
             stream.write(text)
         os.replace(partial, path)
     except (OSError, ValueError) as error:
-        raise Misuse(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise MisuseError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _diff(options: argparse.Namespace) -> int:
     from .diff import differences  # noqa: PLC0415
 
     if options.before == "-" and options.after == "-":
-        raise Misuse("only one of the two can be standard input")
+        raise MisuseError("only one of the two can be standard input")
     lines = differences(_load(options.before, options), _load(options.after, options))
     print("\n".join(lines) if lines else "no difference: the plans are equal")
     return OK
@@ -225,12 +238,12 @@ def _explain(options: argparse.Namespace) -> int:
         for code in codes.CODES.values():
             print(f"{code.name}  {code.title}")
         return OK
-    code = codes.CODES.get(options.code.upper())
-    if code is None:
+    found = codes.CODES.get(options.code.upper())
+    if found is None:
         close = suggest(options.code.upper(), list(codes.CODES))
-        raise Misuse(f"no diagnostic {options.code[:40]!r}; {close}`mimo explain` lists all")
-    level = "a warning; --strict makes it an error" if code.is_warning else "an error"
-    print(f"{code.name}: {code.title} ({level})\n\n{code.explanation}")
+        raise MisuseError(f"no diagnostic {options.code[:40]!r}; {close}`mimo explain` lists all")
+    level = "a warning; --strict makes it an error" if found.is_warning else "an error"
+    print(f"{found.name}: {found.title} ({level})\n\n{found.explanation}")
     return OK
 
 

@@ -117,7 +117,11 @@ def _family_document(family: Family) -> dict[str, Any]:
     # Groups of an unaligned view differ in form: only their number is the same for all of them.
     if not (isinstance(family.sets, Partition) and not family.sets.view.is_aligned):
         found["boxes"] = [
-            {"start": box.start, "shape": [size for size, _ in box.dims], "strides": [by for _, by in box.dims]}
+            {
+                "start": box.start,
+                "shape": [size for size, _ in box.dims],
+                "strides": [by for _, by in box.dims],
+            }
             for box in boxes
         ]
     return found
@@ -168,7 +172,7 @@ def loads(text: str, file: str = _FILE) -> Plan:
         rule = f"world_size is an integer, got {show(world_size)}"
         faults.add(codes.PLAN_EDITED, ("world_size",), rule, "compile the spec again")
     faults.raise_errors()
-    assert spec is not INVALID  # INVALID comes with a fault, and faults have just been raised
+    assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
     try:
         plan = compile_spec(spec, world_size=world_size)
     except PlanError as error:

@@ -312,9 +312,7 @@ class Partition:
         """The group's ranks as runs, where an axis is cut unevenly by pp's stride: proportional to the group."""
         steps = (range(0, size * stride, stride) for size, stride in self._inside)
         stages = range(self.view.num_stages) if self._spans_stages else (stage,)
-        ranks = sorted(
-            self.view.rank(flat + sum(offsets), at) for offsets in product(*steps) for at in stages
-        )
+        ranks = sorted(self.view.rank(flat + sum(offsets), at) for offsets in product(*steps) for at in stages)
         runs: list[list[int]] = []
         for rank in ranks:
             if runs and rank == runs[-1][-1] + 1:

@@ -211,6 +211,7 @@ class RankSets(Protocol):
     def __len__(self) -> int: ...
     def boxes(self, index: int) -> tuple[Box, ...]:
         """The ranks of set `index`, as boxes; together sorted and without repetition they are the set."""
+
     def indices(self, rank: int) -> tuple[int, ...]:
         """The sets that hold `rank`, ascending. `rank` may be any rank of the modules concerned."""
 
@@ -405,5 +406,3 @@ class RankView:
             if group.owner == owner and group.kind == kind:
                 return group
         raise KeyError(f"rank {self.rank} has no {kind} group of {owner}")
-
-

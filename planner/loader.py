@@ -92,8 +92,8 @@ def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
     faults.raise_errors()
     spec = SPEC_RULE.parse(data, (), faults)
     faults.raise_errors()
-    assert spec is not INVALID  # INVALID comes with a fault, and faults have just been raised
-    return cast(Spec, attrs.evolve(spec, source=source))
+    assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
+    return cast("Spec", attrs.evolve(spec, source=source))
 
 
 def _refusal(code: Code, rule: str, remedy: str, mark: Mark) -> PlanError:
@@ -138,6 +138,7 @@ class _Walk:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(part, (*path, i)) for i, part in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)  # noqa: S101  YAML has no fourth kind of node
         return self._scalar(node, path)
 
     def _stop(self, node: yaml.Node) -> None:
@@ -182,7 +183,7 @@ class _Walk:
         self.found.append((codes.WRONG_TYPE, path, "a key is a word, got a list or mapping", "write a word"))
         return f"line {node.start_mark.line + 1}"
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         if node.tag == _TEXT and node.style is None and _EXPONENT.fullmatch(node.value):
             return float(node.value)  # a number in YAML 1.2 and in every editor; text in YAML 1.1
         if node.tag in (_TEXT, _DATE):

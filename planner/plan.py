@@ -241,8 +241,7 @@ class Plan:
     @cached_property
     def _families_of_edge(self) -> dict[str, tuple[Family, ...]]:
         return {
-            edge.name: tuple(family for family in self.families if family.owner == edge.name)
-            for edge in self._edges
+            edge.name: tuple(family for family in self.families if family.owner == edge.name) for edge in self._edges
         }
 
     @cached_property

@@ -168,9 +168,7 @@ def _refuse_large(plan: Plan, max_ranks: int) -> None:
         raise ValueError(f"verify seats at most max_ranks = {max_ranks} ranks; this plan has {num_ranks}")
     micro_size = plan.batch_sizes.micro_size
     if micro_size > MAX_SAMPLES:
-        raise ValueError(
-            f"verify deals at most {MAX_SAMPLES} samples; this plan's micro_size is {micro_size}"
-        )
+        raise ValueError(f"verify deals at most {MAX_SAMPLES} samples; this plan's micro_size is {micro_size}")
 
 
 def _show(value: object) -> str:
@@ -448,9 +446,7 @@ def _missing(givers: Side, takers: Side, reach: Mapping[int, set[int]]) -> Itera
     Ranks of one lane hold the same samples over tp, and different parts of the sequence over cp: each part
     of a sample is to be found.
     """
-    holds = {
-        rank: (lane, givers.table[rank][Axis.CP]) for lane, ranks in givers.lanes.items() for rank in ranks
-    }
+    holds = {rank: (lane, givers.table[rank][Axis.CP]) for lane, ranks in givers.lanes.items() for rank in ranks}
     parts = {part for _, part in holds.values()}
     wanted: dict[int, set[int]] = defaultdict(set)
     for giver, taker in zip(givers.dealt, takers.dealt, strict=True):
@@ -607,8 +603,7 @@ def _led_by_rank(edges: Iterable[Edge]) -> dict[int, list[Led]]:
 
 def _as_led(view: RankView) -> list[Led]:
     return [
-        (edge.src, edge.dst, [*map(_as_hop, edge.sends)], [*map(_as_hop, edge.receives)])
-        for edge in view.transfers
+        (edge.src, edge.dst, [*map(_as_hop, edge.sends)], [*map(_as_hop, edge.receives)]) for edge in view.transfers
     ]
 
 

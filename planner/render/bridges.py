@@ -84,4 +84,3 @@ def _folded(lines: list[str]) -> list[str]:
         return lines
     keep = _MAX_LINES // 2
     return [*lines[:keep], f"... {len(lines) - 2 * keep} more", *lines[-keep:]]
-

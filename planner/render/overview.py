@@ -122,13 +122,13 @@ def _batch(plan: Plan) -> list[str]:
         f"{name} {plural(batch.grids[name].num_lanes, 'lane')} of {plural(count, 'sample')}"
         for name, count in batch.samples_per_lane.items()
     )
+    steps = f"{plural(batch.global_size, 'sample')} per step = {plural(batch.num_microbatches, 'microbatch')}"
+    elsewhere = (batch.megatron_bridge_micro_batch_size, batch.megatron_lm_micro_batch_size)
     return [
-        f"  {plural(batch.global_size, 'sample')} per step = {plural(batch.num_microbatches, 'microbatch')} of {batch.micro_size:,};"
-        f" {batch.seq_length:,} tokens per sample",
+        f"  {steps} of {batch.micro_size:,}; {batch.seq_length:,} tokens per sample",
         f"  each microbatch: {lanes}",
         f"  pipeline: {plural(plan.total_stages, 'stage')} on the longest path",
-        f"  micro_batch_size elsewhere: {batch.megatron_bridge_micro_batch_size} for Megatron-Bridge (whole model),"
-        f" {batch.megatron_lm_micro_batch_size} for Megatron-LM (language lane)",
+        f"  micro_batch_size: {elsewhere[0]} in Megatron-Bridge (whole model), {elsewhere[1]} in Megatron-LM (per lane)",
     ]
 
 

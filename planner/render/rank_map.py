@@ -48,7 +48,10 @@ def module_letters(names: list[str]) -> list[str]:
 
 
 def _legend(plan: Plan, letters: list[str], style: Style) -> str:
-    names = [style.module(f"{letter} {module.name}", i) for i, (letter, module) in enumerate(zip(letters, plan.modules, strict=True))]
+    names = [
+        style.module(f"{letter} {module.name}", i)
+        for i, (letter, module) in enumerate(zip(letters, plan.modules, strict=True))
+    ]
     grids = [module.grid for module in plan.modules]
     axes = [f"{letter} {_MEANING[axis]}" for axis, letter in _SHOWN if any(grid.size_of(axis) > 1 for grid in grids)]
     return "  " + ", ".join(names) + ("; " + ", ".join(axes) if axes else "")
@@ -120,7 +123,7 @@ def _row_lines(row: Row, letters: list[str], width: int, style: Style) -> list[s
 
 def _factored(texts: list[str]) -> list[str]:
     """The common beginning up to an axis letter, then what is left of each text: `Lp0c0:` `t0` `t1` ..."""
-    common = commonprefix(texts)
+    common = commonprefix(texts)  # noqa: RUF071  of characters, not of paths: that is what is wanted
     cut = max((i for i, letter in enumerate(common) if letter.isalpha()), default=0)
     return [f"{texts[0][:cut]}:", *(text[cut:] for text in texts)] if cut else texts
 

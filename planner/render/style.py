@@ -58,7 +58,10 @@ def columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset(), 
     widths = [max(map(len, cells)) for cells in zip_longest(*rows, fillvalue="")]
     lines = []
     for row in rows:
-        cells = (cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=False)))
+        cells = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
         lines.append((" " * indent + "  ".join(cells)).rstrip())
     return lines
 
