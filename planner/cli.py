@@ -238,7 +238,7 @@ def _explain(options: argparse.Namespace) -> int:
 
     if options.code is None:
         for code in codes.CODES.values():
-            print(f"{code.name}  {code.title}")
+            print(f"{code}  {code.summary}")
         return OK
     found = codes.CODES.get(options.code.upper())
     if found is None:
@@ -246,7 +246,7 @@ def _explain(options: argparse.Namespace) -> int:
         raise MisuseError(f"no diagnostic {options.code[:40]!r}; {close}`mimo explain` lists all")
     level = "a warning; --strict makes it an error" if found.is_warning else "an error"
     text = wrap(found.explanation.split(), stdout_style("never").width)
-    print(f"{found.name}: {found.title} ({level})", "", *text, sep="\n")
+    print(f"{found}: {found.summary} ({level})", "", *text, sep="\n")
     return OK
 
 

@@ -143,6 +143,10 @@ class Faults:
             self.add(fault.code, prefix + fault.path, fault.rule, fault.remedy)
         self._num_left_out += error.num_left_out
 
+    def has(self, code: Code) -> bool:
+        """Whether a fault of that code was added."""
+        return any(fault.code == code for fault in (*self._errors, *self._warnings))
+
     @property
     def has_errors(self) -> bool:
         return bool(self._errors)
