@@ -49,9 +49,12 @@ class BatchContract:
         grid = self.grids[module]
         if rank not in grid:
             raise ValueError(f"rank {rank} is not in {module}, which has ranks {grid.rank_offset}-{grid.end - 1}")
+        return self.lane_slice(grid, grid.coord(rank, Axis.DP))
+
+    def lane_slice(self, grid: Grid, lane: int) -> slice:  # type: ignore[valid-type]  # the name is the method's here
+        """The samples of the microbatch that a lane of a module holds."""
         size = self.micro_size // grid.num_lanes
-        start = grid.coord(rank, Axis.DP) * size
-        return slice(start, start + size)
+        return slice(lane * size, (lane + 1) * size)
 
     @property
     def megatron_bridge_micro_batch_size(self) -> int:
@@ -89,6 +92,6 @@ def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None
             )
             remedy = f"use a micro_size that every dp divides (a multiple of {common}), or change dp of {name}"
             faults.add(codes.LANE_SAMPLES, path, rule, remedy)
-        elif per_lane == 1:
+        elif per_lane == 1 and grid.num_lanes > 1:
             rule = f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = 1"
             faults.add(codes.SINGLE_SAMPLE, path, rule, "raise micro_size if memory allows")

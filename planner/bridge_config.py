@@ -64,8 +64,8 @@ def from_parallelism(
         seq_length: tokens per sample in the language module.
         llm_module_name: the module that becomes `language`.
         deployment_mode: `colocated` (every module on all ranks), `homogeneous` (that, with one set of sizes
-            for all modules) or `heterogeneous` (each on its own ranks, by rank_offset). Left out: by the
-            offsets, if any module has one other than 0, else as `placement` would be left out.
+            for all modules) or `heterogeneous` (each on its own ranks, by rank_offset, or end to end
+            where no module has one other than 0). Left out: by the offsets likewise, else as `placement` would be.
         special_token_ids: per module, the id that marks its output.
         topology: module -> modules that it feeds.
         rest: further fields of Spec, such as cluster or training.
@@ -98,7 +98,7 @@ def from_parallelism(
         batch=Batch(global_size=global_batch_size, micro_size=micro_batch_size, seq_length=seq_length),
         modules=modules,
         topology={renamed(src): tuple(map(renamed, dsts)) for src, dsts in (topology or {}).items()},
-        placement="colocated" if deployment_mode in ("colocated", "homogeneous") else None,
+        placement=_placement(deployment_mode, offsets),
         **rest,
     )
 
@@ -116,6 +116,13 @@ def _check_names(names: list[str], llm: str, tokens: list[str], faults: Faults) 
             rule = f"{name} is one of the modules {', '.join(map(str, names))}"
             remedy = suggest(str(name), names) + "give ids to modules only"
             faults.add(codes.UNKNOWN_MODULE, ("special_token_ids", str(name)), rule, remedy)
+
+
+def _placement(mode: str | None, offsets: dict[str, int | None]) -> str | None:
+    """The placement that a mode means, where offsets do not say it."""
+    if mode is None or any(offset is not None for offset in offsets.values()):
+        return None
+    return "disjoint" if mode == "heterogeneous" else "colocated"
 
 
 def _placed(parallel: Parallel | None, offset: int | None) -> Parallel | None:
@@ -178,6 +185,6 @@ def _offsets(sizes: dict[str, Parallel | None], mode: str | None, faults: Faults
                 rule = f"rank_offset of {name} = 0 in the {mode} mode, got {offset}"
                 faults.add(codes.CONFLICT, ("module_parallelisms", name, "rank_offset"), rule, "remove rank_offset")
         return dict.fromkeys(written)
-    if mode is None and not any(written.values()):
+    if not any(written.values()):
         return dict.fromkeys(written)
     return {name: offset or 0 for name, offset in written.items()}

@@ -117,7 +117,7 @@ class Boundary:
     def __len__(self) -> int:
         return self.grid.num_lanes
 
-    def boxes(self, index: int) -> tuple[Box, ...]:
+    def boxes(self, index: int) -> Sequence[Box]:
         return (Box(self._start + index * self.lane_stride, self._lane_dims),)
 
     def translates(self) -> Translates:
@@ -142,7 +142,7 @@ class Leaders:
     def _boxes(self) -> tuple[Box, Box]:
         return self.src.leaders(), self.dst.leaders()
 
-    def boxes(self, index: int) -> tuple[Box, ...]:  # noqa: ARG002  there is only one
+    def boxes(self, index: int) -> Sequence[Box]:  # noqa: ARG002  there is only one
         return self._boxes
 
     def translates(self) -> None:
@@ -170,7 +170,7 @@ class BlockGather:
     def __len__(self) -> int:
         return self._num_blocks
 
-    def boxes(self, index: int) -> tuple[Box, ...]:
+    def boxes(self, index: int) -> Sequence[Box]:
         lanes = [(side, len(side) // self._num_blocks) for side in (self.src, self.dst)]
         boxes = (side.block(index * count, count) for side, count in lanes)
         return tuple(dict.fromkeys(boxes))
@@ -207,7 +207,7 @@ class LaneGather:
         """Lanes of the wide side in each block, and their stride: the digit of every group."""
         return len(self.wide) // self.num_blocks, self.wide.lane_stride
 
-    def boxes(self, index: int) -> tuple[Box, ...]:
+    def boxes(self, index: int) -> Sequence[Box]:
         block, tp = divmod(index, self._num_tp)
         start = self.wide.block(block * self._lanes[0], 1)[tp]
         return (Box.of(start, (self._lanes,)),)

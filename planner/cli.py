@@ -7,16 +7,18 @@ faults to standard error. Everything heavy is imported by the command that needs
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import sys
 from collections.abc import Sequence
 
 import attrs
 
-from . import codes
+from . import codes as diagnostics
 from .errors import PlanError
 from .plan import Plan
 from .rules import MAX_SIZE, suggest
+from .spec import Cluster, Spec
 
 OK, FAULTS, MISUSE = 0, 1, 2
 
@@ -39,19 +41,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mimo: {error}", file=sys.stderr)
         return MISUSE
     except BrokenPipeError:  # `mimo plan ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return OK
+    except OSError as error:
+        _drop_output()
+        print(f"mimo: cannot write standard output: {error.strerror}", file=sys.stderr)
+        return MISUSE
     except KeyboardInterrupt:
         return 130
     return code
 
 
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Lines that are drawn become ASCII, any other character that the encoding lacks a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(str.maketrans("─┬├└┤┘", "-+++++"))
+    return text.encode("ascii", "replace").decode(), error.end
+
+
+codecs.register_error("drawing", _replace)
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from failing once more when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _never_fail_on_characters() -> None:
-    """Replace what the terminal's encoding lacks, in names from the spec and in the drawings."""
+    """Replace what the terminal's encoding lacks; a closed stream becomes one that leads nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  lives as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure:
-            reconfigure(errors="replace")
+            reconfigure(errors="drawing")
 
 
 def _print_faults(error: PlanError) -> None:
@@ -64,7 +90,7 @@ def _print_faults(error: PlanError) -> None:
         print(rest, file=sys.stderr)
     total = len(error.faults) + error.num_left_out
     shown = f" ({len(error.faults)} shown)" if error.num_left_out else ""
-    first = error.faults[0].code if error.faults else codes.NOT_JSON
+    first = error.faults[0].code if error.faults else diagnostics.NOT_JSON
     print(f"{plural(total, 'fault')}{shown}; `mimo explain {first}` tells more of {first}", file=sys.stderr)
 
 
@@ -137,25 +163,30 @@ def _load(path: str, options: argparse.Namespace) -> Plan:
     from .codec import MAX_BYTES, is_plan_text, loads  # noqa: PLC0415
     from .compile import compile_spec  # noqa: PLC0415
     from .loader import check_size, file_name, parse_spec, read_bytes  # noqa: PLC0415
-    from .spec import Cluster  # noqa: PLC0415
 
     data = read_bytes(path, MAX_BYTES)
-    overrides = {
-        name: value
-        for name, value in (("nodes", options.nodes), ("gpus_per_node", options.gpus_per_node))
-        if value is not None
-    }
     if is_plan_text(data):
-        if overrides or options.world_size or options.strict:
-            raise MisuseError(
-                f"{path} is a compiled plan: --nodes, --gpus-per-node, --world-size and --strict need its spec"
-            )
-        return loads(data.decode(errors="replace"), file_name(path))
+        if options.nodes or options.gpus_per_node or options.world_size or options.strict:
+            taken = "--nodes, --gpus-per-node, --world-size and --strict"
+            raise MisuseError(f"{path} is a compiled plan: {taken} need its spec")
+        return loads(data.decode("utf-8-sig", errors="replace"), file_name(path))
     check_size(data, path)
-    spec = parse_spec(data, file_name(path))
-    if overrides:
-        spec = attrs.evolve(spec, cluster=attrs.evolve(spec.cluster or Cluster(), **overrides))
+    spec = _override(parse_spec(data, file_name(path)), options)
     return compile_spec(spec, world_size=options.world_size, strict=options.strict)
+
+
+def _override(spec: Spec, options: argparse.Namespace) -> Spec:
+    """The spec with the cluster of the command line."""
+    given = {"nodes": options.nodes, "gpus_per_node": options.gpus_per_node}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    if not overrides:
+        return spec
+    if options.world_size is not None and options.nodes is not None:
+        raise MisuseError("--world-size and --nodes both say how many ranks there are: give one of them")
+    cluster = attrs.evolve(spec.cluster or Cluster(), **overrides)
+    if cluster.nodes is not None and cluster.gpus_per_node is None:
+        raise MisuseError("--nodes needs --gpus-per-node: the spec does not say how many GPUs a node has")
+    return attrs.evolve(spec, cluster=cluster)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -167,8 +198,10 @@ def _plan(options: argparse.Namespace) -> int:
         raise MisuseError(
             f"--rank {options.rank} is outside the world of {plan.world_size} ranks (0-{plan.world_size - 1})"
         )
-    if options.out:
-        _write(options.out, plan.to_json())
+    if options.out is not None:
+        _write(options.out, plan.to_json(), options.spec)
+    if options.format != "text" or options.rank is not None:  # the overview prints them itself
+        _print_warnings(plan)
     if options.format == "json":
         _print_json(plan, options.rank)
     elif options.format == "jsonl":
@@ -202,25 +235,49 @@ def _print_views(plan: Plan, rank: int | None) -> None:
         sys.stdout.write(line)
 
 
+def _print_warnings(plan: Plan) -> None:
+    for warning in plan.warnings:
+        print(warning, file=sys.stderr)
+
+
 def _verify(plan: Plan) -> None:
-    from .verify import verify  # noqa: PLC0415
+    from .verify import VerificationError, verify  # noqa: PLC0415
 
     try:
         num_facts = verify(plan)
     except ValueError as error:
         raise MisuseError(str(error)) from None
+    except VerificationError as error:
+        raise MisuseError(f"the plan is wrong, please report it: {error}") from None
     print(f"verified: {num_facts:,} facts checked by brute force", file=sys.stderr)
 
 
-def _write(path: str, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = f"{path}.partial"
+def _write(path: str, text: str, source: str) -> None:
+    """Write a regular file whole or not at all; anything else (a pipe, a device) in place."""
+    from tempfile import NamedTemporaryFile  # noqa: PLC0415
+
+    if not path:
+        raise MisuseError("--out needs the name of a file")
+    target = os.path.realpath(path)
+    if target == os.path.realpath(source):
+        raise MisuseError(f"--out {path} would overwrite the spec")
     try:
-        with open(partial, "w", encoding="ascii") as stream:
-            stream.write(text)
-        os.replace(partial, path)
+        if os.path.exists(target) and not os.path.isfile(target):
+            with open(target, "w", encoding="ascii") as stream:
+                stream.write(text)
+            return
+        with NamedTemporaryFile("w", encoding="ascii", dir=os.path.dirname(target), delete=False) as partial:
+            partial.write(text)
+        os.chmod(partial.name, 0o666 & ~_umask())
+        os.replace(partial.name, target)
     except (OSError, ValueError) as error:
-        raise MisuseError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise MisuseError(f"cannot write {path!r}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -237,12 +294,12 @@ def _explain(options: argparse.Namespace) -> int:
     from .render.style import stdout_style, wrap  # noqa: PLC0415
 
     if options.code is None:
-        for code in codes.CODES.values():
+        for code in diagnostics.CODES.values():
             print(f"{code}  {code.summary}")
         return OK
-    found = codes.CODES.get(options.code.upper())
+    found = diagnostics.CODES.get(options.code.upper())
     if found is None:
-        close = suggest(options.code.upper(), list(codes.CODES))
+        close = suggest(options.code.upper(), list(diagnostics.CODES))
         raise MisuseError(f"no diagnostic {options.code[:40]!r}; {close}`mimo explain` lists all")
     level = "a warning; --strict makes it an error" if found.is_warning else "an error"
     text = wrap(found.explanation.split(), stdout_style("never").width)

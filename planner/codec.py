@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
 from . import codes
 from .compile import compile_spec
-from .coords import Partition
-from .errors import Fault, Faults, Mark, Path, PlanError
+from .errors import Fault, Faults, Mark, Path, PlanError, Source
 from .frozenmap import FrozenMap
 from .groups import Family
 from .ir import ModulePlan
@@ -109,19 +109,18 @@ def _edge_document(plan: Plan, index: int) -> dict[str, Any]:
 
 
 def _family_document(family: Family) -> dict[str, Any]:
-    """Kind, place in the creation order, number of groups; and the first group's boxes (start, shape, strides)."""
-    boxes = family.sets.boxes(0) if len(family) else ()
+    """Kind, place in the creation order and number of the groups; their form where they are all alike.
+
+    The form is the box of the first group, from which the others differ in their start only.
+    """
     found: dict[str, Any] = {"kind": str(family.kind), "first_position": family.base, "count": len(family)}
-    # Groups of an unaligned view differ in form: only their number is the same for all of them.
-    if not (isinstance(family.sets, Partition) and not family.sets.view.is_aligned):
-        found["boxes"] = [
-            {
-                "start": box.start,
-                "shape": [size for size, _ in box.dims],
-                "strides": [by for _, by in box.dims],
-            }
-            for box in boxes
-        ]
+    if translates := family.sets.translates():
+        dims, starts = translates
+        found |= {
+            "start": starts.start,
+            "shape": [size for size, _ in dims],
+            "strides": [stride for _, stride in dims],
+        }
     return found
 
 
@@ -147,7 +146,7 @@ def dumps(plan: Plan) -> str:
 
 def is_plan_text(data: bytes) -> bool:
     """Whether a file claims to be a plan document (a spec is never one: it has no such key)."""
-    return data.lstrip().startswith(b"{") and f'"{_VERSION_KEY}"'.encode() in data
+    return data.removeprefix(BOM_UTF8).lstrip().startswith(b"{") and f'"{_VERSION_KEY}"'.encode() in data
 
 
 def loads(text: str, file: str = _FILE) -> Plan:
@@ -158,7 +157,7 @@ def loads(text: str, file: str = _FILE) -> Plan:
             contradicts the rest (each named by its path), or a digest that does not match.
     """
     fields = _read(text, file)
-    faults = Faults()
+    faults = Faults(Source(file, ()))
     version = fields.get(_VERSION_KEY)
     if version != PLAN_VERSION or isinstance(version, bool):
         rule = f"{_VERSION_KEY} = {PLAN_VERSION}, got {show(version)}"

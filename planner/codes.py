@@ -297,5 +297,11 @@ PATCH_TOKENS = Code(
     "A ViT gives (image_size / patch_size)^2 tokens per image; tokens_per_sample is usually a multiple of that\n"
     "(several images) or a divisor (merged patches).",
 )
+NO_EFFECT = Code(
+    "W005",
+    "a key has no effect",
+    "The key is allowed, but nothing reads it in this layout: sequence_parallel without tp, expt_tp without\n"
+    "experts, a placement beside explicit offsets, a special_token_id of a module that does not feed language.",
+)
 
 CODES: dict[str, Code] = {code.name: code for code in list(globals().values()) if isinstance(code, Code)}

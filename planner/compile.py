@@ -57,10 +57,7 @@ def _place_beside(spec: Spec, world_size: int | None, faults: Faults) -> dict[st
     """Run placement with a collector of its own, so that faults of other passes do not silence it."""
     found = Faults(spec.source)
     grids = place(spec, world_size, found)
-    try:
-        found.raise_errors()
-    except PlanError as error:
-        faults.extend(error)
+    faults.merge(found)
     return grids
 
 

@@ -1,4 +1,4 @@
-"""Rank <-> coord, and *the* enumeration of groups. No other file does arithmetic on ranks of a grid.
+"""Rank <-> coord, and *the* enumeration of groups. No other file decides which coords a rank has.
 
 A grid's ranks are numbered in mixed radix, first axis fastest. Both views of a grid keep the pipeline axis
 and differ in how they factor the rest, so one class serves both: number the ranks of one stage by `flat`
@@ -225,12 +225,12 @@ class Partition:
     def __len__(self) -> int:
         return self._num_across * (1 if self._spans_stages else self.view.num_stages)
 
-    def boxes(self, index: int) -> tuple[Box, ...]:
-        """The ranks of group `index` in enumeration order: one box, or several in a view that is not aligned."""
+    def boxes(self, index: int) -> Sequence[Box]:
+        """The ranks of group `index`: one box, or several in a view that is not aligned."""
+        if not self.view.is_aligned:
+            return StraddlingBoxes(self, index)
         flat, stage = self._lowest(index)
-        if self.view.is_aligned:
-            return (Box(self.view.rank(flat, stage), self._dims),)
-        return self._straddling(flat, stage)
+        return (Box(self.view.rank(flat, stage), self._dims),)
 
     @cached_property
     def linear(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -312,18 +312,40 @@ class Partition:
             count += step * weight
         return count + (bound > 0)
 
-    def _straddling(self, flat: int, stage: int) -> tuple[Box, ...]:
-        """The group's ranks as runs, where an axis is cut unevenly by pp's stride: proportional to the group."""
+    def straddling_ranks(self, index: int) -> list[int]:
+        """The ranks of a group whatever the view, ascending: work proportional to the group."""
+        flat, stage = self._lowest(index)
         steps = (range(0, size * stride, stride) for size, stride in self._inside)
         stages = range(self.view.num_stages) if self._spans_stages else (stage,)
-        ranks = sorted(self.view.rank(flat + sum(offsets), at) for offsets in product(*steps) for at in stages)
+        return sorted(self.view.rank(flat + sum(offsets), at) for offsets in product(*steps) for at in stages)
+
+
+@attrs.frozen
+class StraddlingBoxes(Sequence[Box]):
+    """The ranks of a group in a view that is not aligned, as runs. They may be many: worked out when looked at."""
+
+    partition: Partition
+    group: int
+
+    @cached_property
+    def _runs(self) -> tuple[Box, ...]:
         runs: list[list[int]] = []
-        for rank in ranks:
-            if runs and rank == runs[-1][-1] + 1:
-                runs[-1].append(rank)
+        for rank in self.partition.straddling_ranks(self.group):
+            if runs and rank == runs[-1][1] + 1:
+                runs[-1][1] = rank
             else:
-                runs.append([rank])
-        return tuple(Box.of(run[0], ((len(run), 1),)) for run in runs)
+                runs.append([rank, rank])
+        return tuple(Box.of(first, ((last - first + 1, 1),)) for first, last in runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Box: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Box, ...]: ...
+    def __getitem__(self, index: int | slice) -> Box | tuple[Box, ...]:
+        return self._runs[index]
 
 
 def dense_view(offset: int, sizes: tuple[int, ...], order: tuple[Axis, ...]) -> AxisView:

@@ -7,10 +7,13 @@ from typing import Any
 from .codec import resolved_spec
 from .ir import RankView
 from .plan import Plan
-from .rules import fields_of, show
+from .render.style import plural, spans
+from .rules import Record, fields_of, show
 from .spec import Module, Spec
 
-MAX_RANKS = 65_536  # two views per rank: above this only modules are compared
+MAX_COMPARED = 65_536  # ranks; two views each: above this, modules are compared whole
+
+_MAX_SPANS = 12
 
 
 def differences(before: Plan, after: Plan) -> list[str]:
@@ -50,8 +53,9 @@ def _fields(where: str, one: Any, other: Any) -> list[str]:
     """`where: key old -> new` for every field that differs, records opened up."""
     if one == other:
         return []
-    if one is None or other is None or type(one) is not type(other):
-        return [f"{where}: {_value(one)} -> {_value(other)}"]
+    if one is None or other is None:
+        parts = ["none" if part is None else show(Record(type(part)).encode(part)) for part in (one, other)]
+        return [f"{where}: {' -> '.join(parts)}"]
     lines = []
     for name, _, rule in fields_of(type(one)):
         old, new = getattr(one, name), getattr(other, name)
@@ -78,7 +82,7 @@ def _edges(before: Plan, after: Plan) -> list[str]:
             lines.append(f"bridge {bridge.name}: removed")
     for bridge in after.bridges:
         if (bridge.src, bridge.dst) not in before.edges:
-            lines.append(f"bridge {bridge.name}: added, {len(bridge.transfers):,} transfers")
+            lines.append(f"bridge {bridge.name}: added, {plural(len(bridge.transfers), 'transfer')}")
             continue
         old = before.bridge(bridge.src, bridge.dst)
         if old.strategy != bridge.strategy:
@@ -91,17 +95,22 @@ def _edges(before: Plan, after: Plan) -> list[str]:
 
 def _touched(before: Plan, after: Plan) -> str:
     """Which ranks have another view, or another model or training setting, than before."""
-    from .render.style import spans  # noqa: PLC0415  rendering is above this file only here
-
     world = max(before.world_size, after.world_size)
+    everyone = f"touches every rank (0-{world - 1})"
     if before.training != after.training or before.batch_sizes != after.batch_sizes:
-        return f"touches every rank (0-{world - 1}): batch or training changed"
-    if world > MAX_RANKS:
-        return f"touches some of ranks 0-{world - 1} (compared one by one up to {MAX_RANKS:,} ranks only)"
+        return f"{everyone}: batch or training changed"
+    if world > MAX_COMPARED:
+        changed = [m for m in after.modules if m not in before.modules] + [
+            m for m in before.modules if m not in after.modules
+        ]
+        whole = ", ".join(dict.fromkeys(f"{m.name} ({m.ranks[0]}-{m.ranks[-1]})" for m in changed))
+        return f"touches the ranks of {whole or 'the changed bridges'} (single ranks: up to {MAX_COMPARED:,})"
     ranks = [rank for rank in range(world) if _changed(before, after, rank)]
     if len(ranks) == world:
-        return f"touches every rank (0-{world - 1})"
-    return f"touches {len(ranks):,} of {world:,} ranks: {spans(ranks)}" if ranks else "touches no rank"
+        return everyone
+    text = spans(ranks)
+    text = text if text.count(",") <= _MAX_SPANS else f"{ranks[0]}-{ranks[-1]}, in {text.count(',') + 1:,} runs"
+    return f"touches {len(ranks):,} of {world:,} ranks: {text}" if ranks else "touches no rank"
 
 
 def _changed(before: Plan, after: Plan, rank: int) -> bool:

@@ -143,6 +143,12 @@ class Faults:
             self.add(fault.code, prefix + fault.path, fault.rule, fault.remedy)
         self._num_left_out += error.num_left_out
 
+    def merge(self, other: Faults) -> None:
+        """Take over everything that a pass with a collector of its own found."""
+        for fault in (*other._errors, *other._warnings):
+            self.add(fault.code, fault.path, fault.rule, fault.remedy)
+        self._num_left_out += other._num_left_out
+
     def has(self, code: Code) -> bool:
         """Whether a fault of that code was added."""
         return any(fault.code == code for fault in (*self._errors, *self._warnings))

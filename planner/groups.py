@@ -7,7 +7,7 @@ Every rank walks this order, so that no two ranks ever create two groups the oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import attrs
@@ -56,7 +56,7 @@ class StageEnds:
     def __len__(self) -> int:
         return len(self.pipelines)
 
-    def boxes(self, index: int) -> tuple[Box, ...]:
+    def boxes(self, index: int) -> Sequence[Box]:
         return (Box(self.pipelines.boxes(index)[0].start, self._dims),)
 
     def translates(self) -> Translates | None:

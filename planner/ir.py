@@ -91,7 +91,8 @@ class Grid:
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{axis} {size}" for axis, size in zip(self.order, self.sizes, strict=True) if size > 1)
-        return f"ranks {self.rank_offset}-{self.end - 1} ({sizes or 'one rank'}; {format_order(self.order)})"
+        ranks = f"ranks {self.rank_offset}-{self.end - 1}" if self.size > 1 else f"rank {self.rank_offset}"
+        return f"{ranks} ({sizes}; {format_order(self.order)})" if sizes else ranks
 
 
 @attrs.frozen(kw_only=True)
@@ -209,7 +210,7 @@ class RankSets(Protocol):
     """A family of sets of ranks that finds its i-th set, and the sets of a rank, without listing them."""
 
     def __len__(self) -> int: ...
-    def boxes(self, index: int) -> tuple[Box, ...]:
+    def boxes(self, index: int) -> Sequence[Box]:
         """The ranks of set `index`, as boxes; together sorted and without repetition they are the set."""
 
     def translates(self) -> Translates | None:
@@ -219,7 +220,7 @@ class RankSets(Protocol):
         """The sets that hold `rank`, ascending. `rank` may be any rank of the modules concerned."""
 
 
-def ranks_of(boxes: tuple[Box, ...]) -> tuple[int, ...]:
+def ranks_of(boxes: Sequence[Box]) -> tuple[int, ...]:
     """All ranks of some boxes, ascending, each once."""
     return tuple(boxes[0]) if len(boxes) == 1 else tuple(sorted(set(chain(*boxes))))
 
@@ -287,7 +288,7 @@ class Group:
     kind: GroupKind
     index: int
     position: int
-    boxes: tuple[Box, ...]
+    boxes: Sequence[Box]
 
     @property
     def ranks(self) -> tuple[int, ...]:

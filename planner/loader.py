@@ -31,6 +31,11 @@ _TAG = "tag:yaml.org,2002:"
 _TEXT, _DATE = f"{_TAG}str", f"{_TAG}timestamp"
 _SCALARS = {_TEXT, _DATE, *(f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float"))}
 _TAGS = {yaml.MappingNode: {f"{_TAG}map"}, yaml.SequenceNode: {f"{_TAG}seq"}, yaml.ScalarNode: _SCALARS}
+# YAML 1.1 also reads 010 as 8, 1_0 as 10 and 1:30 as 90; editors, which follow 1.2, do not.
+_SPELLINGS = {
+    "int": re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)"),
+    "float": re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+}
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,4}")
 
 
@@ -59,6 +64,8 @@ def read_bytes(path: str | FilePath, max_bytes: int) -> bytes:
     name = file_name(path)
     try:
         if str(path) == STDIN:
+            if sys.stdin is None:
+                raise ValueError("standard input is closed")
             return sys.stdin.buffer.read(max_bytes + 1)
         with open(path, "rb") as stream:
             return stream.read(max_bytes + 1)
@@ -226,11 +233,15 @@ class _Walk:
             return float(node.value)  # a number in YAML 1.2 and in every editor; text in YAML 1.1
         if node.tag in (_TEXT, _DATE):
             return node.value
+        kind = node.tag.removeprefix(_TAG)
+        if kind in _SPELLINGS and not _SPELLINGS[kind].fullmatch(node.value):
+            rule = f"numbers are decimal, without leading zeros, `_` or `:`; got {show(node.value)}"
+            self.found.append((codes.WRONG_TYPE, path, rule, "write a plain number, or quote the text"))
+            return None
         try:
             return self._scalars.construct_object(node)
-        except (ValueError, KeyError, OverflowError) as error:
-            kind = node.tag.rpartition(":")[2]
-            rule = f"{show(node.value)} is a {kind} of sensible size; {str(error)[:80]}"
+        except (ValueError, KeyError, OverflowError):
+            rule = f"a value of type {kind} is spelt as one and of sensible size; got {show(node.value)}"
             self.found.append((codes.WRONG_TYPE, path, rule, "write a plain number or word"))
         return None
 

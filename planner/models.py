@@ -26,6 +26,10 @@ def resolve_models(spec: Spec, faults: Faults) -> dict[str, Model | None]:
             _check_image(module, model, path, faults)
         _check_experts(model, parallel, path, faults)
     _check_sequence(spec, models, faults)
+    language = models.get(MIMO_LANGUAGE_MODULE_KEY)
+    if language is not None and language.family != "gpt":
+        rule = f"the language model is of family gpt, got {language.family}"
+        faults.add(codes.CONFLICT, ("modules", MIMO_LANGUAGE_MODULE_KEY, "model"), rule, "choose a model of text")
     return models
 
 
@@ -47,6 +51,9 @@ def check_tokens(
         if token is None:
             continue
         path = ("modules", name, "special_token_id")
+        if name not in feeding:
+            rule = f"special_token_id marks where a module's output enters language; {name} does not feed language"
+            faults.add(codes.NO_EFFECT, path, rule, "remove special_token_id")
         if language and language.vocab_size is not None and token >= language.vocab_size:
             rule = f"special_token_id < vocab_size of language, got {token} >= {language.vocab_size}"
             faults.add(codes.SPECIAL_TOKEN, path, rule, "use an id of the vocabulary, or raise vocab_size")
@@ -107,6 +114,8 @@ def _check_heads(model: Model, parallel: Parallel, path: Path, faults: Faults) -
     at = (*path, "parallel", "tp")
     remedy = f"choose tp from {_choices(heads)}"
     _divides(codes.HEADS, "num_attention_heads % tp", (heads, parallel.tp), at, faults, remedy)
+    if groups == heads:  # no GQA: all is said
+        return
     # Query groups are split over tp, or replicated where there are fewer than tp.
     what, values = "num_query_groups % tp", (groups, parallel.tp)
     if groups < parallel.tp:
@@ -145,21 +154,21 @@ def _check_image(module: Module, model: Model, path: Path, faults: Faults) -> No
 
 
 def _check_experts(model: Model | None, parallel: Parallel, path: Path, faults: Faults) -> None:
-    experts = model.num_moe_experts if model else None
-    at = (*path, "parallel", "ep")
-    if model is not None and experts is None and parallel.ep > 1:
-        rule = f"ep = {parallel.ep} spreads experts, but the model has none"
-        faults.add(codes.EXPERTS, at, rule, "remove ep, or add num_moe_experts to the model")
-    if model is None or experts is None:
+    if model is None:
         return
-    _divides(
-        codes.EXPERTS,
-        "num_moe_experts % ep",
-        (experts, parallel.ep),
-        at,
-        faults,
-        f"choose ep from {_choices(experts)}",
-    )
+    experts = model.num_moe_experts
+    if experts is None:
+        if parallel.ep > 1:
+            rule = f"ep = {parallel.ep} spreads experts, but the model has none"
+            remedy = "remove ep, or add num_moe_experts to the model"
+            faults.add(codes.EXPERTS, (*path, "parallel", "ep"), rule, remedy)
+        if parallel.expt_tp > 1:
+            rule = f"expt_tp = {parallel.expt_tp} splits experts, but the model has none"
+            faults.add(codes.NO_EFFECT, (*path, "parallel", "expt_tp"), rule, "remove expt_tp")
+        return
+    remedy = f"choose ep from {_choices(experts)}"
+    at = (*path, "parallel", "ep")
+    _divides(codes.EXPERTS, "num_moe_experts % ep", (experts, parallel.ep), at, faults, remedy)
     topk = model.moe_router_topk or 1
     if topk > experts:
         rule = f"moe_router_topk <= num_moe_experts, got {topk} > {experts}"
@@ -167,10 +176,14 @@ def _check_experts(model: Model | None, parallel: Parallel, path: Path, faults: 
 
 
 def _check_sequence(spec: Spec, models: dict[str, Model | None], faults: Faults) -> None:
-    """The sequence of each module that declares its length is cut by cp, and by tp under sequence parallelism."""
+    """Sequences of known length are cut by cp; that of language by tp too, under sequence parallelism."""
     for name, module in spec.modules.items():
         parallel = module.parallel or Parallel()
         is_language = name == MIMO_LANGUAGE_MODULE_KEY
+        if parallel.sequence_parallel and parallel.tp == 1:
+            rule = f"sequence_parallel splits the sequence over tp; tp of {name} is 1"
+            at = ("modules", name, "parallel", "sequence_parallel")
+            faults.add(codes.NO_EFFECT, at, rule, "remove sequence_parallel, or raise tp")
         length = spec.batch.seq_length if is_language else module.output.tokens_per_sample
         if length is None:
             continue
@@ -188,8 +201,8 @@ def _check_sequence(spec: Spec, models: dict[str, Model | None], faults: Faults)
             )
         if parallel.sequence_parallel and is_language:
             values = (length // parallel.cp, parallel.tp)
-            remedy = "choose another seq_length or tp, or sequence_parallel: false"
-            _divides(codes.SEQUENCE, "seq_length / cp % tp", values, (*path, "sequence_parallel"), faults, remedy)
+            remedy = f"choose another {label} or tp, or sequence_parallel: false"
+            _divides(codes.SEQUENCE, f"{label} / cp % tp", values, (*path, "sequence_parallel"), faults, remedy)
         model = models[name]
         if is_language and model and model.max_positions is not None and length > model.max_positions:
             rule = f"seq_length <= max_positions of language, got {length} > {model.max_positions}"

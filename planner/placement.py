@@ -12,29 +12,37 @@ from . import codes
 from .axes import DENSE_AXES, Axis
 from .errors import Faults, Path
 from .ir import Grid, ModuleLayout
-from .rules import MAX_SIZE
+from .rules import INVALID, MAX_SIZE, Integer
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Module, Parallel, Spec
 
 MAX_RANKS = MAX_SIZE
 
 
-def known_world(spec: Spec, world_size: int | None) -> int | None:
+def known_world(spec: Spec, world_size: int | None, faults: Faults) -> int | None:
     """The number of ranks that there are, if anybody said; `world_size` overrides the cluster."""
+    if world_size is not None:
+        checked = Integer(1, MAX_RANKS).parse(world_size, ("world_size",), faults)
+        return None if checked is INVALID else world_size
     cluster = spec.cluster
-    if world_size is not None or cluster is None or cluster.nodes is None or cluster.gpus_per_node is None:
-        return world_size
-    return cluster.nodes * cluster.gpus_per_node
+    if cluster is None or cluster.nodes is None:
+        return None
+    if cluster.gpus_per_node is None:
+        rule = f"the world is nodes * gpus_per_node ranks; nodes is {cluster.nodes}, gpus_per_node is missing"
+        faults.add(codes.CONFLICT, ("cluster", "nodes"), rule, "add gpus_per_node, or remove nodes")
+        return None
+    world = cluster.nodes * cluster.gpus_per_node
+    if world > MAX_RANKS:
+        rule = f"the world has at most {MAX_RANKS} ranks, got {cluster.nodes} * {cluster.gpus_per_node} = {world}"
+        faults.add(codes.TOO_MANY_RANKS, ("cluster",), rule, "use fewer nodes")
+    return world
 
 
 def place(spec: Spec, world_size: int | None, faults: Faults) -> dict[str, Grid]:
     """A grid per module in plan order; empty when a fault was added."""
-    world = known_world(spec, world_size)
-    if world is not None and world > MAX_RANKS:
-        rule = f"the world has at most {MAX_RANKS} ranks, got {world}"
-        faults.add(codes.TOO_MANY_RANKS, ("cluster",), rule, "use fewer nodes")
+    world = known_world(spec, world_size, faults)
+    if faults.has_errors:
         return {}
-    placing = _Placing(spec, world, faults)
-    grids = placing.grids()
+    grids = _Placing(spec, world, faults).grids()
     if grids:
         _check_coverage(grids, world, faults)
     return {} if faults.has_errors else grids
@@ -49,6 +57,9 @@ class _Placing:
         self.parallel = {name: module.parallel or Parallel() for name, module in spec.modules.items()}
         self.offsets = {name: p.rank_offset for name, p in self.parallel.items() if p.rank_offset is not None}
         self.is_colocated = not self.offsets and is_colocated(spec.placement, spec.modules)
+        if self.offsets and spec.placement is not None:
+            rule = f"explicit offsets override placement: {spec.placement}"
+            faults.add(codes.NO_EFFECT, ("placement",), rule, "remove placement, or every rank_offset")
 
     def grids(self) -> dict[str, Grid]:
         """The grids, or nothing when sizes or offsets cannot be had."""

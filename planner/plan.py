@@ -20,7 +20,6 @@ from .frozenmap import FrozenMap
 from .groups import Family, ModuleFamilies, families
 from .ir import (
     Bridge,
-    Grid,
     Group,
     GroupKind,
     Groups,
@@ -38,7 +37,7 @@ from .topology import Edges, reached_from, stages_before
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """A compiled layout. `compile_spec` and `Plan.from_json` make them; every plan that exists is valid.
+    """A compiled layout. Only `compile_spec` and `Plan.from_json` make them: what they give is valid.
 
     Attributes:
         modules: in plan order, the order of the spec.
@@ -178,7 +177,7 @@ class Plan:
             data[name] = data_needs(
                 module.is_language, name in self._after_language, info.is_first_stage, info.is_last_stage
             )
-            slices[name] = self._slice(grid, at[Axis.DP])
+            slices[name] = self.batch.lane_slice(grid, at[Axis.DP])
         for edge in edges:
             for family in self.families_by_owner[edge.name]:
                 groups += family.groups_of(rank)
@@ -265,10 +264,6 @@ class Plan:
             found[edge.src].append(edge)
             found[edge.dst].append(edge)
         return {name: tuple(edges) for name, edges in found.items()}
-
-    def _slice(self, grid: Grid, lane: int) -> slice:
-        size = self.batch_sizes.micro_size // grid.num_lanes
-        return slice(lane * size, (lane + 1) * size)
 
     def _stage_info(self, module: ModulePlan, rank: int) -> ModuleStageInfo:
         return _stage_info(module.grid.coord(rank, Axis.PP), module.num_stages)

@@ -49,7 +49,6 @@ PRESETS: dict[str, Model] = {
         num_attention_heads=8,
         num_mel_bins=80,
         max_positions=3000,  # frames of 30 seconds; the convolutions halve them to 1500 tokens
-        projector_hidden_size=4096,
     ),
 }
 

@@ -94,7 +94,8 @@ class Integer:
         if self.low <= value <= self.high:
             return int(value)
         rule = f"{self.low} <= {format_key(path[-1]) if path else 'value'} <= {self.high}, got {show(value)}"
-        faults.add(codes.OUT_OF_RANGE, path, rule, f"choose a value from {self.low} to {self.high}")
+        remedy = f"choose a value from {self.low} to {self.high}" if self.low < self.high else f"write {self.low}"
+        faults.add(codes.OUT_OF_RANGE, path, rule, remedy)
         return INVALID
 
     def encode(self, value: Any) -> Any:
@@ -204,7 +205,7 @@ class Order:
     """An order of the dense axes, written `tp-cp-dp-pp`; stored as a tuple of Axis, fastest first."""
 
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
-        text = "-".join(map(str, value)) if isinstance(value, list | tuple) else value
+        text = "-".join(map(str, value)) if isinstance(value, tuple) else value  # a tuple is the stored form
         if not isinstance(text, str):
             return _wrong_type(value, "an order such as tp-cp-dp-pp", path, faults)
         try:

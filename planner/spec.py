@@ -52,13 +52,6 @@ class Cluster:
     gpus_per_node: int | None = item(_SIZE, default=None, doc="GPUs (ranks) per node")
     gpu: str | None = item(Line(), default=None, doc="name of the GPU, such as h100, for predictions")
 
-    def __attrs_post_init__(self) -> None:
-        if self.nodes is not None and self.gpus_per_node is None:
-            faults = Faults()
-            rule = f"the world is nodes * gpus_per_node ranks; nodes is {self.nodes}, gpus_per_node is missing"
-            faults.add(codes.CONFLICT, ("nodes",), rule, "add gpus_per_node, or remove nodes")
-            faults.raise_errors()
-
 
 @attrs.frozen(kw_only=True)
 class Batch:
@@ -217,11 +210,6 @@ class Spec:
         faults = Faults()
         _check_language(self.modules, faults)
         faults.raise_errors()
-
-    @property
-    def module_names(self) -> tuple[str, ...]:
-        """Names in plan order: the order written."""
-        return tuple(self.modules)
 
     @classmethod
     def from_parallelism(cls, *args: Any, **kwargs: Any) -> Spec:

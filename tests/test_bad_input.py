@@ -141,7 +141,8 @@ SPECS = [
     case("S105", "modules.language.recompute", language("«recompute: selectiv"), "'selectiv'", 'did you mean "selective"?'),
     case("S105", "modules.language.model.preset", language("model: {«preset: vicuna-8b}"), "'vicuna-8b'", 'did you mean "vicuna-7b"?'),
     case("S105", "modules.language.parallel.order", language("parallel: {«order: tp-cp-dp}"), "'tp-cp-dp'", "permutation of tp-cp-dp-pp"),
-    case("S105", "modules.language.parallel.order", language("parallel: {«order: [tp, tp, dp, pp]}"), "'tp-tp-dp-pp'"),
+    case("S105", "modules.language.parallel.order", language("parallel: {«order: tp-tp-dp-pp}"), "'tp-tp-dp-pp'"),
+    case("S103", "modules.language.parallel.order", language("parallel: {«order: [tp, cp, dp, pp]}"), "a list", "tp-cp-dp-pp"),
     case("S105", "training.dtype", LONE + "training: {«dtype: int8}\n", "'int8'", "bf16, fp16, fp32"),
     # S106 BAD_NAME
     case("S106", "modules.2nd", HEAD + "modules: {language: {}, «2nd: {}}\n", "'2nd'", "letter"),
@@ -152,6 +153,7 @@ SPECS = [
     case("S107", "modules.language.freeze", language("«freeze: {encoder: true}"), "language", "freeze: true"),
     case("S107", "modules.language.special_token_id", language("«special_token_id: 5"), "special_token_id", "encoder"),
     case("S107", "modules.images.model.family", modules(language="", images="model: {preset: clip-vit-l-14-336, «family: audio}"), "vit", "audio"),
+    case("S107", "modules.language.model", language(f"«model: {{{VIT}}}"), "family gpt", "got vit"),
     case("S107", "cluster.nodes", "cluster: {«nodes: 2}\n" + LONE, "nodes is 2", "gpus_per_node"),
     # T001 NO_LANGUAGE
     case("T001", "modules", HEAD + "«modules: {languag: {}, images: {}}\n", "languag, images", 'did you mean "languag"?'),
@@ -241,6 +243,10 @@ WARNINGS = [
     case("W002", "cluster", "«cluster: {gpus_per_node: 2}\n" + language("parallel: {pp: 3}"), "3 % 2", "got 1"),
     case("W003", "modules.language.parallel.dp", language("parallel: {«dp: 4}"), "4 / 4 = 1"),
     case("W004", "modules.images.output.tokens_per_sample", modules(language="", images=f"model: {{{VIT}}}, output: {{«tokens_per_sample: 9}}"), "(32 / 8)^2 = 16", "got 9"),
+    case("W005", "placement", modules(language="parallel: {dp: 2, rank_offset: 0}") + "«placement: colocated\n", "offsets", "placement: colocated"),
+    case("W005", "modules.language.parallel.expt_tp", language(f"parallel: {{dp: 2, «expt_tp: 2}}, model: {{{GPT}}}"), "expt_tp = 2"),
+    case("W005", "modules.language.parallel.sequence_parallel", language("parallel: {dp: 2, «sequence_parallel: true}"), "tp of language is 1"),
+    case("W005", "modules.video.special_token_id", modules(language="", video="«special_token_id: 7") + "topology: {language: [video]}\n", "video does not feed language"),
 ]  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def test_order_and_sequence_parallel_keep_their_names() -> None:
 def test_the_named_module_becomes_language() -> None:
     parallels = {"clip": {"data_parallel": 2}, "llm": {"tensor_parallel": 2}}
     spec = spec_of(parallels, llm_module_name="llm", special_token_ids={"clip": 7}, topology={"clip": ["llm"]})
-    assert spec.module_names == ("clip", "language")
+    assert tuple(spec.modules) == ("clip", "language")
     expected = Spec(
         batch=BATCH,
         modules={"clip": Module(parallel={"dp": 2}, special_token_id=7), "language": Module(parallel={"tp": 2})},

@@ -162,6 +162,11 @@ def test_each_family_has_its_own_sizes(sizes: dict[str, Any], family: str) -> No
     )
 
 
+@pytest.mark.parametrize("sizes", [VIT, AUDIO, {"preset": "clip-vit-l-14-336"}])
+def test_the_language_model_reads_text(sizes: dict[str, Any]) -> None:
+    assert found(sizes, seq_length=64) == [("S107", "language.model")]
+
+
 def test_sizes_without_preset_or_family_are_refused() -> None:
     assert found({"num_layers": 2}) == [("M001", "language.model")]
     assert found({}) == [("M001", "language.model")]
@@ -252,6 +257,7 @@ def test_experts_are_split_over_ep(ep: int) -> None:
 
 def test_ep_needs_experts_and_topk_is_at_most_their_number() -> None:
     assert found(GPT, {"dp": 2, "ep": 2}) == [("M006", "parallel.ep")]
+    assert found(GPT, {"dp": 2, "expt_tp": 2}) == []  # a warning: the ranks are refactored, and nobody uses it
     assert found(None, {"dp": 2, "ep": 2}) == []  # nothing is known of the model
     for topk in (1, 4, 5):
         assert found(GPT | {"num_moe_experts": 4, "moe_router_topk": topk}) == (
@@ -288,6 +294,10 @@ def test_sequence_parallel_cuts_what_a_cp_rank_holds(tp: int, cp: int) -> None:
     expected = [] if fits else [("M007", "parallel.sequence_parallel")]
     assert found(None, parallel | {"sequence_parallel": True}, seq_length=48) == expected
     assert found(None, parallel, seq_length=48) == []
+    images = Module(parallel=parallel | {"sequence_parallel": True}, output=Output(tokens_per_sample=48))
+    assert found(seq_length=64, others={"images": images}) == []  # what it hands on may differ from what it holds
+    varying = Module(parallel=parallel | {"sequence_parallel": True})
+    assert found(seq_length=64, others={"images": varying}) == []
 
 
 @pytest.mark.parametrize("hidden", [47, 48, 49])

@@ -310,7 +310,7 @@ def test_worlds_end_at_two_to_the_twenty_four() -> None:
     assert codes_of(spec_of(language={"rank_offset": 2**24})) == ["P009"]
     cluster = Cluster(nodes=2**13, gpus_per_node=2**12)
     assert codes_of(spec_of(cluster=cluster, language={"tp": 2})) == ["P009"]
-    assert "P009" in codes_of(spec_of(language={"tp": 2}), 2**24 + 1)
+    assert set(codes_of(spec_of(language={"tp": 2}), 2**24 + 1)) <= {"P009", "S104"}
 
 
 # ---- the expert view

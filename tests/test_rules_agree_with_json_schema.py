@@ -1,7 +1,6 @@
 """Law: the JSON Schema that `mimo schema` prints says yes exactly where the rules find no fault of a field.
 
-What JSON Schema cannot say is left out: whole floats (its integers; YAML's floats), rules that join several fields,
-and the other spelling of `order` as a list.
+What JSON Schema cannot say is left out: whole floats (its integers; YAML's floats) and rules that join several fields.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ NUMBERS = [
 ]
 VALUES: list[Any] = [
     None, True, False, *NUMBERS, *WORDS, [], [1], [1, 2, 3], [0], [1, "x"], ["language"], ["language", "2nd"],
+    ["tp", "cp", "dp", "pp"],
     [None], [[1]],
     [True], [1] * 4096, [1] * 4097, ["a"] * 256, ["a"] * 257, {}, {"x": 1}, {"tp": 2}, {"language": {}}, {"2nd": {}},
     {"language": None}, {"language": []}, {"images": ["language"]}, {"encoder": True}, {"encoder": 1}, {"": {}},

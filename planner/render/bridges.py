@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-from ..ir import Bridge, GroupKind, Strategy, Transfer
+from ..groups import Family
+from ..ir import Bridge, Strategy, Transfer
 from ..plan import Plan
 from .style import Style, listed, plural, wrap
 
+_MAX_SIZED = 4096  # groups of unlike form
 _MAX_LINES = 6  # of one block; the middle of a longer one is left out
 
 
@@ -18,10 +20,10 @@ def bridge_lines(plan: Plan, bridge: Bridge, style: Style) -> list[str]:
     src, dst = style.module(bridge.src, order[bridge.src]), style.module(bridge.dst, order[bridge.dst])
     num_src, num_dst = len(bridge.src_broadcast), len(bridge.dst_broadcast)
     output = plan.module(bridge.src).output
-    tokens = f"{output.tokens_per_sample:,}" if output.tokens_per_sample else "varying"
+    tokens = plural(output.tokens_per_sample, "token") if output.tokens_per_sample else "varying tokens"
     facts = [
         f"tensors of {output.tensor_dims} dims;",
-        f"{tokens} tokens per sample;",
+        f"{tokens} per sample;",
         *listed([phrase for phrase in _movement(plan, bridge) if phrase]),
     ]
     lines = [
@@ -48,11 +50,22 @@ def _ratio(num_src: int, num_dst: int) -> str:
 def _movement(plan: Plan, bridge: Bridge) -> list[str]:
     """How the bytes move, in phrases."""
     if bridge.strategy is Strategy.GATHER:
-        groups = plan.groups(bridge.name, GroupKind.BRIDGE_GATHER)
-        size = f" of {plural(len(groups[0]), 'rank')}" if len(groups) else ""
-        return ["shared ranks", f"{plural(len(groups), 'gather group')}{size}"]
+        (gather,) = plan.families_by_owner.get(bridge.name, (None,))
+        sizes = f" of {group_sizes(gather)}" if gather is not None and len(gather) else ""
+        return ["shared ranks", f"{plural(len(gather) if gather else 0, 'gather group')}{sizes}"]
     num_receivers = len(bridge.dst_broadcast[0])
     return ["leader to leader", f"then broadcast to {num_receivers} ranks" if num_receivers > 1 else ""]
+
+
+def group_sizes(family: Family) -> str:
+    """`8 ranks`, or `2-3 ranks` where groups differ (of very many, the first ones are looked at)."""
+    if not len(family):
+        return "no ranks"
+    if family.sets.translates() is not None:
+        return plural(len(family.group(0).ranks), "rank")
+    sizes = {len(family.group(index).ranks) for index in range(min(len(family), _MAX_SIZED))}
+    low, high = min(sizes), max(sizes)
+    return plural(low, "rank") if low == high else f"{low:,}-{high:,} ranks"
 
 
 def _drawn(transfers: Sequence[Transfer]) -> list[str]:

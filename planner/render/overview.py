@@ -10,7 +10,7 @@ from ..groups import Family
 from ..ir import ModulePlan
 from ..plan import Plan
 from ..sharing import num_communicators
-from .bridges import bridge_lines
+from .bridges import bridge_lines, group_sizes
 from .rank_map import rank_map
 from .style import Style, columns, listed, plural, shorten, wrap
 
@@ -102,15 +102,9 @@ def _kinds_by_sets(families: Sequence[Family]) -> list[tuple[str, list[str]]]:
     """Kinds of one owner whose groups are the same ranks, together: (count and size, kinds)."""
     found: dict[object, tuple[str, list[str]]] = {}
     for family in families:
-        if not len(family):
-            found[family.kind] = ("none", [family.kind])
-            continue
-        first, last = family.group(0), family.group(len(family) - 1)
-        size = len(first.ranks)
-        sizes = f"{len(family):,} of {plural(size, 'rank')}"
-        # Two kinds of one module that agree in number, first and last group are equal: all are translates.
-        key = (len(family), first.boxes, last.boxes)
-        found.setdefault(key, (sizes, []))[1].append(family.kind)
+        # Translates of one box are equal when the box and its starts are; the others stand for themselves.
+        key = family.sets.translates() or family.kind
+        found.setdefault(key, (f"{len(family):,} of {group_sizes(family)}", []))[1].append(family.kind)
     return list(found.values())
 
 

@@ -12,9 +12,9 @@ from os.path import commonprefix
 from ..axes import Axis
 from ..ir import Grid, ModulePlan
 from ..plan import Plan
-from .style import Style, plural, spans, wrap
+from .style import Style, listed, spans, wrap
 
-MAX_RANKS = 65_536  # more would take seconds to list; --rank N answers for each of them
+MAX_LISTED = 65_536  # more would take seconds to list; --rank N answers for each of them
 _ROW_WITHOUT_NODES = 8
 _SHOWN = ((Axis.PP, "p"), (Axis.DP, "d"), (Axis.CP, "c"), (Axis.TP, "t"))
 
@@ -24,16 +24,21 @@ Row = list[list[Cell]]  # per GPU, its modules
 
 def rank_map(plan: Plan, style: Style) -> list[str]:
     """The lines of the map."""
-    if plan.world_size > MAX_RANKS:
-        return [f"  left out above {MAX_RANKS:,} ranks; --rank N shows one of them"]
+    if plan.world_size > MAX_LISTED:
+        return [f"  left out above {MAX_LISTED:,} ranks; --rank N shows one of them"]
     letters = module_letters([module.name for module in plan.modules])
     per_row = plan.gpus_per_node or min(plan.world_size, _ROW_WITHOUT_NODES)
     folded: dict[object, list[tuple[int, Row]]] = {}
     for node, row in enumerate(_rows(plan, per_row)):
         folded.setdefault(_without_lanes(row), []).append((node, row))
+    labels = [
+        f"node {node}" if plan.gpus_per_node else f"rank {node * per_row}"
+        for node, _ in (rows[0] for rows in folded.values())
+    ]
+    margin = max(8, *map(len, labels)) + 1
     lines = [_legend(plan, letters, style)]
-    for alike in folded.values():
-        lines += _node_lines(plan, letters, alike, per_row, style)
+    for label, alike in zip(labels, folded.values(), strict=True):
+        lines += _node_lines(plan, letters, alike, label.ljust(margin), style)
     return lines
 
 
@@ -94,17 +99,14 @@ def _text(cell: Cell, letters: list[str]) -> str:
     return letters[index] + "".join(f"{letter}{at}" for letter, at in coords)
 
 
-def _node_lines(plan: Plan, letters: list[str], alike: list[tuple[int, Row]], per_row: int, style: Style) -> list[str]:
-    """The lines of the first of some rows that are alike, and one that says which rows repeat it."""
-    node, row = alike[0]
-    label = f"node {node}" if plan.gpus_per_node else f"rank {node * per_row}"
-    margin = max(len(label) + 1, 9)
-    lines: list[str] = []
-    for text in _row_lines(row, letters, style.width - margin - 4, style):
-        lines.append(f"  {label.ljust(margin)}{style.dim('|')} {text}")
-        label = ""
+def _node_lines(plan: Plan, letters: list[str], alike: list[tuple[int, Row]], label: str, style: Style) -> list[str]:
+    """The lines of the first of some rows that are alike, and those that say which rows repeat it."""
+    blank = f"  {' ' * len(label)}"
+    width = style.width - len(blank) - 2
+    texts = _row_lines(alike[0][1], letters, width, style)
+    lines = [f"{f'  {label}' if i == 0 else blank}{style.dim('|')} {text}" for i, text in enumerate(texts)]
     if len(alike) > 1:
-        lines.append(style.dim(f"  {''.ljust(margin)}| {_repeats(plan, alike, letters, per_row)}"))
+        lines += [style.dim(f"{blank}| {text}") for text in wrap(_repeats(plan, alike, letters), width)]
     return lines
 
 
@@ -136,18 +138,24 @@ def _filled(texts: list[str], width: int) -> list[str]:
     return wrap([*heads, *(cell.ljust(longest) for cell in cells)], width)
 
 
-def _repeats(plan: Plan, alike: list[tuple[int, Row]], letters: list[str], per_row: int) -> str:
-    """`and nodes 1-15 (15 nodes), with lanes L1-15`."""
+def _repeats(plan: Plan, alike: list[tuple[int, Row]], letters: list[str]) -> list[str]:
+    """`and nodes 1-15 (15 nodes), with lanes L 1-15`, as phrases to wrap."""
     nodes = [node for node, _ in alike[1:]]
     if plan.gpus_per_node:
-        where = f"nodes {spans(nodes)}" if len(nodes) > 1 else f"node {nodes[0]}"
-        where += f" ({plural(len(nodes), 'node')})" if len(nodes) > 1 else ""
+        where = f"nodes {spans(nodes)} ({len(nodes)} nodes)" if len(nodes) > 1 else f"node {nodes[0]}"
     else:
+        per_row = len(alike[0][1])
         where = f"ranks from {spans([node * per_row for node in nodes])}"
     lanes: dict[int, set[int]] = {}
     for _, row in alike[1:]:
         for index, coords in (cell for cells in row for cell in cells):
             if "d" in dict(coords):
                 lanes.setdefault(index, set()).add(dict(coords)["d"])
-    listed = [f"{letters[index]} {spans(sorted(found))}" for index, found in sorted(lanes.items())]
-    return f"and {where}" + (f", with lanes {', '.join(listed)}" if listed else "")
+    told = [f"{letters[index]} {_lanes(sorted(found))}" for index, found in sorted(lanes.items())]
+    return [f"and {where}"] if not told else [f"and {where},", *listed([f"with lanes {told[0]}", *told[1:]])]
+
+
+def _lanes(lanes: list[int]) -> str:
+    """`1-13`, or `8-123 (64 lanes)` where they come in more runs than one would read."""
+    text = spans(lanes)
+    return text if text.count(",") <= 2 else f"{lanes[0]}-{lanes[-1]} ({len(lanes)} lanes)"

@@ -13,6 +13,7 @@ from ..plan import Plan
 from .style import Style, columns, spans, wrap
 
 _MAX_RANKS_SHOWN = 32
+_MAX_BOXES_SHOWN = 6
 
 
 def rank_view(plan: Plan, rank: int, style: Style) -> str:
@@ -68,16 +69,18 @@ def _ranks(group: Group) -> list[str]:
     size = sum(map(len, group.boxes))
     if size <= _MAX_RANKS_SHOWN:
         return [spans(group.ranks)]
-    found = [_box(box.start, box.dims) for box in group.boxes]
+    found = [_box(box.start, box.dims) for box in group.boxes[:_MAX_BOXES_SHOWN]]
+    found += ["..."] if len(group.boxes) > _MAX_BOXES_SHOWN else []
     return [*(f"{text}," for text in found[:-1]), found[-1], f"({size:,} ranks)"]
 
 
 def _box(start: int, dims: tuple[tuple[int, int], ...]) -> str:
-    """`0-4095`, or `0-4088 by 8`, or the box's shape."""
-    if len(dims) == 1:
-        ((size, stride),) = dims
-        return f"{start}-{start + (size - 1) * stride}" + (f" by {stride}" if stride > 1 else "")
-    return f"{start} + " + " + ".join(f"{stride}*(0-{size - 1})" for size, stride in dims)
+    """`7`, `0-4095`, `0-4088 by 8`, or the box's shape."""
+    if len(dims) > 1:
+        return f"{start} + " + " + ".join(f"{stride}*(0-{size - 1})" for size, stride in dims)
+    size, stride = dims[0] if dims else (1, 1)
+    last = start + (size - 1) * stride
+    return str(start) if size == 1 else f"{start}-{last}" + (f" by {stride}" if stride > 1 else "")
 
 
 def _transfers(view: RankView) -> list[str]:
