@@ -1,0 +1,102 @@
+"""One process of a run: what torchrun's environment says, the store, the default group, and their end.
+
+The store comes before the default group, and the default group before any other: `agree.py` compares the plan
+over the store in between. Without torchrun's environment the run is one rank.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.metadata import version
+
+import attrs
+import torch
+import torch.distributed as dist
+
+from . import device
+from .agree import Claim, agree
+from .errors import ExecutorError
+
+DEFAULT_TIMEOUT = timedelta(seconds=120)
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@attrs.frozen
+class Versions:
+    """The installed versions that a run depends on."""
+
+    torch: str
+    megatron_core: str
+
+    @classmethod
+    def installed(cls) -> Versions:
+        return cls(version("torch"), version("megatron-core"))
+
+
+@attrs.frozen
+class Context:
+    """A started process.
+
+    Attributes:
+        claim: decides which one of several failing ranks speaks.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    timeout: timedelta
+    store: dist.Store
+    claim: Claim
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which prints."""
+        return self.rank == 0
+
+
+def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
+    """Meet the other processes at the store; no process group exists yet.
+
+    Raises:
+        ExecutorError: the environment names some of torchrun's variables and not others.
+    """
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing and len(missing) < len(_VARIABLES):
+        raise ExecutorError(f"the environment lacks {', '.join(missing)}; start with torchrun, or set all of {_VARIABLES}")
+    if missing:
+        rank, world_size, store = 0, 1, dist.HashStore()
+    else:
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    chosen = device.select(int(os.environ.get("LOCAL_RANK", rank)))
+    return Context(rank, world_size, chosen, timeout, store, Claim(dist.PrefixStore("claim", store)))
+
+
+@contextmanager
+def started(context: Context, digest: str, plan_world_size: int) -> Iterator[None]:
+    """Agree on the plan, then hold the default process group and megatron-core's one global buffer.
+
+    Raises:
+        DisagreementError: before any process group, where ranks differ.
+    """
+    found = {"plan": digest, **attrs.asdict(Versions.installed())}
+    agree(dist.PrefixStore("agree", context.store), context.rank, context.world_size, plan_world_size, found)
+    dist.init_process_group(
+        device.backend(),
+        store=dist.PrefixStore("world", context.store),
+        rank=context.rank,
+        world_size=context.world_size,
+        timeout=context.timeout,
+    )
+    from megatron.core import parallel_state  # noqa: PLC0415  seconds to import: only once the ranks agree
+
+    parallel_state._set_global_memory_buffer()  # linear layers under sequence parallelism gather into it
+    try:
+        with device.ready():
+            yield
+    finally:
+        parallel_state.destroy_global_memory_buffer()
+        dist.destroy_process_group()

@@ -1,0 +1,129 @@
+"""Plan -> process groups: each rank creates only its own, walking the plan's one creation order.
+
+Which groups share a communicator (rule, by kind; the same on every member because all members of a set of ranks
+meet the same groups with that set in the same order):
+- groups of one rank share one communicator: nothing is ever sent.
+- groups with equal ranks share one when their kinds are in the same lane of traffic below. Two groups in one lane
+  are never meant to run at the same time; on one communicator, operations run one after the other.
+- kinds in no lane run between steps only (gradient norms, tied embeddings) and share with any.
+- a bridge's groups never share: its transfers are meant to overlap everything else.
+
+Member-only creation is safe because names are: torch salts the name of a locally synchronised group with its own
+counter of creations, which differs between ranks that have created different groups; here the counter is set to the
+group's position in the plan before each creation, so that all members compute the same name (torch 2.6 to 2.15).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import attrs
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from planner import Group, GroupKind, Plan
+
+# Kinds whose traffic is meant to overlap are in different lanes.
+LANES: dict[GroupKind, str] = {
+    GroupKind.TP: "tensor",
+    GroupKind.TP_CP: "tensor",
+    GroupKind.CP: "context",  # ring attention runs beside the tensor-parallel products
+    GroupKind.PP: "pipeline",
+    GroupKind.DP: "gradients",
+    GroupKind.DP_CP: "gradients",
+    GroupKind.EP: "experts",  # dispatch of tokens overlaps the reduction of dense gradients
+    GroupKind.TP_EP: "experts",
+    GroupKind.EXPT_TP: "expert-tensor",
+    GroupKind.EXPT_DP: "expert-gradients",
+}
+_BRIDGE_KINDS = frozenset(kind for kind in GroupKind if kind.startswith("bridge"))
+
+
+@attrs.define
+class _Communicator:
+    """A process group with the traffic that it already carries."""
+
+    process_group: dist.ProcessGroup
+    lane: str | None
+    num_groups: int = 1
+
+
+@attrs.frozen
+class StartUp:
+    """What creating the groups took: counts of this rank, and seconds."""
+
+    num_groups: int
+    num_communicators: int
+    seconds: float
+
+
+class ProcessGroups:
+    """The process groups of one rank, by owner and kind. Nothing is created after construction."""
+
+    def __init__(self, plan: Plan, rank: int, timeout: timedelta | None = None) -> None:
+        started = time.perf_counter()
+        self.plan = plan
+        self.view = plan.view(rank)
+        self._timeout = timeout
+        self._base = distributed_c10d._world.group_count
+        self._communicators: dict[tuple[int, ...], list[_Communicator]] = {}
+        self._opened = tuple((group, self._open(group)) for group in self.view.groups)
+        distributed_c10d._world.group_count = self._base + plan.num_groups
+        count = sum(map(len, self._communicators.values()))
+        self.start_up = StartUp(len(self._opened), count, time.perf_counter() - started)
+
+    @property
+    def rank(self) -> int:
+        return self.view.rank
+
+    def get(self, owner: str, kind: GroupKind | str) -> dist.ProcessGroup | None:
+        """The rank's (first) process group of a kind; None where the plan gives it none."""
+        matching = (opened for group, opened in self._opened if (group.owner, group.kind) == (owner, kind))
+        return next(matching, None)
+
+    def with_ranks(self, owner: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+        """The process group of an owner that holds exactly these ranks. Raises KeyError."""
+        for group, opened in self._opened:
+            if group.owner == owner and group.ranks == ranks:
+                return opened
+        raise KeyError(f"the plan gives rank {self.rank} no group {ranks} of {owner}")
+
+    def __iter__(self) -> Iterator[tuple[Group, dist.ProcessGroup]]:
+        """The rank's groups with their process groups, in creation order."""
+        return iter(self._opened)
+
+    def _open(self, group: Group) -> dist.ProcessGroup:
+        """Share a communicator, or create one."""
+        ranks = group.ranks
+        known = self._communicators.setdefault(ranks, [])
+        lane = LANES.get(group.kind)
+        for communicator in known:
+            if len(ranks) == 1 or _may_share(group.kind, lane, communicator):
+                communicator.lane = communicator.lane or lane
+                communicator.num_groups += 1
+                return communicator.process_group
+        known.append(_Communicator(self._create(group, ranks), _lane_of(group)))
+        return known[-1].process_group
+
+    def _create(self, group: Group, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+        distributed_c10d._world.group_count = self._base + group.position
+        created: dist.ProcessGroup = dist.new_group(
+            list(ranks),
+            timeout=self._timeout,
+            use_local_synchronization=True,
+            group_desc=f"{group.owner}:{group.kind}:{group.index}",
+        )
+        return created
+
+
+def _lane_of(group: Group) -> str | None:
+    """The lane that a new communicator starts with; a bridge's communicators are nobody else's."""
+    return f"{group.owner}:{group.kind}" if group.kind in _BRIDGE_KINDS else LANES.get(group.kind)
+
+
+def _may_share(kind: GroupKind, lane: str | None, communicator: _Communicator) -> bool:
+    if kind in _BRIDGE_KINDS:
+        return False
+    return lane is None or communicator.lane is None or communicator.lane == lane

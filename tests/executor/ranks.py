@@ -1,0 +1,102 @@
+"""Runs a function on several real ranks: torch and megatron-core are imported once, then ranks are forked.
+
+    results = run(8, "jobs:train", plan_json)
+
+The function is named, not passed, so that the test process itself need not import torch. A rank's exception reaches
+the caller with its traceback; ranks that are still running then, or at the deadline, are killed - only these.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import socket
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).parent
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["preload"])
+
+
+class RankError(Exception):
+    """One or more ranks failed; the text holds their tracebacks."""
+
+
+def run(world_size: int, function: str, *args: Any, timeout: float = 120, env: dict[str, str] | None = None) -> list[Any]:
+    """Call `function` ("module:name") with `args` on every rank; the results by rank.
+
+    Raises:
+        RankError: a rank raised, died, or did not finish within `timeout` seconds.
+    """
+    sys.path[:] = [str(_HERE), *[path for path in sys.path if path != str(_HERE)]]
+    port = _free_port()
+    pipes, processes = [], []
+    for rank in range(world_size):
+        ours, theirs = _context.Pipe(duplex=False)
+        variables = _variables(rank, world_size, port) | (env or {})
+        process = _context.Process(target=_main, args=(theirs, function, args, variables), daemon=True)
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        return _collect(pipes, time.monotonic() + timeout)
+    finally:
+        for process in processes:
+            process.join(timeout=2)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
+    results: dict[int, Any] = {}
+    errors: dict[int, str] = {}
+    waiting = {pipe: rank for rank, pipe in enumerate(pipes)}
+    while waiting and not errors:
+        ready = wait(list(waiting), max(0, deadline - time.monotonic()))
+        if not ready:
+            errors = {rank: "did not finish in time" for rank in waiting.values()}
+        for pipe in ready:
+            rank = waiting.pop(pipe)
+            try:
+                kind, value = pipe.recv()
+            except EOFError:
+                kind, value = "error", "died without a word"
+            (results if kind == "ok" else errors)[rank] = value
+    if errors:
+        raise RankError("\n".join(f"rank {rank}: {text}" for rank, text in sorted(errors.items())))
+    return [results[rank] for rank in range(len(pipes))]
+
+
+def _variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _main(pipe: Connection, function: str, args: tuple[Any, ...], variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+    module, name = function.split(":")
+    try:
+        value = ("ok", getattr(importlib.import_module(module), name)(*args))
+    except BaseException:  # noqa: BLE001  whatever it was, the caller must see it
+        value = ("error", traceback.format_exc())
+    pipe.send(value)
+    pipe.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
