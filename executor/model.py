@@ -144,7 +144,8 @@ def projection_spec(module: ModulePlan, width: int, dtype: torch.dtype, collecti
         num_layers=1,
         hidden_size=width,
         ffn_hidden_size=model.projector_hidden_size or width,
-        num_attention_heads=1,
+        num_attention_heads=module.grid.size_of(Axis.TP),  # it has none, and the configuration wants tp to divide them
+        kv_channels=1,
         tensor_model_parallel_size=module.grid.size_of(Axis.TP),
         params_dtype=dtype,
         calculate_per_token_loss=True,

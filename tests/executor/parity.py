@@ -13,11 +13,20 @@ from planner import Plan
 
 @attrs.frozen
 class Parity:
-    """Largest differences: of losses and gradient norms (relative), and of weights (absolute)."""
+    """Largest differences: of losses and gradient norms (relative), and of weights (absolute).
+
+    One step of float32 (1.2e-7 for a weight of 1) is the smallest difference there is, and counts as none.
+    """
 
     loss: float
     grad_norm: float
     weights: float
+
+    def check(self) -> None:
+        """The bounds that every layout must keep in fp32 with SGD."""
+        assert self.loss <= 1e-6, self
+        assert self.grad_norm <= 1e-6, self
+        assert self.weights <= 1e-7, self
 
 
 def measure(plan: Plan, **options: Any) -> Parity:
@@ -33,8 +42,13 @@ def measure(plan: Plan, **options: Any) -> Parity:
     return Parity(
         loss=max(abs(got[0] - want[0]) / abs(want[0]) for got, want in pairs),
         grad_norm=max(abs(got[1] - want[1]) / max(abs(want[1]), 1e-30) for got, want in pairs),
-        weights=max(float(np.abs(found[key] - wanted[key]).max()) for key in wanted),
+        weights=max(_difference(found[key], wanted[key]) for key in wanted),
     )
+
+
+def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    difference = np.abs(found - wanted)
+    return float(difference[difference > np.spacing(np.abs(wanted))].max(initial=0.0))
 
 
 def assemble(parts_of_ranks: list[list[tuple[Any, ...]]]) -> dict[str, np.ndarray]:

@@ -8,20 +8,20 @@ the caller with its traceback; ranks that are still running then, or at the dead
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
 import socket
-import sys
 import time
 import traceback
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["preload"])
 
 
 class RankError(Exception):
@@ -34,7 +34,7 @@ def run(world_size: int, function: str, *args: Any, timeout: float = 120, env: d
     Raises:
         RankError: a rank raised, died, or did not finish within `timeout` seconds.
     """
-    sys.path[:] = [str(_HERE), *[path for path in sys.path if path != str(_HERE)]]
+    _start_server()
     port = _free_port()
     pipes, processes = [], []
     for rank in range(world_size):
@@ -53,6 +53,21 @@ def run(world_size: int, function: str, *args: Any, timeout: float = 120, env: d
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+@functools.cache
+def _start_server() -> None:
+    """Start the process that imports everything and forks ranks. It finds modules by PYTHONPATH only."""
+    saved = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_HERE), str(_HERE.parents[1]), *([saved] if saved else [])])
+    try:
+        _context.set_forkserver_preload(["preload"])
+        forkserver.ensure_running()
+    finally:
+        if saved is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = saved
 
 
 def _collect(pipes: list[Connection], deadline: float) -> list[Any]:

@@ -27,8 +27,4 @@ def test_layout_trains_as_one_rank(row: dict[str, str]) -> None:
         fixed=sizes["vision_dp"] > sizes["llm_dp"],  # the stock bridge: equal image counts on fan-in
     )
     assert plan.world_size == sizes["world"]
-    parity = measure(plan)
-    print(row["name"], parity)
-    assert parity.loss <= 1e-6
-    assert parity.grad_norm <= 1e-6
-    assert parity.weights <= 1e-7
+    measure(plan).check()
