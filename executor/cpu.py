@@ -5,7 +5,8 @@ megatron-core names CUDA directly in about a dozen places. While `emulated()` is
   those strings);
 - `torch.cuda`'s streams do nothing, and its random state is torch's default CPU generator, so that megatron's
   RNG tracker works. Left alone, the tracker's setters would be queued for a GPU that never comes, silently;
-- all-to-all accepts split sizes as tensors, as the expert dispatcher passes them.
+- all-to-all accepts split sizes as tensors, as the expert dispatcher passes them;
+- the same holds while gradients are computed, where recomputed layers ask for CUDA again.
 
 The function mode is thread-local: run the model in the thread that entered the context.
 """
@@ -52,6 +53,14 @@ class _Stream:
     def wait_stream(self, other: object) -> None:
         """Nothing to wait for."""
 
+    def wait_event(self, event: object) -> None:
+        """Nothing to wait for."""
+
+    def record_event(self, event: object = None) -> _Stream:
+        """A point in the stream's work, which is already done: the stream itself serves."""
+        del event
+        return self
+
     def synchronize(self) -> None:
         """Nothing to wait for."""
 
@@ -79,7 +88,14 @@ def _all_to_all_single(
     return _real_all_to_all_single(output, tensor, *splits, **kwargs)
 
 
+def _backward(*args: Any, **kwargs: Any) -> Any:
+    """The autograd engine, under the mode again: torch leaves it for the length of a call to `backward`."""
+    with _CudaIsCpu():
+        return _real_backward(*args, **kwargs)
+
+
 _real_all_to_all_single = dist.all_to_all_single
+_real_backward = torch.autograd._engine_run_backward
 
 
 def _replacements() -> list[tuple[Any, str, Any]]:
@@ -100,6 +116,7 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         (random, "_get_cuda_rng_state", _get_state),
         (random, "_set_cuda_rng_state", _set_state),
         (dist, "all_to_all_single", _all_to_all_single),
+        (torch.autograd, "_engine_run_backward", _backward),
     ]
 
 

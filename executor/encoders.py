@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from megatron.core.models.mimo.submodules.base import ModalitySubmodules
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlock
@@ -132,6 +133,30 @@ def _sinusoids(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
     angles = torch.arange(length, device=like.device)[:, None] * scales[None, :]
     table = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
     return functional.pad(table, (0, width - table.shape[1])).to(like.dtype)
+
+
+class LinearProjection(MegatronModule):  # type: ignore[misc]
+    """One linear layer into language's width, the same on every tp rank.
+
+    Not megatron-core's projector of the kind "affine": above tp 1 it adds a part of the bias to the whole output.
+    """
+
+    def __init__(self, config: TransformerConfig, input_size: int, pg_collection: ProcessGroupCollection) -> None:
+        super().__init__(config=config)
+        self.tp_group = pg_collection.tp
+        self.linear = ColumnParallelLinear(
+            input_size,
+            config.hidden_size,
+            config=config,
+            init_method=config.init_method,
+            gather_output=True,
+            tp_group=pg_collection.tp,
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(tokens, encoder's hidden) -> (tokens, language's hidden)."""
+        projected: torch.Tensor = self.linear(features)[0]
+        return projected
 
 
 class EncoderSubmodules(ModalitySubmodules):  # type: ignore[misc]

@@ -24,7 +24,7 @@ from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
 
 from .bridge import PlannedColocatedBridge
-from .encoders import AudioEncoder, EncoderSubmodules, VisionEncoder
+from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
 from .grids import build_grids, collection_of
 from .groups import ProcessGroups
 from .transformer import block_spec, model_of, padded_vocab_size, transformer_config
@@ -151,16 +151,11 @@ def projection_spec(module: ModulePlan, width: int, dtype: torch.dtype, collecti
         calculate_per_token_loss=True,
         perform_initialization=False,
     )
-    return ModuleSpec(
-        module=MultimodalProjector,
-        params={
-            "config": config,
-            "submodules": MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
-            "projector_type": "mlp" if model.projector_hidden_size else "affine",
-            "input_size": model.hidden_size,
-            "pg_collection": collection,
-        },
-    )
+    params = {"config": config, "input_size": model.hidden_size, "pg_collection": collection}
+    if model.projector_hidden_size is None:
+        return ModuleSpec(module=LinearProjection, params=params)
+    submodules = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    return ModuleSpec(module=MultimodalProjector, params={**params, "submodules": submodules, "projector_type": "mlp"})
 
 
 def _num_layers(module: ModulePlan, groups: ProcessGroups) -> int:

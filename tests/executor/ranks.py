@@ -86,7 +86,9 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
                 kind, value = "error", "died without a word"
             (results if kind == "ok" else errors)[rank] = value
     if errors:
-        raise RankError("\n".join(f"rank {rank}: {text}" for rank, text in sorted(errors.items())))
+        rank, text = min(errors.items())
+        others = f"; also failed: {sorted(errors)[1:]}" if len(errors) > 1 else ""
+        raise RankError(f"rank {rank}: {text}{others}")
     return [results[rank] for rank in range(len(pipes))]
 
 
