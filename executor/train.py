@@ -14,25 +14,24 @@ from typing import Any
 import attrs
 import torch
 import torch.distributed as dist
-from megatron.core.models.mimo.optimizer import get_mimo_optimizer
-from megatron.core.optimizer.optimizer_config import OptimizerConfig
 from megatron.core.pipeline_parallel.schedules import forward_backward_pipelining_without_interleaving
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, ModuleLayout, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, Plan
 from planner.data import INPUT_IDS, LABELS, LOSS_MASK, POSITION_IDS
 
 from .bridge import PlannedCommunicator
 from .compare import check_communicator, check_model
 from .data import Microbatch, Synthetic
-from .ddp import modules_of, wrap
+from .ddp import wrap
 from .device import memory_bytes
 from .errors import ExecutorError
 from .gradients import Finalizer, counts_tokens
 from .grids import collection_of
 from .groups import ProcessGroups
 from .model import PlannedMimoModel, build_model
+from .optimizer import build_optimizer, optimizer_config
 from .weights import initialize
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -93,8 +92,13 @@ class Trainer:
         self._communicator = PlannedCommunicator(plan, self.model.mimo_config.module_to_grid_map, groups, config)
         check_communicator(self._communicator, groups)
         self._collection = _schedule_collection(groups)
-        self._optimizer = get_mimo_optimizer(self.model, _optimizer_config(settings, dtype))
-        config.grad_scale_func = None
+        chosen = optimizer_config(
+            optimizer=settings.optimizer,
+            lr=settings.lr,
+            dtype=dtype,
+            distributed_optimizer=settings.distributed_optimizer,
+        )
+        self._optimizer = build_optimizer(self.model, groups, chosen)
 
     def run(self, num_steps: int) -> Iterator[Step]:
         """Train, yielding after each step."""
@@ -148,13 +152,12 @@ class Trainer:
     def _modality_inputs(self, batch: Microbatch) -> dict[str, Any] | None:
         """The inputs of every encoder whose first stage this rank is."""
         found: dict[str, Any] = {}
-        for name, submodule in self.model.modality_submodules.items():
+        for name in self.model.modality_submodules:
             inputs = batch.items_of(name, self.view.batch_slices[name])
             if inputs is not None and self.view.role.is_first_stage(name):
                 encoder = self.plan.module(name).model.family  # type: ignore[union-attr]  # built from it
                 argument = {"inputs": inputs.to(self._device)}
                 found[name] = {encoder: argument}
-            del submodule
         return found or None
 
     def _total(self, losses: list[torch.Tensor]) -> float:
@@ -177,20 +180,6 @@ def _schedule_collection(groups: ProcessGroups) -> MultiModuleProcessGroupCollec
     return MultiModuleProcessGroupCollection({name: collection_of(name, groups) for name in modules}, language)
 
 
-def _optimizer_config(settings: Settings, dtype: torch.dtype) -> OptimizerConfig:
-    return OptimizerConfig(
-        optimizer=settings.optimizer,
-        lr=settings.lr,
-        min_lr=settings.lr,
-        weight_decay=0.0,
-        sgd_momentum=0.0,
-        clip_grad=0.0,
-        bf16=dtype is torch.bfloat16,
-        params_dtype=dtype,
-        use_distributed_optimizer=settings.distributed_optimizer,
-    )
-
-
 def _seed(groups: ProcessGroups, seed: int) -> None:
     """Random streams of this rank: of its first module's tp coord. Nothing here draws from them (no dropout)."""
     collection = collection_of(next(iter(groups.view.role.modules)), groups)
@@ -202,5 +191,3 @@ def _seed(groups: ProcessGroups, seed: int) -> None:
         force_reset_rng=True,
     )
 
-
-__all__ = ["DTYPES", "ModuleLayout", "Settings", "Step", "Trainer", "modules_of", "summed_loss"]
