@@ -72,7 +72,12 @@ def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None
             f"{batch.global_size / batch.micro_size:g}, must be whole"
         )
         above = -(-batch.global_size // batch.micro_size) * batch.micro_size
-        faults.add(codes.MICROBATCHES, ("batch", "global_size"), rule, f"use a multiple of {batch.micro_size}, such as {above}")
+        faults.add(
+            codes.MICROBATCHES,
+            ("batch", "global_size"),
+            rule,
+            f"use a multiple of {batch.micro_size}, such as {above}",
+        )
     common = lcm(*(grid.num_lanes for grid in grids.values()))
     for name, grid in grids.items():
         path = ("modules", name, "parallel", "dp")

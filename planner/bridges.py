@@ -25,8 +25,19 @@ from typing import overload
 import attrs
 
 from .axes import Axis
-from .coords import Box
-from .ir import Bridge, EdgeTransfers, Grid, GroupKind, Groups, ModulePlan, RankSets, Strategy, Transfer, edge_name
+from .coords import Box, merge
+from .ir import (
+    Bridge,
+    EdgeTransfers,
+    Grid,
+    GroupKind,
+    Groups,
+    ModulePlan,
+    RankSets,
+    Strategy,
+    Transfer,
+    edge_name,
+)
 
 
 @attrs.frozen
@@ -36,7 +47,7 @@ class Boundary:
     grid: Grid
     is_source: bool
 
-    @property
+    @cached_property
     def stage(self) -> int:
         return self.grid.num_stages - 1 if self.is_source else 0
 
@@ -54,15 +65,19 @@ class Boundary:
         return tuple((self.grid.size_of(axis), self._strides[axis]) for axis in (Axis.TP, Axis.CP))
 
     @cached_property
+    def _lane_dims(self) -> tuple[tuple[int, int], ...]:
+        return merge(self._lane_digits)
+
+    @cached_property
     def _start(self) -> int:
         return self.grid.rank_offset + self.stage * self._strides[Axis.PP]
 
     @cached_property
-    def _leader_offset(self) -> int:
-        """From a lane's first boundary rank to its leader."""
-        return sum((size - 1) * stride for size, stride in self._lane_digits) if self.is_source else 0
+    def _first_leader(self) -> int:
+        """Leader of lane 0: the last of its boundary ranks on the source side, the first on the other."""
+        return self._start + (sum((size - 1) * by for size, by in self._lane_digits) if self.is_source else 0)
 
-    @property
+    @cached_property
     def lane_stride(self) -> int:
         """Ranks from one lane to the next."""
         return self._strides[Axis.DP]
@@ -72,15 +87,30 @@ class Boundary:
         return Box.of(self._start + first * self.lane_stride, (*self._lane_digits, (num_lanes, self.lane_stride)))
 
     def leader(self, lane: int) -> int:
-        return self._start + lane * self.lane_stride + self._leader_offset
+        return self._first_leader + lane * self.lane_stride
 
     def leaders(self) -> Box:
         return Box.of(self.leader(0), ((len(self), self.lane_stride),))
 
     def lane_led_by(self, rank: int) -> int | None:
         """The lane whose leader `rank` is, if any."""
-        lanes = self.indices(rank)
-        return lanes[0] if lanes and self.leader(lanes[0]) == rank else None
+        lane = self.lane_of(rank)
+        return lane if lane is not None and self.leader(lane) == rank else None
+
+    def lane_of(self, rank: int) -> int | None:
+        """The lane of a rank of the boundary stage; None for any other rank."""
+        if rank not in self.grid:
+            return None
+        (pp_size, pp_stride), (dp_size, dp_stride) = self._stage_and_lane
+        local = rank - self.grid.rank_offset
+        if local // pp_stride % pp_size != self.stage:
+            return None
+        return local // dp_stride % dp_size
+
+    @cached_property
+    def _stage_and_lane(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        pp, dp = ((self.grid.size_of(axis), self._strides[axis]) for axis in (Axis.PP, Axis.DP))
+        return pp, dp
 
     # RankSets: the broadcast groups of this side
 
@@ -88,13 +118,11 @@ class Boundary:
         return self.grid.num_lanes
 
     def boxes(self, index: int) -> tuple[Box, ...]:
-        return (self.block(index, 1),)
+        return (Box(self._start + index * self.lane_stride, self._lane_dims),)
 
     def indices(self, rank: int) -> tuple[int, ...]:
-        if rank not in self.grid:
-            return ()
-        coords = self.grid.dense.coords(rank)
-        return (coords[Axis.DP],) if coords[Axis.PP] == self.stage else ()
+        lane = self.lane_of(rank)
+        return () if lane is None else (lane,)
 
 
 @attrs.frozen
@@ -107,8 +135,12 @@ class Leaders:
     def __len__(self) -> int:
         return 1
 
+    @cached_property
+    def _boxes(self) -> tuple[Box, Box]:
+        return self.src.leaders(), self.dst.leaders()
+
     def boxes(self, index: int) -> tuple[Box, ...]:  # noqa: ARG002
-        return (self.src.leaders(), self.dst.leaders())
+        return self._boxes
 
     def indices(self, rank: int) -> tuple[int, ...]:
         led = self.src.lane_led_by(rank) is not None or self.dst.lane_led_by(rank) is not None
@@ -138,9 +170,7 @@ class BlockGather:
         return tuple(dict.fromkeys(boxes))
 
     def indices(self, rank: int) -> tuple[int, ...]:
-        found = {
-            lane * self._num_blocks // len(side) for side in (self.src, self.dst) for lane in side.indices(rank)
-        }
+        found = {lane * self._num_blocks // len(side) for side in (self.src, self.dst) for lane in side.indices(rank)}
         return tuple(sorted(found))
 
 
@@ -189,6 +219,11 @@ class Transfers(Sequence[Transfer]):
         count = gcd(len(self.src), len(self.dst))
         return count, len(self.src) // count, len(self.dst) // count
 
+    @cached_property
+    def _lane_sizes(self) -> tuple[int, int]:
+        """Samples of the microbatch in each source lane, and in each destination lane."""
+        return self.micro_size // len(self.src), self.micro_size // len(self.dst)
+
     def __len__(self) -> int:
         count, num_src, num_dst = self._blocks
         return count * (num_src + num_dst - 1)
@@ -221,7 +256,7 @@ class Transfers(Sequence[Transfer]):
         return tuple(self._between(other, lane) for other in _overlaps(lane, len(self.dst), len(self.src)))
 
     def _between(self, src: int, dst: int) -> Transfer:
-        src_size, dst_size = self.micro_size // len(self.src), self.micro_size // len(self.dst)
+        src_size, dst_size = self._lane_sizes
         start, stop = max(src * src_size, dst * dst_size), min((src + 1) * src_size, (dst + 1) * dst_size)
         return Transfer(
             src_lane=src,
@@ -257,7 +292,7 @@ class Edge:
     def transfers(self) -> Transfers:
         return Transfers(self.source, self.destination, self.micro_size)
 
-    @property
+    @cached_property
     def shares_ranks(self) -> bool:
         one, other = self.source.grid, self.destination.grid
         return one.rank_offset < other.end and other.rank_offset < one.end
@@ -288,9 +323,11 @@ class Edge:
         sides = Groups(self.source), Groups(self.destination)
         return Bridge(self.src, self.dst, strategy, self.transfers, *sides)
 
-    def transfers_of(self, rank: int) -> EdgeTransfers:
-        """What `rank` sends and receives as a leader of this edge."""
+    def transfers_of(self, rank: int) -> EdgeTransfers | None:
+        """What `rank` sends and receives as a leader of this edge; None if it leads no lane."""
         src, dst = self.source.lane_led_by(rank), self.destination.lane_led_by(rank)
+        if src is None and dst is None:
+            return None
         sends = () if src is None else self.transfers.of_source(src)
         receives = () if dst is None else self.transfers.of_destination(dst)
         return EdgeTransfers(self.src, self.dst, sends, receives)

@@ -26,7 +26,7 @@ from .spec import SPEC_RULE, Module, Parallel, Spec
 
 PLAN_VERSION = 1
 _VERSION_KEY = "mimo_plan"
-_MAX_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 _FILE = "<plan>"
 
 
@@ -117,7 +117,11 @@ def _family_document(family: Family) -> dict[str, Any]:
     # Groups of an unaligned view differ in form: only their number is the same for all of them.
     if not (isinstance(family.sets, Partition) and not family.sets.view.is_aligned):
         found["boxes"] = [
-            {"start": box.start, "shape": [size for size, _ in box.dims], "strides": [by for _, by in box.dims]}
+            {
+                "start": box.start,
+                "shape": [size for size, _ in box.dims],
+                "strides": [by for _, by in box.dims],
+            }
             for box in boxes
         ]
     return found
@@ -143,9 +147,9 @@ def dumps(plan: Plan) -> str:
     return json.dumps({**fields, "digest": _digest(fields)}, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def is_plan_text(text: str) -> bool:
-    """Whether a text claims to be a plan document (a spec is never one: it has no such key)."""
-    return text.lstrip().startswith("{") and f'"{_VERSION_KEY}"' in text
+def is_plan_text(data: bytes) -> bool:
+    """Whether a file claims to be a plan document (a spec is never one: it has no such key)."""
+    return data.lstrip().startswith(b"{") and f'"{_VERSION_KEY}"'.encode() in data
 
 
 def loads(text: str, file: str = _FILE) -> Plan:
@@ -168,7 +172,7 @@ def loads(text: str, file: str = _FILE) -> Plan:
         rule = f"world_size is an integer, got {show(world_size)}"
         faults.add(codes.PLAN_EDITED, ("world_size",), rule, "compile the spec again")
     faults.raise_errors()
-    assert spec is not INVALID  # INVALID comes with a fault, and faults have just been raised
+    assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
     try:
         plan = compile_spec(spec, world_size=world_size)
     except PlanError as error:
@@ -197,8 +201,8 @@ def _read(text: str, file: str) -> dict[str, Any]:
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is not a number of JSON")
 
-    if len(text) > _MAX_BYTES:
-        raise refuse(f"a plan has at most {_MAX_BYTES} characters, got {len(text)}")
+    if len(text) > MAX_BYTES:
+        raise refuse(f"a plan has at most {MAX_BYTES} characters, got {len(text)}")
     try:
         fields = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
     except json.JSONDecodeError as error:

@@ -132,6 +132,11 @@ class AxisView:
         return prod(size for _, size in self.axes)
 
     @cached_property
+    def has_whole_axes(self) -> bool:
+        """Whether pp's stride falls between two axes, so that every axis has one stride in ranks."""
+        return all(not stride < self.period < stride * size for _, size, stride in self.digits)
+
+    @cached_property
     def is_aligned(self) -> bool:
         """Whether pp's stride falls on a whole multiple within one axis, so that every group is a box."""
         for _, size, stride in self.digits:
@@ -150,12 +155,24 @@ class AxisView:
         block, low = divmod(flat, self.period)
         return self.offset + (block * self.num_stages + stage) * self.period + low
 
+    @cached_property
+    def names(self) -> tuple[Axis, ...]:
+        """The axes in the order of `position`: fastest first, pp last."""
+        return (*(axis for axis, _ in self.axes), Axis.PP)
+
     def coords(self, rank: int) -> dict[Axis, int]:
-        """Position of `rank` along every axis of the view."""
+        """The coord of `rank` on every axis of the view."""
+        return dict(zip(self.names, self.position(rank), strict=True))
+
+    def position(self, rank: int) -> tuple[int, ...]:
+        """The coords of `rank` in the order of `names`."""
         flat, stage = self.locate(rank)
-        found = {axis: flat // stride % size for axis, size, stride in self.digits}
-        found[Axis.PP] = stage
-        return found
+        found = []
+        for _, size in self.axes:
+            flat, at = divmod(flat, size)
+            found.append(at)
+        found.append(stage)
+        return tuple(found)
 
     def rank_digits(self, size: int, stride: int) -> tuple[Digit, ...]:
         """A digit of flat as digits of rank: unchanged below pp's stride, spread above it, or cut there."""
@@ -212,6 +229,27 @@ class Partition:
         if self.view.is_aligned:
             return (Box(self.view.rank(flat, stage), self._dims),)
         return self._straddling(flat, stage)
+
+    @cached_property
+    def linear(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Per coord, its weight in a group's index and its share of the distance to the group's lowest rank.
+
+        Where every axis has one stride, both are sums over coords: ordering groups by lowest rank is mixed
+        radix over the axes across, by stride. None in the other views.
+        """
+        if not self.view.has_whole_axes:
+            return None
+        sizes = [(size, self.view.rank_digits(size, stride)[0][1]) for _, size, stride in self.view.digits]
+        sizes.append((self.view.num_stages, self.view.period))
+        inside = [axis in self.axes for axis in self.view.names]
+        weights = [0] * len(sizes)
+        weight = 1
+        for i in sorted(range(len(sizes)), key=lambda i: (sizes[i][1], sizes[i][0])):
+            if not inside[i]:
+                weights[i] = weight
+                weight *= sizes[i][0]
+        shares = (stride if within else 0 for (_, stride), within in zip(sizes, inside, strict=True))
+        return tuple(weights), tuple(shares)
 
     def indices(self, rank: int) -> tuple[int, ...]:
         """The position in enumeration order of the one group that holds `rank`."""
@@ -274,9 +312,7 @@ class Partition:
         """The group's ranks as runs, where an axis is cut unevenly by pp's stride: proportional to the group."""
         steps = (range(0, size * stride, stride) for size, stride in self._inside)
         stages = range(self.view.num_stages) if self._spans_stages else (stage,)
-        ranks = sorted(
-            self.view.rank(flat + sum(offsets), at) for offsets in product(*steps) for at in stages
-        )
+        ranks = sorted(self.view.rank(flat + sum(offsets), at) for offsets in product(*steps) for at in stages)
         runs: list[list[int]] = []
         for rank in ranks:
             if runs and rank == runs[-1][-1] + 1:

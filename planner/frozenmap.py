@@ -22,8 +22,9 @@ class FrozenMap(Mapping[K, V_co]):
     _items: tuple[tuple[K, V_co], ...]
 
     def __init__(self, items: Mapping[K, V_co] | Iterable[tuple[K, V_co]] = ()) -> None:
-        pairs = items.items() if isinstance(items, Mapping) else items
-        object.__setattr__(self, "_items", tuple(dict(pairs).items()))
+        if type(items) is not dict:  # views of ranks build many of these, from dicts
+            items = items if isinstance(items, Mapping) else dict(items)
+        object.__setattr__(self, "_items", tuple(items.items()))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"FrozenMap is read-only: cannot set {name!r}")

@@ -14,7 +14,7 @@ import attrs
 
 from .axes import Axis
 from .bridges import Edge
-from .coords import Box, Partition
+from .coords import Box, Digit, Partition
 from .ir import Group, GroupKind, ModulePlan, RankSets
 
 _DENSE: tuple[tuple[GroupKind, tuple[Axis, ...]], ...] = (
@@ -86,6 +86,50 @@ class Family:
     def groups_of(self, rank: int) -> list[Group]:
         """The groups that hold a rank of the owner's modules."""
         return [self.group(index) for index in self.sets.indices(rank)]
+
+
+_Row = tuple[GroupKind, int, tuple[int, ...], tuple[int, ...], tuple[Digit, ...]]
+
+
+@attrs.frozen
+class ModuleFamilies:
+    """One module's families with all that does not depend on the rank worked out: a view must be cheap.
+
+    A row is (kind, base, weights, shares, dims) of a family of which index and lowest rank are linear in the
+    coords (`Partition.linear`); the other families are asked one by one.
+    """
+
+    owner: str
+    dense: tuple[_Row, ...]
+    expert: tuple[_Row, ...]
+    others: tuple[Family, ...]
+
+    @classmethod
+    def of(cls, owner: str, found: Iterable[Family]) -> ModuleFamilies:
+        """Sort the families of a module."""
+        rows: dict[bool, list[_Row]] = {True: [], False: []}
+        others = []
+        expert_kinds = {kind for kind, _ in _EXPERT}
+        for family in found:
+            sets = family.sets
+            if isinstance(sets, Partition) and sets.linear is not None:
+                row = (family.kind, family.base, *sets.linear, sets.boxes(0)[0].dims)
+                rows[family.kind in expert_kinds].append(row)
+            else:
+                others.append(family)
+        return cls(owner, tuple(rows[False]), tuple(rows[True]), tuple(others))
+
+    def groups_of(self, rank: int, dense: tuple[int, ...], expert: tuple[int, ...]) -> list[Group]:
+        """The module's groups that hold the rank at these positions of the two views, in creation order."""
+        found = []
+        for rows, (c0, c1, c2, c3) in ((self.dense, dense), (self.expert, expert)):
+            for kind, base, (w0, w1, w2, w3), (s0, s1, s2, s3), dims in rows:
+                index = c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
+                lowest = rank - c0 * s0 - c1 * s1 - c2 * s2 - c3 * s3
+                found.append(Group(self.owner, kind, index, base + index, (Box(lowest, dims),)))
+        for family in self.others:
+            found += family.groups_of(rank)
+        return found
 
 
 def module_sets(module: ModulePlan) -> Iterator[tuple[GroupKind, RankSets]]:

@@ -6,7 +6,7 @@ lazy sequences that compute their items from coords.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, StrEnum
 from functools import cached_property
 from itertools import chain
@@ -44,12 +44,12 @@ class Grid:
     expt_tp: int = 1
     ep: int = 1
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of ranks."""
         return prod(self.sizes)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """The rank after the last."""
         return self.rank_offset + self.size
@@ -72,12 +72,12 @@ class Grid:
             return self.sizes[self.order.index(axis)]
         return dict(self.expert.axes)[axis]
 
-    @property
+    @cached_property
     def num_lanes(self) -> int:
         """Data-parallel replicas."""
         return self.size_of(Axis.DP)
 
-    @property
+    @cached_property
     def num_stages(self) -> int:
         return self.size_of(Axis.PP)
 
@@ -86,8 +86,8 @@ class Grid:
         view = self.dense if axis in self.order else self.expert
         return view.coords(rank)[axis]
 
-    def __contains__(self, rank: object) -> bool:
-        return rank in self.ranks
+    def __contains__(self, rank: int) -> bool:
+        return self.rank_offset <= rank < self.end
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{axis} {size}" for axis, size in zip(self.order, self.sizes, strict=True) if size > 1)
@@ -140,11 +140,15 @@ class ModuleStageInfo:
     is_last_stage: bool
 
 
+def _frozen(modules: Mapping[str, ModuleStageInfo]) -> FrozenMap[str, ModuleStageInfo]:
+    return modules if isinstance(modules, FrozenMap) else FrozenMap(modules)
+
+
 @attrs.frozen
 class RankRole:
     """The modules that one rank takes part in, and its stage in each."""
 
-    modules: FrozenMap[str, ModuleStageInfo] = attrs.field(default=FrozenMap(), converter=FrozenMap)
+    modules: FrozenMap[str, ModuleStageInfo] = attrs.field(default=FrozenMap(), converter=_frozen)
     mode: ModuleLayout = ModuleLayout.COLOCATED
 
     @classmethod
@@ -207,6 +211,7 @@ class RankSets(Protocol):
     def __len__(self) -> int: ...
     def boxes(self, index: int) -> tuple[Box, ...]:
         """The ranks of set `index`, as boxes; together sorted and without repetition they are the set."""
+
     def indices(self, rank: int) -> tuple[int, ...]:
         """The sets that hold `rank`, ascending. `rank` may be any rank of the modules concerned."""
 
@@ -401,5 +406,3 @@ class RankView:
             if group.owner == owner and group.kind == kind:
                 return group
         raise KeyError(f"rank {self.rank} has no {kind} group of {owner}")
-
-

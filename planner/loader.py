@@ -38,7 +38,9 @@ def load_spec(path: str | FilePath) -> Spec:
     Raises:
         PlanError: with every fault found, each with file:line:column.
     """
-    return parse_spec(read_bytes(path), file_name(path))
+    data = read_bytes(path, MAX_BYTES)
+    check_size(data, path)
+    return parse_spec(data, file_name(path))
 
 
 def file_name(path: str | FilePath) -> str:
@@ -46,23 +48,29 @@ def file_name(path: str | FilePath) -> str:
     return "<stdin>" if str(path) == STDIN else str(path)
 
 
-def read_bytes(path: str | FilePath, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file or of standard input. Raises PlanError, at once, where that cannot be had."""
+def read_bytes(path: str | FilePath, max_bytes: int) -> bytes:
+    """The bytes of a file or of standard input, at most one more than `max_bytes`.
+
+    Raises:
+        PlanError: where they cannot be had.
+    """
     name = file_name(path)
     try:
         if str(path) == STDIN:
-            data = sys.stdin.buffer.read(max_bytes + 1)
-        else:
-            with open(path, "rb") as stream:
-                data = stream.read(max_bytes + 1)
+            return sys.stdin.buffer.read(max_bytes + 1)
+        with open(path, "rb") as stream:
+            return stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
         rule = f"{name} is a readable file: {reason}"
         raise _refusal(codes.UNREADABLE, rule, "check the path and its permissions", Mark(name, 1, 1)) from None
-    if len(data) > max_bytes:
-        rule = f"at most {max_bytes} bytes, got more"
-        raise _refusal(codes.TOO_LARGE, rule, "check that this is the right file", Mark(name, 1, 1))
-    return data
+
+
+def check_size(data: bytes, path: str | FilePath) -> None:
+    """Refuse what is too long for a spec. Raises PlanError."""
+    if len(data) > MAX_BYTES:
+        rule = f"a spec has at most {MAX_BYTES} bytes, got {len(data)} or more"
+        raise _refusal(codes.TOO_LARGE, rule, "check that this is the right file", Mark(file_name(path), 1, 1))
 
 
 def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
@@ -84,8 +92,8 @@ def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
     faults.raise_errors()
     spec = SPEC_RULE.parse(data, (), faults)
     faults.raise_errors()
-    assert spec is not INVALID  # INVALID comes with a fault, and faults have just been raised
-    return cast(Spec, attrs.evolve(spec, source=source))
+    assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
+    return cast("Spec", attrs.evolve(spec, source=source))
 
 
 def _refusal(code: Code, rule: str, remedy: str, mark: Mark) -> PlanError:
@@ -130,6 +138,7 @@ class _Walk:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(part, (*path, i)) for i, part in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)  # noqa: S101  YAML has no fourth kind of node
         return self._scalar(node, path)
 
     def _stop(self, node: yaml.Node) -> None:
@@ -174,7 +183,7 @@ class _Walk:
         self.found.append((codes.WRONG_TYPE, path, "a key is a word, got a list or mapping", "write a word"))
         return f"line {node.start_mark.line + 1}"
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         if node.tag == _TEXT and node.style is None and _EXPONENT.fullmatch(node.value):
             return float(node.value)  # a number in YAML 1.2 and in every editor; text in YAML 1.1
         if node.tag in (_TEXT, _DATE):

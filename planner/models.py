@@ -29,7 +29,9 @@ def resolve_models(spec: Spec, faults: Faults) -> dict[str, Model | None]:
     return models
 
 
-def check_tokens(spec: Spec, models: dict[str, Model | None], edges: tuple[tuple[str, str], ...], faults: Faults) -> None:
+def check_tokens(
+    spec: Spec, models: dict[str, Model | None], edges: tuple[tuple[str, str], ...], faults: Faults
+) -> None:
     """What feeds language fits its sequence, and is marked by distinct ids of its vocabulary."""
     feeding = [src for src, dst in edges if dst == MIMO_LANGUAGE_MODULE_KEY]
     tokens = {name: spec.modules[name].output.tokens_per_sample or 0 for name in feeding}
@@ -82,7 +84,14 @@ def _check_stages(module: Module, parallel: Parallel, model: Model | None, path:
     if module.stages is None:
         if num_layers is not None:
             remedy = f"choose pp from {_choices(num_layers)}, or write `stages: [...]`"
-            _divides(codes.LAYERS, "num_layers % pp", (num_layers, parallel.pp), (*path, "parallel", "pp"), faults, remedy)
+            _divides(
+                codes.LAYERS,
+                "num_layers % pp",
+                (num_layers, parallel.pp),
+                (*path, "parallel", "pp"),
+                faults,
+                remedy,
+            )
         return
     at = (*path, "stages")
     if len(module.stages) != parallel.pp:
@@ -103,7 +112,10 @@ def _check_heads(model: Model, parallel: Parallel, path: Path, faults: Faults) -
     if groups < parallel.tp:
         what, values = "tp % num_query_groups", (parallel.tp, groups)
     _divides(codes.HEADS, what, values, at, faults, "choose tp as a divisor or a multiple of num_query_groups")
-    what, remedy = "num_attention_heads % num_query_groups", "make num_query_groups a divisor of num_attention_heads"
+    what, remedy = (
+        "num_attention_heads % num_query_groups",
+        "make num_query_groups a divisor of num_attention_heads",
+    )
     _divides(codes.HEADS, what, (heads, groups), (*path, "model", "num_query_groups"), faults, remedy)
 
 
@@ -143,7 +155,14 @@ def _check_experts(model: Model | None, parallel: Parallel, path: Path, faults: 
         faults.add(codes.EXPERTS, at, rule, "remove ep, or add num_moe_experts to the model")
     if model is None or experts is None:
         return
-    _divides(codes.EXPERTS, "num_moe_experts % ep", (experts, parallel.ep), at, faults, f"choose ep from {_choices(experts)}")
+    _divides(
+        codes.EXPERTS,
+        "num_moe_experts % ep",
+        (experts, parallel.ep),
+        at,
+        faults,
+        f"choose ep from {_choices(experts)}",
+    )
     topk = model.moe_router_topk or 1
     if topk > experts:
         rule = f"moe_router_topk <= num_moe_experts, got {topk} > {experts}"
@@ -162,7 +181,14 @@ def _check_sequence(spec: Spec, models: dict[str, Model | None], faults: Faults)
         path = ("modules", name, "parallel")
         if parallel.cp > 1:
             remedy = f"choose another {label} or cp"
-            _divides(codes.SEQUENCE, f"{label} % (2 * cp)", (length, 2 * parallel.cp), (*path, "cp"), faults, remedy)
+            _divides(
+                codes.SEQUENCE,
+                f"{label} % (2 * cp)",
+                (length, 2 * parallel.cp),
+                (*path, "cp"),
+                faults,
+                remedy,
+            )
         if parallel.sequence_parallel and is_language:
             values = (length // parallel.cp, parallel.tp)
             remedy = "choose another seq_length or tp, or sequence_parallel: false"

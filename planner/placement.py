@@ -177,14 +177,18 @@ def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults
     for name, grid in grids.items():
         if grid.end > end:
             sizes = " * ".join(str(size) for size in grid.sizes)
-            rule = f"rank_offset + size of {name} = {grid.rank_offset} + {sizes} = {grid.end} <= {end} ranks of the world"
+            rule = (
+                f"rank_offset + size of {name} = {grid.rank_offset} + {sizes} = {grid.end} <= {end} ranks of the world"
+            )
             remedy = f"use {-(end - grid.end)} more ranks, or smaller sizes"
             faults.add(codes.BEYOND_WORLD, (*_path(name), "parallel"), rule, remedy)
     idle = _gaps(grids, end)
     if idle:
         total = sum(stop - start for start, stop in idle)
         spans = ", ".join(f"{start}-{stop - 1}" if stop - start > 1 else str(start) for start, stop in idle[:8])
-        rule = f"every rank of 0-{end - 1} belongs to a module; {total} do not: {spans}{', ...' if len(idle) > 8 else ''}"
+        rule = (
+            f"every rank of 0-{end - 1} belongs to a module; {total} do not: {spans}{', ...' if len(idle) > 8 else ''}"
+        )
         remedy = "raise dp or pp of a module, shift rank_offset, or use fewer ranks"
         faults.add(codes.IDLE_RANKS, ("cluster",) if world is not None else ("modules",), rule, remedy)
 

@@ -17,10 +17,10 @@ from .bridges import Edge, connect
 from .data import data_needs
 from .errors import Fault
 from .frozenmap import FrozenMap
-from .groups import Family, families
+from .groups import Family, ModuleFamilies, families
 from .ir import (
     Bridge,
-    EdgeTransfers,
+    Grid,
     Group,
     GroupKind,
     Groups,
@@ -158,34 +158,34 @@ class Plan:
     def view(self, rank: int) -> RankView:
         """All that one rank needs. Raises ValueError for a rank outside the world."""
         modules = self._modules_of(rank)
-        coords = {module.name: module.grid.dense.coords(rank) for module in modules}
-        infos = {
-            module.name: _stage_info(coords[module.name][Axis.PP], module.num_stages) for module in modules
-        }
-        edges = self._edges_of(modules)
-        owners = [module.name for module in modules] + [edge.name for edge in edges]
-        families_of = self._families_by_owner
-        groups = [group for owner in owners for family in families_of[owner] for group in family.groups_of(rank)]
-        leading = modules[0]
+        edges = self._edges_touching(modules)
+        coords, groups, infos, stages, data, slices = {}, [], {}, {}, {}, {}
+        for module in modules:
+            name, grid = module.name, module.grid
+            dense, expert = grid.dense.position(rank), grid.expert.position(rank)
+            groups += self._families_of_module[name].groups_of(rank, dense, expert)
+            at = dict(zip((*grid.dense.names, *grid.expert.names), dense + expert, strict=True))
+            coords[name] = FrozenMap(at)
+            infos[name] = info = _stage_info(at[Axis.PP], grid.num_stages)
+            stages[name] = self._stage_view(module, at[Axis.PP])
+            data[name] = data_needs(module.is_language, name in self._after_language, info)
+            slices[name] = self._slice(grid, at[Axis.DP])
+        for edge in edges:
+            for family in self._families_of_edge[edge.name]:
+                groups += family.groups_of(rank)
+        leading = modules[0].name
         per_node = self.gpus_per_node
         return RankView(
             rank=rank,
-            role=RankRole(FrozenMap(infos), self.layout),
-            coords=FrozenMap(
-                (module.name, FrozenMap(coords[module.name] | module.grid.expert.coords(rank))) for module in modules
-            ),
+            role=RankRole(infos, self.layout),
+            coords=FrozenMap(coords),
             groups=tuple(groups),
-            transfers=self._transfers_of(edges, rank),
-            stages=FrozenMap(
-                (module.name, self._stage_view(module, coords[module.name][Axis.PP])) for module in modules
-            ),
-            position=self._before[leading.name] + coords[leading.name][Axis.PP],
+            transfers=tuple(filter(None, (edge.transfers_of(rank) for edge in edges))),
+            stages=FrozenMap(stages),
+            position=self._before[leading] + coords[leading][Axis.PP],
             total_stages=self.total_stages,
-            data=FrozenMap(
-                (name, data_needs(name == MIMO_LANGUAGE_MODULE_KEY, name in self._after_language, info))
-                for name, info in infos.items()
-            ),
-            batch_slices=FrozenMap((name, self._slice(name, coords[name][Axis.DP])) for name in coords),
+            data=FrozenMap(data),
+            batch_slices=FrozenMap(slices),
             node=rank // per_node if per_node else None,
             local_rank=rank % per_node if per_node else None,
         )
@@ -230,11 +230,19 @@ class Plan:
         return frozenset(found - {MIMO_LANGUAGE_MODULE_KEY})
 
     @cached_property
-    def _families_by_owner(self) -> dict[str, tuple[Family, ...]]:
-        found: dict[str, tuple[Family, ...]] = {}
-        for family in self.families:
-            found[family.owner] = (*found.get(family.owner, ()), family)
-        return {edge.name: () for edge in self._edges} | found
+    def _families_of_module(self) -> dict[str, ModuleFamilies]:
+        return {
+            module.name: ModuleFamilies.of(
+                module.name, [family for family in self.families if family.owner == module.name]
+            )
+            for module in self.modules
+        }
+
+    @cached_property
+    def _families_of_edge(self) -> dict[str, tuple[Family, ...]]:
+        return {
+            edge.name: tuple(family for family in self.families if family.owner == edge.name) for edge in self._edges
+        }
 
     @cached_property
     def _ends(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -247,12 +255,22 @@ class Plan:
             raise ValueError(f"rank {rank} is outside the world of {self.world_size} ranks (0-{self.world_size - 1})")
         return [module for module in self.modules if rank in module.grid]
 
-    def _edges_of(self, modules: list[ModulePlan]) -> list[Edge]:
+    def _edges_touching(self, modules: list[ModulePlan]) -> tuple[Edge, ...]:
+        """The edges that start or end at one of the modules, in topology order."""
+        if len(modules) == 1:
+            return self._edges_by_module[modules[0].name]
         names = {module.name for module in modules}
-        return [edge for edge in self._edges if edge.src in names or edge.dst in names]
+        return tuple(edge for edge in self._edges if edge.src in names or edge.dst in names)
 
-    def _slice(self, name: str, lane: int) -> slice:
-        size = self.batch_sizes.micro_size // self.batch.grids[name].num_lanes
+    @cached_property
+    def _edges_by_module(self) -> dict[str, tuple[Edge, ...]]:
+        return {
+            module.name: tuple(edge for edge in self._edges if module.name in (edge.src, edge.dst))
+            for module in self.modules
+        }
+
+    def _slice(self, grid: Grid, lane: int) -> slice:
+        size = self.batch_sizes.micro_size // grid.num_lanes
         return slice(lane * size, (lane + 1) * size)
 
     def _stage_info(self, module: ModulePlan, rank: int) -> ModuleStageInfo:
@@ -263,11 +281,6 @@ class Plan:
         is_first = stage == 0 and module.name in sources
         is_last = stage == module.num_stages - 1 and module.name in sinks
         return StageView(stage, module.num_stages, is_first, is_last)
-
-    @staticmethod
-    def _transfers_of(edges: list[Edge], rank: int) -> tuple[EdgeTransfers, ...]:
-        found = (edge.transfers_of(rank) for edge in edges)
-        return tuple(transfers for transfers in found if transfers.sends or transfers.receives)
 
 
 def _stage_info(stage: int, num_stages: int) -> ModuleStageInfo:

@@ -91,7 +91,12 @@ def fill_in(model: Model, path: Path, faults: Faults) -> Model | None:
 def _check_family(model: Model, base: Model, path: Path, faults: Faults) -> bool:
     """The family is known, its sizes are there, and no other family's."""
     if model.family is None:
-        faults.add(codes.MISSING_SIZE, path, "a model has a preset or a family; found neither", "add `preset:` or `family:`")
+        faults.add(
+            codes.MISSING_SIZE,
+            path,
+            "a model has a preset or a family; found neither",
+            "add `preset:` or `family:`",
+        )
         return False
     if base.family is not None and model.family != base.family:
         rule = f"the family of preset {model.preset} is {base.family}, got {model.family}"

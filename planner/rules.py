@@ -68,7 +68,13 @@ def suggest(word: str, known: list[str]) -> str:
 
 
 def _wrong_type(value: object, wanted: str, path: Path, faults: Faults) -> _Invalid:
-    kinds = ((bool, "a boolean"), (int, "an integer"), (float, "a float"), (str, "text"), (Mapping, "a mapping"))
+    kinds = (
+        (bool, "a boolean"),
+        (int, "an integer"),
+        (float, "a float"),
+        (str, "text"),
+        (Mapping, "a mapping"),
+    )
     kind = next((name for known, name in kinds if isinstance(value, known)), "a list")
     got = "nothing" if value is None else f"{kind}, {show(value)}"
     faults.add(codes.WRONG_TYPE, path, f"expected {wanted}, got {got}", f"write {wanted}")
@@ -337,11 +343,16 @@ class Record:
         properties = {}
         for name, field, rule in fields_of(self.cls):
             described = {"description": field.metadata["doc"], **rule.schema(definitions)}
-            if isinstance(field.default, int | float | str) and field.default is not attrs.NOTHING:
+            if isinstance(field.default, int | float | str):
                 described["default"] = field.default
             properties[name] = {"anyOf": [described, {"type": "null"}]} if field.default is None else described
         required = [name for name, field, _ in fields_of(self.cls) if field.default is attrs.NOTHING]
-        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
 
 
 def _remedy_for_key(key: str, known: list[str]) -> str:

@@ -23,7 +23,21 @@ from . import codes
 from .axes import DEFAULT_ORDER, Axis
 from .errors import Faults, Path, Source
 from .frozenmap import FrozenMap
-from .rules import MAX_SIZE, Array, Choice, Flag, Integer, Line, Name, Order, Positive, Record, Rule, Table, item
+from .rules import (
+    MAX_SIZE,
+    Array,
+    Choice,
+    Flag,
+    Integer,
+    Line,
+    Name,
+    Order,
+    Positive,
+    Record,
+    Rule,
+    Table,
+    item,
+)
 
 MIMO_LANGUAGE_MODULE_KEY = "language"
 MAX_MODULES = 256
@@ -81,8 +95,12 @@ class Model:
     hidden_size: int | None = item(_SIZE, default=None, doc="width of the residual stream")
     ffn_hidden_size: int | None = item(_SIZE, default=None, doc="inner width of the MLP; 4 * hidden_size if left out")
     num_attention_heads: int | None = item(_SIZE, default=None, doc="attention heads")
-    num_query_groups: int | None = item(_SIZE, default=None, doc="key/value heads (GQA); num_attention_heads if left out")
-    kv_channels: int | None = item(_SIZE, default=None, doc="width of a head; hidden_size / num_attention_heads if left out")
+    num_query_groups: int | None = item(
+        _SIZE, default=None, doc="key/value heads (GQA); num_attention_heads if left out"
+    )
+    kv_channels: int | None = item(
+        _SIZE, default=None, doc="width of a head; hidden_size / num_attention_heads if left out"
+    )
     num_moe_experts: int | None = item(_SIZE, default=None, doc="experts per layer; dense if left out")
     moe_router_topk: int | None = item(_SIZE, default=None, doc="experts that each token visits; 2 if left out")
     normalization: str | None = item(Choice(_NORMALIZATIONS), default=None, doc="LayerNorm if left out")
@@ -145,7 +163,9 @@ class Module:
     special_token_id: int | None = item(Integer(0), default=None, doc="id in input_ids where the output goes")
     freeze: Freeze = item(Record(Freeze, shorthand=_freeze_all), default=Freeze(), doc="parts without gradients")
     recompute: str = item(
-        Choice(("none", "selective", "full")), default="none", doc="activations to compute again in the backward pass"
+        Choice(("none", "selective", "full")),
+        default="none",
+        doc="activations to compute again in the backward pass",
     )
     stages: tuple[int, ...] | None = item(Array(_SIZE), default=None, doc="layers of each stage, when uneven")
 
@@ -162,19 +182,26 @@ class Training:
 
 @attrs.frozen(kw_only=True)
 class Spec:
-    """Everything that a user writes about one training run. Raises PlanError on bad values."""
+    """Everything that a user writes about one training run. Raises PlanError on bad values.
+
+    `modules` and `topology` may be given as any mapping and are kept as FrozenMap.
+    """
 
     schema: int = item(Integer(1, 1), default=1, doc="version of this format")
-    cluster: Cluster | None = item(Record(Cluster), default=None, doc="machines; else the world is what the modules cover")
+    cluster: Cluster | None = item(
+        Record(Cluster), default=None, doc="machines; else the world is what the modules cover"
+    )
     batch: Batch = item(Record(Batch), doc="batch sizes")
-    modules: FrozenMap[str, Module] = item(Table(Record(Module), MAX_MODULES), doc="the modules, by name")
-    topology: FrozenMap[str, tuple[str, ...]] = item(
+    modules: Mapping[str, Module] = item(Table(Record(Module), MAX_MODULES), doc="the modules, by name")
+    topology: Mapping[str, tuple[str, ...]] = item(
         Table(Array(Name(), MAX_MODULES)),
         default=FrozenMap(),
         doc="module -> modules that it feeds; a module not mentioned feeds language",
     )
     placement: str | None = item(
-        Choice(("disjoint", "colocated")), default=None, doc="disjoint (default) or colocated, without rank_offset"
+        Choice(("disjoint", "colocated")),
+        default=None,
+        doc="disjoint (default) or colocated, without rank_offset",
     )
     training: Training = item(Record(Training), default=Training(), doc="training settings")
     source: Source | None = attrs.field(default=None, eq=False, repr=False)
@@ -197,7 +224,7 @@ class Spec:
         return from_parallelism(*args, **kwargs)
 
 
-def _check_language(modules: FrozenMap[str, Module], faults: Faults) -> None:
+def _check_language(modules: Mapping[str, Module], faults: Faults) -> None:
     """Rules of one module that depend on whether it is the language module."""
     for name, module in modules.items():
         path: Path = ("modules", name)

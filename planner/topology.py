@@ -76,7 +76,7 @@ def find_cycle(names: Iterable[str], edges: Edges) -> list[str]:
 
 def topological_order(names: Iterable[str], edges: Edges) -> list[str]:
     """Modules with every source before its destinations. Raises graphlib.CycleError."""
-    sorter: TopologicalSorter[str] = TopologicalSorter({name: () for name in names})
+    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(names, ()))
     for src, dst in edges:
         sorter.add(dst, src)
     return list(sorter.static_order())

@@ -1,0 +1,122 @@
+"""What changed between two plans, in words, and which ranks it touches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .codec import resolved_spec
+from .ir import RankView
+from .plan import Plan
+from .rules import fields_of, show
+from .spec import Module, Spec
+
+MAX_RANKS = 65_536  # two views per rank: above this only modules are compared
+
+
+def differences(before: Plan, after: Plan) -> list[str]:
+    """One sentence per change, then the ranks touched; empty when the plans are equal."""
+    if before == after:
+        return []
+    one, other = resolved_spec(before), resolved_spec(after)
+    lines = _world(before, after)
+    for name in dict.fromkeys([*one.modules, *other.modules]):
+        lines += _module(name, one, other, before, after)
+    lines += _edges(before, after)
+    for section in ("batch", "training", "cluster"):
+        lines += _fields(section, getattr(one, section), getattr(other, section))
+    if list(one.modules) != list(other.modules) and set(one.modules) == set(other.modules):
+        lines.append(f"modules: order {', '.join(one.modules)} -> {', '.join(other.modules)}")
+    return [*lines, _touched(before, after)]
+
+
+def _world(before: Plan, after: Plan) -> list[str]:
+    lines = []
+    if before.world_size != after.world_size:
+        lines.append(f"world: {before.world_size:,} -> {after.world_size:,} ranks")
+    if before.layout != after.layout:
+        lines.append(f"layout: {before.layout.value} -> {after.layout.value}")
+    return lines
+
+
+def _module(name: str, one: Spec, other: Spec, before: Plan, after: Plan) -> list[str]:
+    if name not in other.modules:
+        return [f"{name}: removed, was {before.module(name).grid}"]
+    if name not in one.modules:
+        return [f"{name}: added, {after.module(name).grid}"]
+    return _fields(name, one.modules[name], other.modules[name])
+
+
+def _fields(where: str, one: Any, other: Any) -> list[str]:
+    """`where: key old -> new` for every field that differs, records opened up."""
+    if one == other:
+        return []
+    if one is None or other is None or type(one) is not type(other):
+        return [f"{where}: {_value(one)} -> {_value(other)}"]
+    lines = []
+    for name, _, rule in fields_of(type(one)):
+        old, new = getattr(one, name), getattr(other, name)
+        inner = where if isinstance(one, Module) and name == "parallel" else f"{where}.{name}"
+        if hasattr(old, "__attrs_attrs__") or hasattr(new, "__attrs_attrs__"):
+            lines += _fields(inner, old, new)
+        elif old != new:
+            shown = [_value(None if part is None else rule.encode(part)) for part in (old, new)]
+            lines.append(f"{where}: {name} {shown[0]} -> {shown[1]}")
+    return lines
+
+
+def _value(value: Any) -> str:
+    """A value as it would stand in a spec."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return value if isinstance(value, str) else show(value)
+
+
+def _edges(before: Plan, after: Plan) -> list[str]:
+    lines = []
+    for bridge in before.bridges:
+        if (bridge.src, bridge.dst) not in after.edges:
+            lines.append(f"bridge {bridge.name}: removed")
+    for bridge in after.bridges:
+        if (bridge.src, bridge.dst) not in before.edges:
+            lines.append(f"bridge {bridge.name}: added, {len(bridge.transfers):,} transfers")
+            continue
+        old = before.bridge(bridge.src, bridge.dst)
+        if old.strategy != bridge.strategy:
+            lines.append(f"bridge {bridge.name}: strategy {old.strategy} -> {bridge.strategy}")
+        lanes = [f"{len(b.src_broadcast)} to {len(b.dst_broadcast)} lanes" for b in (old, bridge)]
+        if lanes[0] != lanes[1]:
+            lines.append(f"bridge {bridge.name}: {lanes[0]} -> {lanes[1]}")
+    return lines
+
+
+def _touched(before: Plan, after: Plan) -> str:
+    """Which ranks have another view, or another model or training setting, than before."""
+    from .render.style import spans  # noqa: PLC0415  rendering is above this file only here
+
+    world = max(before.world_size, after.world_size)
+    if before.training != after.training or before.batch_sizes != after.batch_sizes:
+        return f"touches every rank (0-{world - 1}): batch or training changed"
+    if world > MAX_RANKS:
+        return f"touches some of ranks 0-{world - 1} (compared one by one up to {MAX_RANKS:,} ranks only)"
+    ranks = [rank for rank in range(world) if _changed(before, after, rank)]
+    if len(ranks) == world:
+        return f"touches every rank (0-{world - 1})"
+    return f"touches {len(ranks):,} of {world:,} ranks: {spans(ranks)}" if ranks else "touches no rank"
+
+
+def _changed(before: Plan, after: Plan, rank: int) -> bool:
+    if rank >= min(before.world_size, after.world_size):
+        return True
+    one, other = before.view(rank), after.view(rank)
+    if _comparable(one) != _comparable(other):
+        return True
+    return any(before.module(name) != after.module(name) for name in one.coords)
+
+
+def _comparable(view: RankView) -> tuple[Any, ...]:
+    """All of a view but the positions of its groups, which shift when anything before them changes."""
+    groups = tuple((group.owner, group.kind, group.index, group.boxes) for group in view.groups)
+    return (
+        view.role, view.coords, groups, view.transfers, view.stages, view.position, view.total_stages,
+        view.data, view.batch_slices, view.node, view.local_rank,
+    )  # fmt: skip

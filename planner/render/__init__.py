@@ -1,0 +1,1 @@
+"""Text and JSON renderings of plans. They read plans and decide nothing."""

@@ -1,0 +1,86 @@
+"""Bridges, drawn: lanes on either side and the samples that cross, blocks that repeat shown once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+
+from ..ir import Bridge, GroupKind, Strategy, Transfer
+from ..plan import Plan
+from .style import Style, plural
+
+_MAX_LINES = 6  # of one block; the middle of a longer one is left out
+
+
+def bridge_lines(plan: Plan, bridge: Bridge, style: Style) -> list[str]:
+    """The lines of one bridge."""
+    order = {module.name: i for i, module in enumerate(plan.modules)}
+    src, dst = style.module(bridge.src, order[bridge.src]), style.module(bridge.dst, order[bridge.dst])
+    num_src, num_dst = len(bridge.src_broadcast), len(bridge.dst_broadcast)
+    output = plan.module(bridge.src).output
+    tokens = f"{output.tokens_per_sample:,}" if output.tokens_per_sample else "varying"
+    lines = [
+        f"  {src} -> {dst}: {_ratio(num_src, num_dst)}, {plural(len(bridge.transfers), 'transfer')}",
+        f"    tensors of {output.tensor_dims} dims, {tokens} tokens per sample; {_movement(plan, bridge)}",
+    ]
+    num_blocks = gcd(num_src, num_dst)  # blocks of lanes that are all alike, see planner/bridges.py
+    first_block = bridge.transfers[: len(bridge.transfers) // num_blocks]
+    lines += [f"    {line}" for line in _folded(_drawn(first_block))]
+    if num_blocks > 1:
+        alike = "1 more block" if num_blocks == 2 else f"{num_blocks - 1:,} more blocks"
+        lines.append(style.dim(f"    and {alike} of lanes like it"))
+    return lines
+
+
+def _ratio(num_src: int, num_dst: int) -> str:
+    if num_src == num_dst:
+        return f"{plural(num_src, 'lane')} to as many" if num_src > 1 else "1 lane to 1"
+    if num_src % num_dst and num_dst % num_src:
+        return f"{num_src} lanes to {num_dst}"
+    return f"fan-{'in' if num_src > num_dst else 'out'}, {plural(num_src, 'lane')} to {num_dst}"
+
+
+def _movement(plan: Plan, bridge: Bridge) -> str:
+    """How the bytes move, in words."""
+    if bridge.strategy is Strategy.GATHER:
+        groups = plan.groups(bridge.name, GroupKind.BRIDGE_GATHER)
+        size = f" of {plural(len(groups[0]), 'rank')}" if len(groups) else ""
+        return f"shared ranks, {plural(len(groups), 'gather group')}{size}"
+    receivers = bridge.dst_broadcast[0]
+    return "leader to leader" + (f", then broadcast to {plural(len(receivers), 'rank')}" if len(receivers) > 1 else "")
+
+
+def _drawn(transfers: Sequence[Transfer]) -> list[str]:
+    """One line per transfer; a lane that repeats the one above is left blank and joined to it."""
+    rows = []
+    for i, t in enumerate(transfers):
+        before = transfers[i - 1] if i else None
+        after = transfers[i + 1] if i + 1 < len(transfers) else None
+        same_src = before is not None and before.src_lane == t.src_lane
+        same_dst = before is not None and before.dst_lane == t.dst_lane
+        left = "" if same_src else f"lane {t.src_lane} (rank {t.src_rank})"
+        right = "" if same_dst else f"lane {t.dst_lane} (rank {t.dst_rank})"
+        samples = f"[{t.src_start}:{t.src_start + t.num_samples}]"
+        into = f"[{t.dst_start}:{t.dst_start + t.num_samples}]"
+        rows.append((left, samples, _joint(t, before, after), into, right))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _joint(now: Transfer, before: Transfer | None, after: Transfer | None) -> str:
+    """The arrow between the two sides: it branches where a lane sends twice and joins where one receives twice."""
+    from_above = before is not None and before.src_lane == now.src_lane
+    to_below = after is not None and after.src_lane == now.src_lane
+    start = {(False, False): "─", (False, True): "┬", (True, True): "├", (True, False): "└"}[(from_above, to_below)]
+    into_above = before is not None and before.dst_lane == now.dst_lane
+    into_below = after is not None and after.dst_lane == now.dst_lane
+    end = {(False, False): "─", (False, True): "┬", (True, True): "┤", (True, False): "┘"}[(into_above, into_below)]
+    head = " " if into_above else ">"
+    return f"{'─' if not from_above else ' '}{start}──{end}{'─' if not into_above else ' '}{head}"
+
+
+def _folded(lines: list[str]) -> list[str]:
+    if len(lines) <= _MAX_LINES:
+        return lines
+    keep = _MAX_LINES // 2
+    return [*lines[:keep], f"... {len(lines) - 2 * keep} more", *lines[-keep:]]

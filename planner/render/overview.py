@@ -1,0 +1,137 @@
+"""What `mimo plan SPEC` prints: everything that a person wants to see before spending GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..axes import DEFAULT_ORDER, Axis, format_order
+from ..errors import Fault
+from ..groups import Family
+from ..ir import ModulePlan
+from ..plan import Plan
+from ..sharing import num_communicators
+from .bridges import bridge_lines
+from .rank_map import rank_map
+from .style import Style, columns, plural, shorten, wrap
+
+
+def overview(plan: Plan, name: str, style: Style) -> str:
+    """The whole plan as text, ending in a newline. `name` is the spec's file name."""
+    sections = [
+        ("Modules", _modules(plan, style)),
+        ("Ranks", rank_map(plan, style)),
+        ("Groups", _groups(plan, style)),
+        ("Bridges", [line for bridge in plan.bridges for line in bridge_lines(plan, bridge, style)]),
+        ("Batch", _batch(plan)),
+        ("Warnings", warning_lines(plan.warnings, style)),
+    ]
+    lines = _header(plan, name, style)
+    for title, body in sections:
+        if body:
+            lines += ["", style.bold(title), *body]
+    return "\n".join(lines) + "\n"
+
+
+def _header(plan: Plan, name: str, style: Style) -> list[str]:
+    where = ""
+    if plan.num_nodes is not None:
+        where = f" on {plural(plan.num_nodes, 'node')} of {plan.gpus_per_node}"
+    facts = f"{plural(plan.world_size, 'rank')}{where}, {plan.layout.value.replace('_', '-')}"
+    return [style.bold(f"{name}: {facts}"), style.dim(f"digest {plan.digest}")]
+
+
+def _modules(plan: Plan, style: Style) -> list[str]:
+    expert = any(module.grid.ep > 1 or module.grid.expt_tp > 1 for module in plan.modules)
+    expert_axes = (Axis.EXPT_TP, Axis.EP, Axis.EXPT_DP) if expert else ()
+    axes = (Axis.TP, Axis.CP, Axis.DP, Axis.PP, *expert_axes)
+    rows = [["module", "ranks", "size", *axes, "model"]]
+    for module in plan.modules:
+        grid = module.grid
+        ranks = f"{grid.rank_offset}-{grid.end - 1}" if grid.size > 1 else str(grid.rank_offset)
+        rows.append([module.name, ranks, str(grid.size), *(str(grid.size_of(axis)) for axis in axes), _model(module)])
+    title, *lines = columns(rows, right=frozenset(range(2, 3 + len(axes))))
+    text = [style.dim(title)]
+    for i, (line, module) in enumerate(zip(lines, plan.modules, strict=True)):
+        text.append(style.module(shorten(line, style.width), i))
+        text += [f"    {note}" for note in wrap(_notes(module), style.width - 4) if note]
+    return text
+
+
+def _model(module: ModulePlan) -> str:
+    model = module.model
+    if model is None:
+        return "-"
+    return model.preset or f"{model.family} {model.num_layers}x{model.hidden_size}"
+
+
+def _notes(module: ModulePlan) -> list[str]:
+    """What is unusual about a module, as phrases to wrap."""
+    freeze = module.freeze
+    frozen = "all" if freeze.all else "encoder" if freeze.encoder else "projection" if freeze.projection else ""
+    uneven = module.stages is not None and len(set(module.stages)) > 1
+    order = module.grid.order
+    notes = [
+        f"frozen: {frozen}" if frozen else "",
+        f"layers per stage: {'+'.join(map(str, module.stages or ()))}" if uneven else "",
+        f"recompute: {module.recompute}" if module.recompute != "none" else "",
+        "sequence parallel" if module.sequence_parallel else "",
+        f"order: {format_order(order)}" if order != DEFAULT_ORDER else "",
+    ]
+    found = [note for note in notes if note]
+    return [note + ";" for note in found[:-1]] + found[-1:]
+
+
+def _groups(plan: Plan, style: Style) -> list[str]:
+    lines = []
+    owners = list(dict.fromkeys(family.owner for family in plan.families))
+    for owner in owners:
+        rows = _kinds_by_sets([family for family in plan.families if family.owner == owner])
+        for i, (sizes, kinds) in enumerate(rows):
+            lines.append((owner if i == 0 else "", sizes, kinds))
+    margin = max(len(owner) for owner, _, _ in lines) + 2
+    middle = max(len(sizes) for _, sizes, _ in lines) + 2
+    text = []
+    for owner, sizes, kinds in lines:
+        wrapped = wrap(kinds, style.width - margin - middle - 2)
+        text.append(f"  {owner.ljust(margin)}{sizes.ljust(middle)}{wrapped[0]}")
+        text += [" " * (2 + margin + middle) + rest for rest in wrapped[1:]]
+    shared = num_communicators(plan.families)
+    summary = f"  {plural(plan.num_groups, 'group')}; {plural(shared, 'communicator')} once equal rank sets are shared"
+    return [*text, style.dim(summary)]
+
+
+def _kinds_by_sets(families: Sequence[Family]) -> list[tuple[str, list[str]]]:
+    """Kinds of one owner whose groups are the same ranks, together: (count and size, kinds)."""
+    found: dict[object, tuple[str, list[str]]] = {}
+    for family in families:
+        if not len(family):
+            found[family.kind] = ("none", [family.kind])
+            continue
+        first, last = family.group(0), family.group(len(family) - 1)
+        size = len(first.ranks)
+        sizes = f"{len(family):,} of {plural(size, 'rank')}"
+        # Two kinds of one module that agree in number, first and last group are equal: all are translates.
+        key = (len(family), first.boxes, last.boxes)
+        found.setdefault(key, (sizes, []))[1].append(family.kind)
+    return list(found.values())
+
+
+def _batch(plan: Plan) -> list[str]:
+    batch = plan.batch
+    lanes = ", ".join(
+        f"{name} {plural(batch.grids[name].num_lanes, 'lane')} of {plural(count, 'sample')}"
+        for name, count in batch.samples_per_lane.items()
+    )
+    steps = f"{plural(batch.global_size, 'sample')} per step = {plural(batch.num_microbatches, 'microbatch')}"
+    elsewhere = (batch.megatron_bridge_micro_batch_size, batch.megatron_lm_micro_batch_size)
+    return [
+        f"  {steps} of {batch.micro_size:,}; {batch.seq_length:,} tokens per sample",
+        f"  each microbatch: {lanes}",
+        f"  pipeline: {plural(plan.total_stages, 'stage')} on the longest path",
+        f"  micro_batch_size: {elsewhere[0]} in Megatron-Bridge (whole model), {elsewhere[1]} in Megatron-LM (per lane)",
+    ]
+
+
+def warning_lines(warnings: Sequence[Fault], style: Style) -> list[str]:
+    """Warnings, wrapped by nobody: they are copied into issues."""
+    return [f"  {style.warn(line)}" for warning in warnings for line in str(warning).split("\n")]

@@ -1,0 +1,156 @@
+"""The rank map: one row per node, a cell per GPU.
+
+A cell names the module by a letter and then the coords of the axes that are larger than 1: `Lp1d0t3` is the
+language model's stage 1, lane 0, tp rank 3. Nodes that differ only in their lanes are shown once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os.path import commonprefix
+
+from ..axes import Axis
+from ..ir import Grid, ModulePlan
+from ..plan import Plan
+from .style import Style, plural, spans
+
+MAX_RANKS = 65_536  # more would take seconds to list; --rank N answers for each of them
+_ROW_WITHOUT_NODES = 8
+_SHOWN = ((Axis.PP, "p"), (Axis.DP, "d"), (Axis.CP, "c"), (Axis.TP, "t"))
+
+Cell = tuple[int, tuple[tuple[str, int], ...]]  # (module's place, (letter of axis, coord) of every axis above 1)
+Row = list[list[Cell]]  # per GPU, its modules
+
+
+def rank_map(plan: Plan, style: Style) -> list[str]:
+    """The lines of the map."""
+    if plan.world_size > MAX_RANKS:
+        return [f"  left out above {MAX_RANKS:,} ranks; --rank N shows one of them"]
+    letters = module_letters([module.name for module in plan.modules])
+    per_row = plan.gpus_per_node or min(plan.world_size, _ROW_WITHOUT_NODES)
+    folded: dict[object, list[tuple[int, Row]]] = {}
+    for node, row in enumerate(_rows(plan, per_row)):
+        folded.setdefault(_without_lanes(row), []).append((node, row))
+    lines = [_legend(plan, letters, style)]
+    for alike in folded.values():
+        lines += _node_lines(plan, letters, alike, per_row, style)
+    return lines
+
+
+def module_letters(names: list[str]) -> list[str]:
+    """The shortest capitalised prefix of each name that no earlier module took."""
+    taken: list[str] = []
+    for name in names:
+        prefixes = (name[:length].capitalize() for length in range(1, len(name) + 1))
+        numbered = (f"{name[0].upper()}{number}" for number in range(2, len(names) + 2))
+        taken.append(next(prefix for prefix in (*prefixes, *numbered) if prefix not in taken))
+    return taken
+
+
+def _legend(plan: Plan, letters: list[str], style: Style) -> str:
+    names = [
+        style.module(f"{letter} {module.name}", i)
+        for i, (letter, module) in enumerate(zip(letters, plan.modules, strict=True))
+    ]
+    grids = [module.grid for module in plan.modules]
+    axes = [f"{letter} {_MEANING[axis]}" for axis, letter in _SHOWN if any(grid.size_of(axis) > 1 for grid in grids)]
+    return "  " + ", ".join(names) + ("; " + ", ".join(axes) if axes else "")
+
+
+_MEANING = {Axis.PP: "stage", Axis.DP: "lane", Axis.CP: "cp", Axis.TP: "tp"}
+
+
+def _rows(plan: Plan, per_row: int) -> Iterator[Row]:
+    placed = [(i, module, _axes_shown(module.grid)) for i, module in enumerate(plan.modules)]
+    for start in range(0, plan.world_size, per_row):
+        ranks = range(start, min(start + per_row, plan.world_size))
+        yield [[_cell(i, module, axes, rank) for i, module, axes in placed if rank in module.grid] for rank in ranks]
+
+
+def _axes_shown(grid: Grid) -> list[tuple[Axis, str]]:
+    return [(axis, letter) for axis, letter in _SHOWN if grid.size_of(axis) > 1]
+
+
+def _cell(index: int, module: ModulePlan, axes: list[tuple[Axis, str]], rank: int) -> Cell:
+    coords = module.grid.dense.coords(rank)
+    return index, tuple((letter, coords[axis]) for axis, letter in axes)
+
+
+def _without_lanes(row: Row) -> object:
+    """What rows must have in common to be shown once: everything but the lanes, whose steps must agree."""
+    firsts: dict[int, int] = {}
+
+    def relative(cell: Cell) -> Cell:
+        index, coords = cell
+        lanes = dict(coords).get("d", 0)
+        base = firsts.setdefault(index, lanes)
+        return index, tuple((letter, at - base if letter == "d" else at) for letter, at in coords)
+
+    return tuple(tuple(relative(cell) for cell in cells) for cells in row)
+
+
+def _text(cell: Cell, letters: list[str]) -> str:
+    index, coords = cell
+    return letters[index] + "".join(f"{letter}{at}" for letter, at in coords)
+
+
+def _node_lines(plan: Plan, letters: list[str], alike: list[tuple[int, Row]], per_row: int, style: Style) -> list[str]:
+    """The lines of the first of some rows that are alike, and one that says which rows repeat it."""
+    node, row = alike[0]
+    label = f"node {node}" if plan.gpus_per_node else f"rank {node * per_row}"
+    margin = max(len(label) + 1, 9)
+    lines: list[str] = []
+    for text in _row_lines(row, letters, style.width - margin - 4, style):
+        lines.append(f"  {label.ljust(margin)}{style.dim('|')} {text}")
+        label = ""
+    if len(alike) > 1:
+        lines.append(style.dim(f"  {''.ljust(margin)}| {_repeats(plan, alike, letters, per_row)}"))
+    return lines
+
+
+def _row_lines(row: Row, letters: list[str], width: int, style: Style) -> list[str]:
+    """One line per module that some GPU of the row holds; what all cells begin with is written once if need be."""
+    lines = []
+    for index in sorted({cell[0] for cells in row for cell in cells}):
+        texts = ["".join(_text(cell, letters) for cell in cells if cell[0] == index) for cells in row]
+        if sum(len(text) + 1 for text in texts) > width and all(texts):
+            texts = _factored(texts)
+        longest = max(map(len, texts[-len(row) :]))
+        aligned = [*texts[: -len(row)], *(text.ljust(longest) for text in texts[-len(row) :])]
+        lines += [style.module(line, index) for line in _filled(aligned, width)]
+    return lines
+
+
+def _factored(texts: list[str]) -> list[str]:
+    """The common beginning up to an axis letter, then what is left of each text: `Lp0c0:` `t0` `t1` ..."""
+    common = commonprefix(texts)  # noqa: RUF071  of characters, not of paths: that is what is wanted
+    cut = max((i for i, letter in enumerate(common) if letter.isalpha()), default=0)
+    return [f"{texts[0][:cut]}:", *(text[cut:] for text in texts)] if cut else texts
+
+
+def _filled(texts: list[str], width: int) -> list[str]:
+    """Cells, which may be blank, filled into lines."""
+    lines: list[str] = []
+    for text in texts:
+        if lines and len(lines[-1]) + 1 + len(text) <= width:
+            lines[-1] += f" {text}"
+        else:
+            lines.append(text)
+    return [line.rstrip() for line in lines]
+
+
+def _repeats(plan: Plan, alike: list[tuple[int, Row]], letters: list[str], per_row: int) -> str:
+    """`and nodes 1-15 (15 nodes), with lanes L1-15`."""
+    nodes = [node for node, _ in alike[1:]]
+    if plan.gpus_per_node:
+        where = f"nodes {spans(nodes)}" if len(nodes) > 1 else f"node {nodes[0]}"
+        where += f" ({plural(len(nodes), 'node')})" if len(nodes) > 1 else ""
+    else:
+        where = f"ranks from {spans([node * per_row for node in nodes])}"
+    lanes: dict[int, set[int]] = {}
+    for _, row in alike[1:]:
+        for index, coords in (cell for cells in row for cell in cells):
+            if "d" in dict(coords):
+                lanes.setdefault(index, set()).add(dict(coords)["d"])
+    listed = [f"{letters[index]} {spans(sorted(found))}" for index, found in sorted(lanes.items())]
+    return f"and {where}" + (f", with lanes {', '.join(listed)}" if listed else "")

@@ -1,0 +1,152 @@
+"""One rank's view as text, and as plain data for JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..ir import EdgeTransfers, Group, RankView
+from ..plan import Plan
+from .style import Style, columns, spans, wrap
+
+_MAX_RANKS_SHOWN = 32
+
+
+def rank_view(plan: Plan, rank: int, style: Style) -> str:
+    """The view of one rank as text, ending in a newline."""
+    view = plan.view(rank)
+    where = f", node {view.node}, local rank {view.local_rank}" if view.node is not None else ""
+    lines = [style.bold(f"rank {rank} of {plan.world_size:,}{where}")]
+    for title, body in (
+        ("Modules", _modules(view)),
+        ("Groups, in creation order", _groups(view, style)),
+        ("Bridges", _transfers(view)),
+    ):
+        if body:
+            lines += ["", style.bold(title), *body]
+    return "\n".join(lines) + "\n"
+
+
+def _modules(view: RankView) -> list[str]:
+    lines = []
+    for name, coords in view.coords.items():
+        stage, samples = view.stages[name], view.batch_slices[name]
+        at = ", ".join(f"{axis} {coord}" for axis, coord in coords.items())
+        ends = [text for text, holds in (
+            ("first of the module", view.role.is_first_stage(name)),
+            ("last of the module", view.role.is_last_stage(name)),
+            ("first of the model", stage.is_model_first),
+            ("last of the model", stage.is_model_last),
+        ) if holds]  # fmt: skip
+        lines += [
+            f"  {name}: {at}",
+            f"    stage {stage.stage} of {stage.num_stages}" + (f" ({', '.join(ends)})" if ends else ""),
+            f"    samples {samples.start}:{samples.stop} of each microbatch",
+            f"    reads {', '.join(view.data[name]) or 'nothing from the batch'}",
+        ]
+    place = f"  pipeline: position {view.position} of {view.total_stages}, "
+    return [*lines, place + f"{view.num_warmup_microbatches} warm-up microbatches"]
+
+
+def _groups(view: RankView, style: Style) -> list[str]:
+    heads = [["#", "owner", "kind", "index"]]
+    heads += [[str(g.position), g.owner, g.kind, str(g.index)] for g in view.groups]
+    title, *rows = columns(heads, right=frozenset({0, 3}))
+    lines = [style.dim(f"{title}  ranks")]
+    margin = max(map(len, rows)) + 2
+    for row, group in zip(rows, view.groups, strict=True):
+        first, *rest = wrap(_ranks(group), style.width - margin)
+        lines += [f"{row.ljust(margin)}{first}", *(" " * margin + line for line in rest)]
+    return lines
+
+
+def _ranks(group: Group) -> list[str]:
+    """The group's ranks as phrases to wrap: listed when few, else as ranges and how many they are."""
+    size = sum(map(len, group.boxes))
+    if size <= _MAX_RANKS_SHOWN:
+        return [spans(group.ranks)]
+    found = [_box(box.start, box.dims) for box in group.boxes]
+    return [*(f"{text}," for text in found[:-1]), found[-1], f"({size:,} ranks)"]
+
+
+def _box(start: int, dims: tuple[tuple[int, int], ...]) -> str:
+    """`0-4095`, or `0-4088 by 8`, or the box's shape."""
+    if len(dims) == 1:
+        ((size, stride),) = dims
+        return f"{start}-{start + (size - 1) * stride}" + (f" by {stride}" if stride > 1 else "")
+    return f"{start} + " + " + ".join(f"{stride}*(0-{size - 1})" for size, stride in dims)
+
+
+def _transfers(view: RankView) -> list[str]:
+    lines = []
+    for edge in view.transfers:
+        name = f"{edge.src} -> {edge.dst}"
+        lines += [
+            f"  {name}: sends lane {t.src_lane}[{t.src_start}:{t.src_start + t.num_samples}] to rank {t.dst_rank}"
+            for t in edge.sends
+        ]
+        lines += [
+            f"  {name}: receives lane {t.dst_lane}[{t.dst_start}:{t.dst_start + t.num_samples}] from rank {t.src_rank}"
+            for t in edge.receives
+        ]
+    lines += [f"  {group.owner}: {_role(group)} {' '.join(_ranks(group))}" for group in view.broadcast_groups]
+    return lines
+
+
+def _role(group: Group) -> str:
+    return "source lane shared with" if group.kind == "bridge_src" else "destination lane shared with"
+
+
+def view_document(view: RankView) -> dict[str, Any]:
+    """The view as plain data. Groups give their ranks as boxes: start, and [size, stride] pairs."""
+    return {
+        "rank": view.rank,
+        "node": view.node,
+        "local_rank": view.local_rank,
+        "layout": view.role.mode.value,
+        "modules": {name: _module_document(view, name) for name in view.coords},
+        "position": view.position,
+        "total_stages": view.total_stages,
+        "num_warmup_microbatches": view.num_warmup_microbatches,
+        "groups": [_group_document(group) for group in view.groups],
+        "transfers": [_edge_document(edge) for edge in view.transfers],
+    }
+
+
+def view_lines(plan: Plan, ranks: Iterable[int]) -> Iterator[str]:
+    """One line of JSON per rank."""
+    encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+    return (encode(view_document(plan.view(rank))) + "\n" for rank in ranks)
+
+
+def _module_document(view: RankView, name: str) -> dict[str, Any]:
+    info, stage, samples = view.role.modules[name], view.stages[name], view.batch_slices[name]
+    return {
+        "coords": dict(view.coords[name]),
+        "is_first_stage": info.is_first_stage,
+        "is_last_stage": info.is_last_stage,
+        "is_model_first": stage.is_model_first,
+        "is_model_last": stage.is_model_last,
+        "stage": stage.stage,
+        "num_stages": stage.num_stages,
+        "samples": [samples.start, samples.stop],
+        "data": view.data[name],
+    }
+
+
+def _group_document(group: Group) -> dict[str, Any]:
+    return {
+        "position": group.position,
+        "owner": group.owner,
+        "kind": group.kind,
+        "index": group.index,
+        "boxes": [[box.start, box.dims] for box in group.boxes],
+    }
+
+
+def _edge_document(edge: EdgeTransfers) -> dict[str, Any]:
+    def plain(transfers: tuple[Any, ...]) -> list[dict[str, int]]:
+        return [{name: getattr(t, name) for name in t.__slots__ if not name.startswith("__")} for t in transfers]
+
+    return {"src": edge.src, "dst": edge.dst, "sends": plain(edge.sends), "receives": plain(edge.receives)}

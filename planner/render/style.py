@@ -1,0 +1,108 @@
+"""The terminal: colours when they are wanted, the width there is, and aligned columns.
+
+Plain ANSI codes and about thirty lines of layout: a rendering library would double the time that `mimo plan`
+takes to start.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TextIO
+
+import attrs
+
+_MODULE_COLOURS = ("36", "33", "35", "32", "34", "31")  # language first: cyan, yellow, magenta, ...
+MIN_WIDTH = 60
+
+
+@attrs.frozen
+class Style:
+    """Where text goes: its width in columns, and whether it may carry colour codes."""
+
+    width: int = 80
+    colour: bool = False
+
+    def _paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text.strip() else text
+
+    def bold(self, text: str) -> str:
+        return self._paint(text, "1")
+
+    def dim(self, text: str) -> str:
+        return self._paint(text, "2")
+
+    def warn(self, text: str) -> str:
+        return self._paint(text, "33")
+
+    def error(self, text: str) -> str:
+        return self._paint(text, "31")
+
+    def module(self, text: str, index: int) -> str:
+        """Text in the colour of the module with that place in plan order."""
+        return self._paint(text, _MODULE_COLOURS[index % len(_MODULE_COLOURS)])
+
+
+def style_of(stream: TextIO, colour: str = "auto") -> Style:
+    """The style of a stream: no colour codes in a pipe, with NO_COLOR set, or on a dumb terminal."""
+    terminal = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    width = shutil.get_terminal_size((80, 24)).columns
+    return Style(max(MIN_WIDTH, width), {"auto": terminal, "always": True}.get(colour, False))
+
+
+def columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset(), indent: int = 2) -> list[str]:
+    """Rows as lines of aligned cells, two spaces apart; columns in `right` align right."""
+    widths = [max(map(len, cells)) for cells in zip_longest(*rows, fillvalue="")]
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
+        lines.append((" " * indent + "  ".join(cells)).rstrip())
+    return lines
+
+
+def wrap(words: Sequence[str], width: int) -> list[str]:
+    """Words filled into lines of at most `width` columns, never broken."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines or [""]
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """`0-3, 8` for ascending numbers, or `0-126 by 2` where they are evenly spaced."""
+    if len(numbers) > 2:
+        step = numbers[1] - numbers[0]
+        if step > 1 and list(numbers) == list(range(numbers[0], numbers[-1] + 1, step)):
+            return f"{numbers[0]}-{numbers[-1]} by {step}"
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{low}-{high}" if high > low else str(low) for low, high in runs)
+
+
+def shorten(text: str, width: int) -> str:
+    """At most `width` columns of a line."""
+    return text if len(text) <= width else text[: max(0, width - 3)] + "..."
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 rank`, `8 ranks`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}" + ("es" if noun.endswith("ch") else "s")
+
+
+def stdout_style(colour: str) -> Style:
+    return style_of(sys.stdout, colour)
