@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 
 import attrs
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from .errors import DisagreementError
 
@@ -23,18 +24,19 @@ _MAX_NAMED = 8
 class Claim:
     """Lets one of several failing ranks speak, so that a failure is one message and not N interleaved ones."""
 
-    store: dist.Store
+    store: Store
+    rank: int
 
     def is_first(self) -> bool:
-        """Whether no other rank has claimed before. Without an answer from the store this rank speaks."""
+        """Whether no other rank has claimed before. Without an answer from the store rank 0 speaks."""
         try:
             return bool(self.store.add("speaker", 1) == 1)
-        except RuntimeError:  # the store went away with the rank that hosted it
-            return True
+        except RuntimeError:  # the store went away with the rank that hosted it, rank 0
+            return self.rank == 0
 
 
 def agree(
-    store: dist.Store, rank: int, world_size: int, plan_world_size: int, found: Mapping[str, str]
+    store: Store, rank: int, world_size: int, plan_world_size: int, found: Mapping[str, str], timeout: timedelta
 ) -> None:
     """Return when all ranks were started with equal `found` (names to values); raise on all of them otherwise.
 
@@ -48,23 +50,23 @@ def agree(
         )
     store.set(f"rank{rank}", json.dumps(dict(found), sort_keys=True))
     if rank == 0:
-        store.set("verdict", _verdict(store, world_size))
+        store.set("verdict", _verdict(store, world_size, timeout))
     try:
-        store.wait(["verdict"], 2 * store.timeout)
+        store.wait(["verdict"], 2 * timeout)  # rank 0 may itself wait that long for the others
     except RuntimeError as error:  # DistStoreError; the type differs between backends
-        raise DisagreementError(f"rank {rank} had no answer from rank 0 within {2 * store.timeout}") from error
+        raise DisagreementError(f"rank {rank} had no answer from rank 0 within {2 * timeout}") from error
     verdict = store.get("verdict").decode()
     if verdict != _OK:
         raise DisagreementError(verdict)
 
 
-def _verdict(store: dist.Store, world_size: int) -> str:
+def _verdict(store: Store, world_size: int, timeout: timedelta) -> str:
     keys = [f"rank{rank}" for rank in range(world_size)]
     try:
-        store.wait(keys)
+        store.wait(keys, timeout)
     except RuntimeError:
         absent = [rank for rank, key in enumerate(keys) if not store.check([key])]
-        return f"ranks {_some(absent)} did not come within {store.timeout}; the others wait for nothing"
+        return f"ranks {_some(absent)} did not come within {timeout}"
     values = [json.loads(store.get(key)) for key in keys]
     different = [rank for rank, value in enumerate(values) if value != values[0]]
     if not different:

@@ -19,10 +19,12 @@ from .grids import PlannedGrid
 from .groups import ProcessGroups
 
 
-class PlannedBridge(BridgeCommunicator):  # type: ignore[misc]  # megatron-core is untyped
+class PlannedBridge(BridgeCommunicator):
     """A BridgeCommunicator that takes its broadcast and leader groups from the plan instead of creating them."""
 
-    def __init__(self, bridge: Bridge, grids: dict[str, PlannedGrid], groups: ProcessGroups, dtype: torch.dtype) -> None:
+    def __init__(
+        self, bridge: Bridge, grids: dict[str, PlannedGrid], groups: ProcessGroups, dtype: torch.dtype
+    ) -> None:
         self._name, self._groups = bridge.name, groups
         super().__init__(
             grids[bridge.src],
@@ -43,7 +45,7 @@ class PlannedBridge(BridgeCommunicator):  # type: ignore[misc]  # megatron-core 
         return self._groups.get(self._name, GroupKind.BRIDGE_P2P)
 
 
-class PlannedCommunicator(MultiModulePipelineCommunicator):  # type: ignore[misc]
+class PlannedCommunicator(MultiModulePipelineCommunicator):
     """The communicator of megatron-core's pipeline schedule, for any layout.
 
     Modules on the same ranks exchange tensors inside MimoModel's forward; for the schedule they then have no edges.
@@ -66,7 +68,7 @@ class PlannedCommunicator(MultiModulePipelineCommunicator):  # type: ignore[misc
                 self.bridge_comms.append(made)
 
 
-class PlannedColocatedBridge(ColocatedBridgeCommunicator):  # type: ignore[misc]
+class PlannedColocatedBridge(ColocatedBridgeCommunicator):
     """A ColocatedBridgeCommunicator on the plan's gather group."""
 
     def __init__(self, source: PlannedGrid, target: PlannedGrid, groups: ProcessGroups) -> None:

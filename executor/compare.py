@@ -61,7 +61,10 @@ def check_communicator(communicator: MultiModulePipelineCommunicator, groups: Pr
 def _check_bridge(found: BridgeCommunicator, planned: Bridge) -> None:
     pairs = sorted((transfer.src_rank, transfer.dst_rank) for transfer in planned.transfers)
     sends = [
-        (rank, other) for rank, info in found.comm_map.items() if info.role is CommRole.SENDER for other in info.send_to_ranks
+        (rank, other)
+        for rank, info in found.comm_map.items()
+        if info.role is CommRole.SENDER
+        for other in info.send_to_ranks
     ]
     receives = [
         (other, rank)

@@ -15,6 +15,8 @@ from importlib.metadata import version
 import attrs
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from . import device
 from .agree import Claim, agree
@@ -48,7 +50,7 @@ class Context:
     world_size: int
     device: torch.device
     timeout: timedelta
-    store: dist.Store
+    store: Store
     claim: Claim
 
     @property
@@ -65,14 +67,14 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     """
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing and len(missing) < len(_VARIABLES):
-        raise ExecutorError(f"the environment lacks {', '.join(missing)}; start with torchrun, or set all of {_VARIABLES}")
+        raise ExecutorError(f"the environment lacks {', '.join(missing)}: start with torchrun")
     if missing:
-        rank, world_size, store = 0, 1, dist.HashStore()
+        rank, world_size, store = 0, 1, HashStore()
     else:
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     store.set_timeout(timeout)
     chosen = device.select(int(os.environ.get("LOCAL_RANK", rank)))
-    return Context(rank, world_size, chosen, timeout, store, Claim(dist.PrefixStore("claim", store)))
+    return Context(rank, world_size, chosen, timeout, store, Claim(PrefixStore("claim", store), rank))
 
 
 @contextmanager
@@ -83,10 +85,11 @@ def started(context: Context, digest: str, plan_world_size: int) -> Iterator[Non
         DisagreementError: before any process group, where ranks differ.
     """
     found = {"plan": digest, **attrs.asdict(Versions.installed())}
-    agree(dist.PrefixStore("agree", context.store), context.rank, context.world_size, plan_world_size, found)
+    store = PrefixStore("agree", context.store)
+    agree(store, context.rank, context.world_size, plan_world_size, found, context.timeout)
     dist.init_process_group(
         device.backend(),
-        store=dist.PrefixStore("world", context.store),
+        store=PrefixStore("world", context.store),
         rank=context.rank,
         world_size=context.world_size,
         timeout=context.timeout,
@@ -94,9 +97,8 @@ def started(context: Context, digest: str, plan_world_size: int) -> Iterator[Non
     from megatron.core import parallel_state  # noqa: PLC0415  seconds to import: only once the ranks agree
 
     parallel_state._set_global_memory_buffer()  # linear layers under sequence parallelism gather into it
-    try:
-        with device.ready():
-            yield
-    finally:
-        parallel_state.destroy_global_memory_buffer()
-        dist.destroy_process_group()
+    with device.ready():
+        yield
+    # Only after success: on a failed rank, destroying groups could wait for peers that will not come.
+    parallel_state.destroy_global_memory_buffer()
+    dist.destroy_process_group()

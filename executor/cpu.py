@@ -33,7 +33,7 @@ def _is_cuda(device: Any) -> bool:
 class _CudaIsCpu(TorchFunctionMode):
     """Sends what is meant for CUDA to the CPU."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if _is_cuda(kwargs.get("device")):
             kwargs = {**kwargs, "device": _CPU}
@@ -84,8 +84,11 @@ def _all_to_all_single(
     input_split_sizes: Any = None,
     **kwargs: Any,
 ) -> Any:
-    splits = (part.tolist() if isinstance(part, torch.Tensor) else part for part in (output_split_sizes, input_split_sizes))
-    return _real_all_to_all_single(output, tensor, *splits, **kwargs)
+    return _real_all_to_all_single(output, tensor, _sizes(output_split_sizes), _sizes(input_split_sizes), **kwargs)
+
+
+def _sizes(splits: Any) -> Any:
+    return splits.tolist() if isinstance(splits, torch.Tensor) else splits
 
 
 def _backward(*args: Any, **kwargs: Any) -> Any:
@@ -95,7 +98,7 @@ def _backward(*args: Any, **kwargs: Any) -> Any:
 
 
 _real_all_to_all_single = dist.all_to_all_single
-_real_backward = torch.autograd._engine_run_backward
+_real_backward = torch.autograd._engine_run_backward  # type: ignore[attr-defined]  # private
 
 
 def _replacements() -> list[tuple[Any, str, Any]]:

@@ -101,8 +101,8 @@ class Synthetic:
             raise ExecutorError(f"a sample's images and clips fill seq_length = {length}; raise batch.seq_length")
         num_text = int(torch.randint(max(1, room // 2), room + 1, (1,), generator=generator))
         pieces = self._cut(self._words(num_text, generator), len(runs), generator)
-        parts = [part for pair in zip(pieces, [*runs, torch.empty(0, dtype=torch.long)], strict=True) for part in pair]
-        ids = torch.cat(parts)
+        runs.append(torch.empty(0, dtype=torch.long))  # after the last piece of text
+        ids = torch.cat([part for pair in zip(pieces, runs, strict=True) for part in pair])
         return torch.nn.functional.pad(ids, (0, length - len(ids)), value=PADDING)
 
     def _words(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -156,6 +156,6 @@ def check_items(plan: Plan) -> None:
         fixed = module.output.tokens_per_sample
         if not module.is_language and fixed is not None and fixed % tokens_per_item(module):
             raise ExecutorError(
-                f"modules.{module.name}.output: tokens_per_sample is a multiple of the {tokens_per_item(module)} tokens "
-                f"of one item of this encoder, got {fixed}"
+                f"modules.{module.name}.output: tokens_per_sample is a multiple of the "
+                f"{tokens_per_item(module)} tokens that this encoder makes of one item, got {fixed}"
             )

@@ -7,10 +7,11 @@ Gradient reduction is not overlapped: with it, a lane without images would wait 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.mimo.model.base import MimoModel
+from megatron.core.transformer.transformer_config import TransformerConfig
 
 from planner import MIMO_LANGUAGE_MODULE_KEY
 
@@ -18,7 +19,7 @@ from .grids import collection_of
 from .groups import ProcessGroups
 
 
-def modules_of(model: MimoModel) -> Iterator[tuple[str, torch.nn.Module]]:
+def modules_of(model: MimoModel) -> Iterator[tuple[str, Any]]:
     """The modules of this rank, by name."""
     yield from model.modality_submodules.items()
     if model.language_model is not None:
@@ -45,7 +46,7 @@ def wrap(model: MimoModel, groups: ProcessGroups, *, distributed_optimizer: bool
             model.modality_submodules[name] = wrapped
 
 
-def config_of(name: str, module: torch.nn.Module) -> object:
+def config_of(name: str, module: Any) -> TransformerConfig:
     """The transformer configuration of a module: an encoder's is that of its one encoder."""
     if name == MIMO_LANGUAGE_MODULE_KEY:
         return module.config

@@ -25,7 +25,7 @@ from planner import Model
 from .transformer import LocalNorm, block_spec
 
 
-class Encoder(MegatronModule):  # type: ignore[misc]  # megatron-core is untyped
+class Encoder(MegatronModule):
     """One stage of an encoder: an input part on the first stage, some transformer layers, an end on the last."""
 
     def __init__(
@@ -61,10 +61,10 @@ class Encoder(MegatronModule):  # type: ignore[misc]  # megatron-core is untyped
 
     def forward(self, inputs: torch.Tensor | None = None) -> torch.Tensor:
         """Args: inputs, of the first stage. Returns (sequence, batch, hidden); on the last stage (batch, ...)."""
-        hidden_states = None
+        embedded = None
         if self.input_part is not None:
-            hidden_states = self.input_part(inputs).transpose(0, 1).contiguous()
-        hidden_states = self.decoder(hidden_states, None)
+            embedded = self.input_part(inputs).transpose(0, 1).contiguous()
+        hidden_states: torch.Tensor = self.decoder(embedded, None)
         if not self.is_last:
             return hidden_states
         return self.drop(hidden_states.transpose(0, 1))
@@ -75,7 +75,7 @@ class Encoder(MegatronModule):  # type: ignore[misc]  # megatron-core is untyped
 
 
 class PatchInput(torch.nn.Module):
-    """Patches, a class token, positions and CLIP's first norm. (batch, 3, side, side) -> (batch, 1 + patches, hidden)."""
+    """Patches, a class token, positions, CLIP's first norm. (batch, 3, side, side) -> (batch, 1 + patches, hidden)."""
 
     def __init__(self, config: TransformerConfig, model: Model) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def _sinusoids(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
     return functional.pad(table, (0, width - table.shape[1])).to(like.dtype)
 
 
-class LinearProjection(MegatronModule):  # type: ignore[misc]
+class LinearProjection(MegatronModule):
     """One linear layer into language's width, the same on every tp rank.
 
     Not megatron-core's projector of the kind "affine": above tp 1 it adds a part of the bias to the whole output.
@@ -159,7 +159,7 @@ class LinearProjection(MegatronModule):  # type: ignore[misc]
         return projected
 
 
-class EncoderSubmodules(ModalitySubmodules):  # type: ignore[misc]
+class EncoderSubmodules(ModalitySubmodules):
     """One encoder and its projection, run on every stage of the module.
 
     megatron-core's base bypasses the encoder whenever hidden states are given, so that every stage but the first
@@ -173,16 +173,15 @@ class EncoderSubmodules(ModalitySubmodules):  # type: ignore[misc]
         ((name, encoder),) = self.encoders.items()
         if hidden_states is not None and hidden_states.ndim == 2:
             return hidden_states * 1  # a microbatch without this modality: no tokens, and nothing to encode
+        if hidden_states is None and encoder_inputs is None:
+            return None
         if hidden_states is not None:
             encoder.set_input_tensor(hidden_states)
-            features = encoder()
-        elif encoder_inputs is not None:
-            features = encoder(**encoder_inputs[name])
-        else:
-            return None
+        features: torch.Tensor = encoder(**(encoder_inputs or {}).get(name, {}))
         if not self.is_last_stage:
             return features
-        return self.project_embeddings([features.flatten(0, 1)], is_input=True)
+        projected: torch.Tensor = self.project_embeddings([features.flatten(0, 1)], is_input=True)
+        return projected
 
     def decode(self, embeddings: torch.Tensor, data_batch: dict[str, Any]) -> torch.Tensor:
         """Refused: encoders have no decoders."""

@@ -36,7 +36,7 @@ _KINDS: dict[tuple[str, frozenset[str]], GroupKind] = {
 }
 
 
-class PlannedGrid(HyperCommGrid):  # type: ignore[misc]  # megatron-core is untyped
+class PlannedGrid(HyperCommGrid):
     """The grid of one module. `shape` and `dim_names` follow the module's axis order, fastest first."""
 
     def __init__(self, module: ModulePlan, groups: ProcessGroups | None) -> None:

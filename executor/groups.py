@@ -83,6 +83,11 @@ class ProcessGroups:
         matching = (opened for group, opened in self._opened if (group.owner, group.kind) == (owner, kind))
         return next(matching, None)
 
+    @property
+    def num_opened(self) -> int:
+        """Communicators of which this rank is the first member: summed over the world, each counts once."""
+        return sum(len(known) for ranks, known in self._communicators.items() if ranks[0] == self.rank)
+
     def with_ranks(self, owner: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
         """The process group of an owner that holds exactly these ranks. Raises KeyError."""
         for group, opened in self._opened:
@@ -109,12 +114,13 @@ class ProcessGroups:
 
     def _create(self, group: Group, ranks: tuple[int, ...]) -> dist.ProcessGroup:
         distributed_c10d._world.group_count = self._base + group.position
-        created: dist.ProcessGroup = dist.new_group(
+        created = dist.new_group(
             list(ranks),
             timeout=self._timeout,
             use_local_synchronization=True,
             group_desc=f"{group.owner}:{group.kind}:{group.index}",
         )
+        assert isinstance(created, dist.ProcessGroup), "the view holds only groups that this rank is in"
         return created
 
 

@@ -139,5 +139,6 @@ def _shared_ranks(plan: Plan) -> Iterator[Limit]:
         for other in encoders[place + 1 :]:
             overlap = set(one.ranks) & set(other.ranks)
             if overlap and one.grid != other.grid:
-                rule = f"encoders that share ranks have the same grid; {one.name} has {one.grid}, {other.name} {other.grid}"
+                grids = f"{one.name} has {one.grid}, {other.name} {other.grid}"
+                rule = f"encoders that share ranks have the same grid; {grids}"
                 yield Limit("megatron-core", f"modules.{other.name}", rule, "give them equal axes, or place them apart")

@@ -32,11 +32,15 @@ from .transformer import block_spec, model_of, padded_vocab_size, transformer_co
 ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}
 
 
-class LanguageModel(GPTModel):  # type: ignore[misc]  # megatron-core is untyped
+class LanguageModel(GPTModel):
     """GPTModel whose tied embeddings are described from its own groups, not from a global state that is not there."""
 
     def tie_embeddings_and_output_weights_state_dict(
-        self, sharded_state_dict: dict[str, Any], output_key: str, embedding_key: str, metadata: dict[str, Any] | None = None
+        self,
+        sharded_state_dict: dict[str, Any],
+        output_key: str,
+        embedding_key: str,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         """On the last of several stages, the output layer is a replica of the first stage's embedding."""
         if not self.post_process or self.pre_process:
@@ -52,7 +56,7 @@ class LanguageModel(GPTModel):  # type: ignore[misc]  # megatron-core is untyped
         )
 
 
-class PlannedMimoModel(MimoModel):  # type: ignore[misc]
+class PlannedMimoModel(MimoModel):
     """MimoModel whose bridges between modules on the same ranks use the plan's groups."""
 
     def __init__(self, config: MimoModelConfig, groups: ProcessGroups, **kwargs: Any) -> None:

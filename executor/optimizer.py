@@ -26,7 +26,8 @@ def build_optimizer(model: MimoModel, groups: ProcessGroups, config: OptimizerCo
     optimizer = get_mimo_optimizer(model, config)
     missing = most_modules_on_a_rank(groups.plan) - len(groups.view.role.modules)
     for _ in range(_GATHERS_PER_MODULE * missing):
-        dist.all_gather_object([None] * groups.plan.world_size, [])
+        answers: list[list[object]] = [[]] * groups.plan.world_size
+        dist.all_gather_object(answers, [])
     return optimizer
 
 

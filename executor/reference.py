@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from planner import Parallel, Plan, compile_spec
+from planner import FrozenMap, Parallel, Plan, compile_spec
 
 from .transformer import padded_vocab_size
 
@@ -18,4 +18,5 @@ def reference_of(plan: Plan) -> Plan:
         if model is not None and plan.module(name).is_language:
             model = attrs.evolve(model, vocab_size=padded_vocab_size(plan.module(name)))
         modules[name] = attrs.evolve(module, parallel=Parallel(dp=1), model=model, stages=None)
-    return compile_spec(attrs.evolve(spec, modules=modules, placement="colocated", cluster=None), world_size=1)
+    alone = attrs.evolve(spec, modules=FrozenMap(modules), placement="colocated", cluster=None)
+    return compile_spec(alone, world_size=1)

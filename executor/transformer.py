@@ -72,7 +72,7 @@ def transformer_config(module: ModulePlan, dtype: torch.dtype) -> TransformerCon
         hidden_dropout=0.0,
         attention_dropout=0.0,
         perform_initialization=False,  # weights.py fills every parameter
-        moe_token_dispatcher_type="alltoall",
+        moe_token_dispatcher_type="alltoall",  # noqa: S106  no password
         **_experts(model),
         **_uneven(module),
         **_RECOMPUTE[module.recompute],

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import attrs
 import torch
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.models.mimo.model.base import MimoModel
 
 STANDARD_DEVIATION = 0.02

@@ -7,10 +7,15 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import faults
 import preload  # noqa: F401
+import torch
+import torch.distributed as dist
 
+import executor.check
 from executor.context import Context, connect, started
 from executor.data import Synthetic
+from executor.grids import build_grids
 from executor.groups import ProcessGroups
 from executor.megatron_limits import check_limits
 from executor.reference import reference_of
@@ -34,7 +39,7 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
     original = Plan.from_json(text)
     plan = reference_of(original) if reference else original
     samples = Synthetic(original, seed=7, text_only=tuple(options.get("text_only", ())))
-    with ready(plan) as (context, groups):
+    with ready(plan) as (context, groups), faults.planted(options.get("fault", ""), groups):
         settings = Settings(
             dtype=options.get("dtype", "fp32"),
             optimizer=options.get("optimizer", "sgd"),
@@ -52,3 +57,61 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
 
 def train_reference(text: str, options: dict[str, Any]) -> dict[str, Any]:
     return train(text, options, reference=True)
+
+
+def embedding_sums(text: str) -> float:
+    """Sum of rank numbers, counted from 1, over this rank's embedding group of language; 0 where it has none."""
+    with ready(Plan.from_json(text)) as (context, groups):
+        group = groups.get("language", "embd")
+        numbers = torch.tensor([float(context.rank + 1)])
+        if group is not None:
+            dist.all_reduce(numbers, group=group)
+        return numbers.item() if group is not None else 0.0
+
+
+def check(text: str, fault: str = "") -> dict[str, Any]:
+    """The executor's own check, with a deliberate fault if one is named."""
+    with ready(Plan.from_json(text)) as (context, groups), faults.planted(fault, groups):
+        found = executor.check.check(groups, context.device)
+        return {"faults": list(found.faults), "bridges": [time.name for time in found.bridges]}
+
+
+def communicators(text: str) -> dict[str, Any]:
+    """Counts, and per group the groups on the same communicator."""
+    with ready(Plan.from_json(text)) as (_, groups):
+        named = [(f"{group.owner}:{group.kind}", opened) for group, opened in groups]
+        shared = {name: {other for other, known in named if known is opened} for name, opened in named}
+        return {
+            "num_groups": groups.start_up.num_groups,
+            "num_communicators": groups.start_up.num_communicators,
+            "shared": shared,
+        }
+
+
+def grids(text: str) -> dict[str, Any]:
+    """Members of every group that megatron-core's optimizer and models ask a grid for."""
+    asked = {
+        "tp": ("tp", None),
+        "dp": ("dp", None),
+        "pp": ("pp", None),
+        "dp_cp": (["dp", "cp"], None),
+        "mp": (["tp", "pp"], None),
+        "intra_dist_opt": (["tp", "cp", "dp", "pp"], None),
+        "tp_ep_pp": (["expt_tp", "ep", "pp"], "expert"),
+        "expt_dp": ("expt_dp", "expert"),
+    }
+    plan = Plan.from_json(text)
+    with ready(plan) as (context, groups):
+        before = dist.distributed_c10d._world.group_count
+        members = {}
+        for name, grid in build_grids(plan, groups).items():
+            if context.rank in plan.module(name).grid:
+                for kind, (dims, view) in asked.items():
+                    group = grid.get_pg(dims, view=view)
+                    members[name, kind] = tuple(dist.get_process_group_ranks(group))
+        try:
+            grid.create_pg("tp")
+        except RuntimeError as error:
+            refusal = str(error)
+        created = dist.distributed_c10d._world.group_count - before
+        return {"members": members, "created": created, "refusal": refusal}

@@ -28,7 +28,9 @@ class RankError(Exception):
     """One or more ranks failed; the text holds their tracebacks."""
 
 
-def run(world_size: int, function: str, *args: Any, timeout: float = 120, env: dict[str, str] | None = None) -> list[Any]:
+def run(
+    world_size: int, function: str, *args: Any, timeout: float = 120, env: dict[str, str] | None = None
+) -> list[Any]:
     """Call `function` ("module:name") with `args` on every rank; the results by rank.
 
     Raises:
@@ -77,7 +79,7 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
     while waiting and not errors:
         ready = wait(list(waiting), max(0, deadline - time.monotonic()))
         if not ready:
-            errors = {rank: "did not finish in time" for rank in waiting.values()}
+            errors = dict.fromkeys(waiting.values(), "did not finish in time")
         for pipe in ready:
             rank = waiting.pop(pipe)
             try:
@@ -107,7 +109,7 @@ def _main(pipe: Connection, function: str, args: tuple[Any, ...], variables: dic
     module, name = function.split(":")
     try:
         value = ("ok", getattr(importlib.import_module(module), name)(*args))
-    except BaseException:  # noqa: BLE001  whatever it was, the caller must see it
+    except BaseException:  # whatever it was, the caller must see it
         value = ("error", traceback.format_exc())
     pipe.send(value)
     pipe.close()

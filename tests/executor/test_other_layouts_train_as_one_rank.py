@@ -10,6 +10,9 @@ from parity import measure
 
 from planner import Freeze, ModuleLayout, Plan
 
+TIED = {"language": specs.language(untie_embeddings_and_output_weights=False)}
+EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2, ffn_hidden_size=32)}
+FROZEN = Freeze(encoder=True, projection=True)
 LAYOUTS: dict[str, Plan] = {
     # The stock submodule would skip every layer of the second stage.
     "encoder_pp2": specs.plan({"tp": 2}, {"pp": 2}),
@@ -26,18 +29,12 @@ LAYOUTS: dict[str, Plan] = {
     "colocated_fan_out": specs.plan({"dp": 4}, {"tp": 4}, fixed=True, placement="colocated"),
     "colocated_fan_out_half": specs.plan({"dp": 4}, {"tp": 2, "dp": 2}, fixed=True, placement="colocated"),
     "colocated_equal_varying": specs.plan({"tp": 2, "dp": 2}, {"tp": 2, "dp": 2}, placement="colocated"),
-    "frozen_language": specs.plan({"tp": 2}, {"dp": 2}, fixed=True, freeze={"language": Freeze(encoder=True, projection=True)}),
+    "frozen_language": specs.plan({"tp": 2}, {"dp": 2}, fixed=True, freeze={"language": FROZEN}),
     "frozen_encoder": specs.plan({"pp": 2}, {"pp": 2}, freeze={"images": Freeze(encoder=True)}),
-    "frozen_encoder_and_projection": specs.plan(
-        {"pp": 2}, {"dp": 2}, fixed=True, freeze={"images": Freeze(encoder=True, projection=True)}
-    ),
-    "tied_embeddings": specs.plan(
-        {"tp": 2, "pp": 2}, {"dp": 1}, models={"language": specs.language(untie_embeddings_and_output_weights=False)}
-    ),
+    "frozen_encoder_and_projection": specs.plan({"pp": 2}, {"dp": 2}, fixed=True, freeze={"images": FROZEN}),
+    "tied_embeddings": specs.plan({"tp": 2, "pp": 2}, {"dp": 1}, models=TIED),
     # Bridge #4985: with two pipelines, embedding groups of each rank's own pipeline reduced across replicas.
-    "tied_embeddings_two_pipelines": specs.plan(
-        {"tp": 2, "pp": 2, "dp": 2}, {"dp": 1}, models={"language": specs.language(untie_embeddings_and_output_weights=False)}
-    ),
+    "tied_embeddings_two_pipelines": specs.plan({"tp": 2, "pp": 2, "dp": 2}, {"dp": 1}, models=TIED),
     "dp_slowest": specs.plan({"tp": 2, "pp": 2, "dp": 2, "order": "tp-cp-pp-dp"}, {"dp": 2}),
     "grouped_queries_layer_norm": specs.plan(
         {"tp": 2, "dp": 2},
@@ -47,11 +44,8 @@ LAYOUTS: dict[str, Plan] = {
     "affine_projection": specs.plan({"tp": 2}, {"tp": 2}, models={"images": specs.vision(projector_hidden_size=None)}),
     "recompute_full": specs.plan({"pp": 2}, {"dp": 1}, recompute="full"),
     "recompute_selective": specs.plan({"tp": 2}, {"dp": 1}, recompute="selective"),
-}
-EXPERTS = specs.language(num_moe_experts=4, moe_router_topk=2, ffn_hidden_size=32)
-LAYOUTS |= {
-    "experts_ep2": specs.plan({"dp": 2, "ep": 2}, {"dp": 1}, models={"language": EXPERTS}),
-    "experts_ep2_tp2": specs.plan({"tp": 2, "dp": 2, "ep": 2, "sequence_parallel": True}, {"dp": 1}, models={"language": EXPERTS}),
+    "experts_ep2": specs.plan({"dp": 2, "ep": 2}, {"dp": 1}, models=EXPERTS),
+    "experts_ep2_tp2": specs.plan({"tp": 2, "dp": 2, "ep": 2, "sequence_parallel": True}, {"dp": 1}, models=EXPERTS),
 }
 
 

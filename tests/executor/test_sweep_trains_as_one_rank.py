@@ -9,7 +9,7 @@ import pytest
 import specs
 from parity import measure
 
-_ROWS = Path(__file__).with_name("llava_image_sweep.csv").read_text().splitlines()
+_ROWS = (Path(__file__).parents[1] / "data" / "llava_image_sweep.csv").read_text().splitlines()
 SWEEP = list(csv.DictReader(line for line in _ROWS if not line.startswith("#")))
 
 
@@ -17,9 +17,10 @@ SWEEP = list(csv.DictReader(line for line in _ROWS if not line.startswith("#")))
 def test_layout_trains_as_one_rank(row: dict[str, str]) -> None:
     sizes = {name: int(value) for name, value in row.items() if name != "name"}
     axes = {
-        module: {axis: sizes[f"{module}_{axis}"] for axis in ("tp", "pp", "dp")} | {"rank_offset": sizes[f"{module}_offset"]}
-        for module in ("llm", "vision")
+        module: {axis: sizes[f"{module}_{axis}"] for axis in ("tp", "pp", "dp")} for module in ("llm", "vision")
     }
+    for module, parallel in axes.items():
+        parallel["rank_offset"] = sizes[f"{module}_offset"]
     plan = specs.plan(
         axes["llm"],
         axes["vision"],
