@@ -15,8 +15,7 @@ from importlib.metadata import version
 import attrs
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore, PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from . import device
 from .agree import Claim, agree
@@ -68,13 +67,24 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing and len(missing) < len(_VARIABLES):
         raise ExecutorError(f"the environment lacks {', '.join(missing)}: start with torchrun")
-    if missing:
-        rank, world_size, store = 0, 1, HashStore()
-    else:
-        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    store = HashStore() if missing else _open_store(rank, timeout)
     store.set_timeout(timeout)
     chosen = device.select(int(os.environ.get("LOCAL_RANK", rank)))
     return Context(rank, world_size, chosen, timeout, store, Claim(PrefixStore("claim", store), rank))
+
+
+def _open_store(rank: int, timeout: timedelta) -> Store:
+    """The store at torchrun's address. It does not wait for all ranks: agree.py does, and names who is missing."""
+    hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=rank == 0 and not hosted_by_launcher,
+        timeout=timeout,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
 
 
 @contextmanager

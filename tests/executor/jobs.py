@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import faults
 import preload  # noqa: F401
@@ -13,7 +17,8 @@ import torch
 import torch.distributed as dist
 
 import executor.check
-from executor.context import Context, connect, started
+import executor.cli
+from executor.context import Context, Versions, connect, started
 from executor.data import Synthetic
 from executor.grids import build_grids
 from executor.groups import ProcessGroups
@@ -115,3 +120,50 @@ def grids(text: str) -> dict[str, Any]:
             refusal = str(error)
         created = dist.distributed_c10d._world.group_count - before
         return {"members": members, "created": created, "refusal": refusal}
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """Run the executor's command line as one rank: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = executor.cli.main(arguments)
+    return code, out.getvalue(), err.getvalue()
+
+
+def command_on_own_plan(plans: list[str], *arguments: str) -> tuple[int, str, str]:
+    """As `command`, each rank with a plan file of its own."""
+    return command(arguments[0], plans[int(os.environ["RANK"])], *arguments[1:])
+
+
+def command_with_a_death(victim: int, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, but one rank dies in its second step, without a word."""
+    if int(os.environ["RANK"]) == victim:
+        real = Trainer.step
+
+        def step(self: Trainer, number: int) -> Any:
+            if number == 1:
+                os._exit(9)
+            return real(self, number)
+
+        Trainer.step = step  # type: ignore[method-assign]
+    return command(*arguments)
+
+
+def command_without(absent: int, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, but one rank never starts."""
+    return command(*arguments) if int(os.environ["RANK"]) != absent else (0, "", "")
+
+
+def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, with another version of megatron-core on every rank."""
+    with mock.patch("executor.megatron_limits.version", lambda _: installed):
+        return command(*arguments)
+
+
+def command_with_version_on_one_rank(installed: str, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, with another version of torch on rank 1 only."""
+    other = Versions(torch=installed, megatron_core="0.19.2")
+    if os.environ["RANK"] != "1":
+        return command(*arguments)
+    with mock.patch.object(Versions, "installed", lambda: other):
+        return command(*arguments)

@@ -36,19 +36,36 @@ def run(
     Raises:
         RankError: a rank raised, died, or did not finish within `timeout` seconds.
     """
+    results, errors = _run(world_size, function, args, timeout, env or {}, stop_early=True)
+    if errors:
+        rank, text = min(errors.items())
+        others = f"; also failed: {sorted(errors)[1:]}" if len(errors) > 1 else ""
+        raise RankError(f"rank {rank}: {text}{others}")
+    return [results[rank] for rank in range(world_size)]
+
+
+def run_all(world_size: int, function: str, *args: Any, timeout: float = 120) -> list[Any]:
+    """As `run`, but waits for every rank; a failed rank's result is the text of its error."""
+    results, errors = _run(world_size, function, args, timeout, {}, stop_early=False)
+    return [results.get(rank, errors.get(rank)) for rank in range(world_size)]
+
+
+def _run(
+    world_size: int, function: str, args: tuple[Any, ...], timeout: float, env: dict[str, str], *, stop_early: bool
+) -> tuple[dict[int, Any], dict[int, str]]:
     _start_server()
     port = _free_port()
     pipes, processes = [], []
     for rank in range(world_size):
         ours, theirs = _context.Pipe(duplex=False)
-        variables = _variables(rank, world_size, port) | (env or {})
+        variables = _variables(rank, world_size, port) | env
         process = _context.Process(target=_main, args=(theirs, function, args, variables), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)
         processes.append(process)
     try:
-        return _collect(pipes, time.monotonic() + timeout)
+        return _collect(pipes, time.monotonic() + timeout, stop_early)
     finally:
         for process in processes:
             process.join(timeout=2)
@@ -72,14 +89,17 @@ def _start_server() -> None:
             os.environ["PYTHONPATH"] = saved
 
 
-def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
+def _collect(
+    pipes: list[Connection], deadline: float, stop_early: bool
+) -> tuple[dict[int, Any], dict[int, str]]:
     results: dict[int, Any] = {}
     errors: dict[int, str] = {}
     waiting = {pipe: rank for rank, pipe in enumerate(pipes)}
-    while waiting and not errors:
+    while waiting and not (errors and stop_early):
         ready = wait(list(waiting), max(0, deadline - time.monotonic()))
         if not ready:
-            errors = dict.fromkeys(waiting.values(), "did not finish in time")
+            errors |= dict.fromkeys(waiting.values(), "did not finish in time")
+            break
         for pipe in ready:
             rank = waiting.pop(pipe)
             try:
@@ -87,11 +107,7 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
             except EOFError:
                 kind, value = "error", "died without a word"
             (results if kind == "ok" else errors)[rank] = value
-    if errors:
-        rank, text = min(errors.items())
-        others = f"; also failed: {sorted(errors)[1:]}" if len(errors) > 1 else ""
-        raise RankError(f"rank {rank}: {text}{others}")
-    return [results[rank] for rank in range(len(pipes))]
+    return results, errors
 
 
 def _variables(rank: int, world_size: int, port: int) -> dict[str, str]:
