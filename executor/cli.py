@@ -19,7 +19,7 @@ from typing import Any
 from planner import Plan, PlanError, compile_spec, parse_spec
 from planner.loader import MAX_BYTES, file_name, read_bytes
 
-from .context import DEFAULT_TIMEOUT, Context, connect, started
+from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
 from .errors import ExecutorError
 from .megatron_limits import check_limits
 
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _speak(context: Context, text: str) -> int:
     if context.claim.is_first():
         print(f"executor: {text}", file=sys.stderr, flush=True)
+    leave(context)
     return FAULTS
 
 

@@ -7,6 +7,7 @@ over the store in between. Without torchrun's environment the run is one rank.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,7 @@ from .agree import Claim, agree
 from .errors import ExecutorError
 
 DEFAULT_TIMEOUT = timedelta(seconds=120)
+_LINGER_SECONDS = 5.0
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -67,7 +69,7 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing and len(missing) < len(_VARIABLES):
         raise ExecutorError(f"the environment lacks {', '.join(missing)}: start with torchrun")
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     store = HashStore() if missing else _open_store(rank, timeout)
     store.set_timeout(timeout)
     chosen = device.select(int(os.environ.get("LOCAL_RANK", rank)))
@@ -76,15 +78,35 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
 
 def _open_store(rank: int, timeout: timedelta) -> Store:
     """The store at torchrun's address. It does not wait for all ranks: agree.py does, and names who is missing."""
-    hosted_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        is_master=rank == 0 and not hosted_by_launcher,
+        is_master=rank == 0 and not _launcher_hosts_store(),
         timeout=timeout,
         wait_for_workers=False,
         multi_tenant=True,
     )
+
+
+def _launcher_hosts_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def leave(context: Context) -> None:
+    """Leave after a failure. Where rank 0 hosts the store it leaves last, or a slower rank would look for it in vain.
+
+    A dead rank never leaves, so the wait is short.
+    """
+    deadline = time.monotonic() + min(_LINGER_SECONDS, context.timeout.total_seconds())
+    try:
+        num_left = context.store.add("left", 1)
+        while context.is_first and not _launcher_hosts_store() and num_left < context.world_size:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
+            num_left = context.store.add("left", 0)
+    except RuntimeError:  # the store is gone already
+        return
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def command_without(absent: int, *arguments: str) -> tuple[int, str, str]:
 
 def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
     """As `command`, with another version of megatron-core on every rank."""
-    with mock.patch("executor.megatron_limits.version", lambda _: installed):
+    with mock.patch("executor.megatron_limits.version", return_value=installed):
         return command(*arguments)
 
 
@@ -165,5 +165,5 @@ def command_with_version_on_one_rank(installed: str, *arguments: str) -> tuple[i
     other = Versions(torch=installed, megatron_core="0.19.2")
     if os.environ["RANK"] != "1":
         return command(*arguments)
-    with mock.patch.object(Versions, "installed", lambda: other):
+    with mock.patch.object(Versions, "installed", return_value=other):
         return command(*arguments)
