@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from megatron.core.pipeline_parallel.schedules import forward_backward_pipelining_without_interleaving
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Plan
 from planner.data import INPUT_IDS, LABELS, LOSS_MASK, POSITION_IDS
@@ -24,7 +23,7 @@ from planner.data import INPUT_IDS, LABELS, LOSS_MASK, POSITION_IDS
 from .bridge import PlannedCommunicator
 from .compare import check_communicator, check_model
 from .data import Microbatch, Synthetic
-from .ddp import wrap
+from .ddp import default_config, wrap
 from .device import memory_bytes
 from .errors import ExecutorError
 from .gradients import Finalizer, counts_tokens
@@ -32,6 +31,7 @@ from .grids import collection_of
 from .groups import ProcessGroups
 from .model import PlannedMimoModel, build_model
 from .optimizer import build_optimizer, optimizer_config
+from .rng import seed_streams
 from .weights import initialize
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -81,11 +81,11 @@ class Trainer:
     ) -> None:
         self.plan, self.view, self._device, self._samples = plan, groups.view, device, samples
         dtype = DTYPES[settings.dtype]
-        _seed(groups, settings.seed)
+        seed_streams(groups, settings.seed)
         self.model = build_model(plan, groups, dtype).to(device)
         check_model(self.model, groups)
         initialize(self.model, settings.seed)
-        wrap(self.model, groups, distributed_optimizer=settings.distributed_optimizer)
+        wrap(self.model, groups, default_config(distributed_optimizer=settings.distributed_optimizer))
         self._finalizer = Finalizer(groups, device)
         config = self.model.config
         config.finalize_model_grads_func = self._finalizer
@@ -178,16 +178,4 @@ def _schedule_collection(groups: ProcessGroups) -> MultiModuleProcessGroupCollec
     modules = list(groups.view.role.modules)
     language = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in modules else None
     return MultiModuleProcessGroupCollection({name: collection_of(name, groups) for name in modules}, language)
-
-
-def _seed(groups: ProcessGroups, seed: int) -> None:
-    """Random streams of this rank: of its first module's tp coord. Nothing here draws from them (no dropout)."""
-    collection = collection_of(next(iter(groups.view.role.modules)), groups)
-    model_parallel_cuda_manual_seed(
-        seed,
-        tp_rank=collection.tp.rank(),
-        ep_rank=collection.ep.rank(),
-        etp_rank=collection.expt_tp.rank(),
-        force_reset_rng=True,
-    )
 

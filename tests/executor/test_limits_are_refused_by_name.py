@@ -35,7 +35,10 @@ BEYOND = {
     "colocated_varying": (specs.plan({"tp": 2}, {"dp": 2}, placement="colocated"), "tokens per sample are fixed"),
     "colocated_pp": (specs.plan({"pp": 2}, {"pp": 2}, placement="colocated"), "pp = 1 where modules share all ranks"),
     "mixed": (specs.plan({"tp": 2, "rank_offset": 0}, {"rank_offset": 0}), "modules share some ranks with language"),
-    "two_edges": (routed(THREE, {"audio": ("images", "language"), "images": ("language",)}), "one outgoing edge, got 2"),  # defect i
+    "two_edges": (  # defect i
+        routed(THREE, {"audio": ("images", "language"), "images": ("language",)}),
+        "one outgoing edge, got 2",
+    ),
     "chain": (routed(THREE, {"audio": ("images",), "images": ("language",)}), "encoders that feed language"),
     "generator": (routed(THREE, {"language": ("audio",), "images": ("language",)}), "encoders that feed language"),
     "no_token": (changed(THREE, "images", special_token_id=None), "places a module's output at its special_token_id"),
@@ -50,7 +53,9 @@ BEYOND = {
         "all stages but the first and the last hold equally many layers",
     ),
     "sharing_encoders": (
-        specs.plan({"rank_offset": 0}, {"dp": 2, "rank_offset": 1}, audio_parallel={"tp": 2, "rank_offset": 1}, fixed=True),
+        specs.plan(
+            {"rank_offset": 0}, {"dp": 2, "rank_offset": 1}, audio_parallel={"tp": 2, "rank_offset": 1}, fixed=True
+        ),
         "encoders that share ranks have the same grid",
     ),
 }
