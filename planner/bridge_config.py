@@ -18,7 +18,7 @@ import attrs
 
 from . import codes
 from .errors import Faults, PlanError
-from .rules import suggest
+from .rules import show, suggest
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Module, Parallel, Spec
 
 _AXIS_OF_NAME = {
@@ -74,10 +74,8 @@ def from_parallelism(
         PlanError: with every fault found.
     """
     faults = Faults()
-    if llm_module_name not in module_parallelisms:
-        known = list(module_parallelisms)
-        rule = f"llm_module_name is one of the modules {', '.join(known)}; got {llm_module_name!r}"
-        faults.add(codes.NO_LANGUAGE, ("llm_module_name",), rule, suggest(llm_module_name, known) + "name the LLM")
+    tokens = special_token_ids or {}
+    _check_names(list(module_parallelisms), llm_module_name, list(tokens), faults)
     if deployment_mode is not None and deployment_mode not in _MODES:
         rule = f"deployment_mode is one of {', '.join(_MODES)}; got {deployment_mode!r}"
         faults.add(codes.BAD_CHOICE, ("deployment_mode",), rule, f"use one of {', '.join(_MODES)}")
@@ -85,19 +83,15 @@ def from_parallelism(
 
     sizes = {name: _sizes(name, given, faults) for name, given in module_parallelisms.items()}
     if deployment_mode == "homogeneous":
-        sizes = _homogeneous(sizes, faults)
+        sizes = _homogeneous(sizes, llm_module_name, faults)
     offsets = _offsets(sizes, deployment_mode, faults)
     faults.raise_errors()
 
     def renamed(name: str) -> str:
         return MIMO_LANGUAGE_MODULE_KEY if name == llm_module_name else name
 
-    tokens = special_token_ids or {}
     modules = {
-        renamed(name): Module(
-            parallel=attrs.evolve(parallel or Parallel(), rank_offset=offsets[name]),
-            special_token_id=tokens.get(name),
-        )
+        renamed(name): Module(parallel=_placed(parallel, offsets[name]), special_token_id=tokens.get(name))
         for name, parallel in sizes.items()
     }
     return Spec(
@@ -109,19 +103,41 @@ def from_parallelism(
     )
 
 
+def _check_names(names: list[str], llm: str, tokens: list[str], faults: Faults) -> None:
+    """There is one language model, and every token belongs to a module."""
+    if llm not in names:
+        rule = f"llm_module_name is one of the modules {', '.join(map(str, names))}; got {llm!r}"
+        faults.add(codes.NO_LANGUAGE, ("llm_module_name",), rule, suggest(llm, names) + "name the LLM")
+    elif llm != MIMO_LANGUAGE_MODULE_KEY and MIMO_LANGUAGE_MODULE_KEY in names:
+        rule = f"{llm} becomes the module language, but another module has that name already"
+        faults.add(codes.CONFLICT, ("llm_module_name",), rule, "rename the other module")
+    for name in tokens:
+        if name not in names:
+            rule = f"{name} is one of the modules {', '.join(map(str, names))}"
+            remedy = suggest(str(name), names) + "give ids to modules only"
+            faults.add(codes.UNKNOWN_MODULE, ("special_token_ids", str(name)), rule, remedy)
+
+
+def _placed(parallel: Parallel | None, offset: int | None) -> Parallel | None:
+    return parallel if offset is None and parallel is None else attrs.evolve(parallel or Parallel(), rank_offset=offset)
+
+
 def _sizes(name: str, given: Any, faults: Faults) -> Parallel | None:
     """The sizes of one module; None where nothing was given, or with a fault added."""
     if given is None:
         return None
-    fields = dict(given) if isinstance(given, Mapping) else _attributes(given)
-    found: dict[str, Any] = {}
     path = ("module_parallelisms", name)
+    fields = dict(given) if isinstance(given, Mapping) else _attributes(given)
+    if not isinstance(given, Mapping) and not fields:
+        rule = f"sizes are a mapping or an object with attributes such as tensor_model_parallel_size; got {show(given)}"
+        faults.add(codes.WRONG_TYPE, path, rule, "give one, or None for all sizes 1")
+    found: dict[str, Any] = {}
     for key, value in fields.items():
         axis = _AXIS_OF_NAME.get(key)
         if axis is None:
             rule = f"{key!r} is not a size that Megatron-Bridge has"
-            remedy = suggest(key, list(_AXIS_OF_NAME)) + "use its names, such as tensor_model_parallel_size"
-            faults.add(codes.UNKNOWN_KEY, (*path, key), rule, remedy)
+            remedy = suggest(str(key), list(_AXIS_OF_NAME)) + "use its names, such as tensor_model_parallel_size"
+            faults.add(codes.UNKNOWN_KEY, (*path, str(key)), rule, remedy)
         elif value is not None and found.setdefault(axis, value) != value:
             rule = f"{axis} is given once, got {found[axis]} and {value} (as {key})"
             faults.add(codes.CONFLICT, (*path, key), rule, "remove the older name")
@@ -137,14 +153,16 @@ def _attributes(given: Any) -> dict[str, Any]:
     return {key: getattr(given, key) for key in _AXIS_OF_NAME if hasattr(given, key)}
 
 
-def _homogeneous(sizes: dict[str, Parallel | None], faults: Faults) -> dict[str, Parallel | None]:
+def _homogeneous(sizes: dict[str, Parallel | None], llm: str, faults: Faults) -> dict[str, Parallel | None]:
+    """One set of sizes for all modules; that of the experts concerns the language model only, which has them."""
     given = {name: parallel for name, parallel in sizes.items() if parallel is not None}
     if len(set(given.values())) > 1:
         listed = "; ".join(f"{name} {_listed(parallel)}" for name, parallel in given.items())
         rule = f"homogeneous modules have one set of sizes; found {listed}"
         faults.add(codes.COLOCATED_SIZES, ("module_parallelisms",), rule, "make them equal, or use colocated")
     shared = next(iter(given.values()), None)
-    return dict.fromkeys(sizes, shared)
+    dense = shared and attrs.evolve(shared, ep=1, expt_tp=1)
+    return {name: shared if name == llm else dense for name in sizes}
 
 
 def _listed(parallel: Parallel) -> str:

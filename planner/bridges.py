@@ -25,7 +25,7 @@ from typing import overload
 import attrs
 
 from .axes import Axis
-from .coords import Box, merge
+from .coords import Box, Translates, merge
 from .ir import (
     Bridge,
     EdgeTransfers,
@@ -120,6 +120,9 @@ class Boundary:
     def boxes(self, index: int) -> tuple[Box, ...]:
         return (Box(self._start + index * self.lane_stride, self._lane_dims),)
 
+    def translates(self) -> Translates:
+        return self._lane_dims, Box.of(self._start, ((len(self), self.lane_stride),))
+
     def indices(self, rank: int) -> tuple[int, ...]:
         lane = self.lane_of(rank)
         return () if lane is None else (lane,)
@@ -139,8 +142,11 @@ class Leaders:
     def _boxes(self) -> tuple[Box, Box]:
         return self.src.leaders(), self.dst.leaders()
 
-    def boxes(self, index: int) -> tuple[Box, ...]:  # noqa: ARG002
+    def boxes(self, index: int) -> tuple[Box, ...]:  # noqa: ARG002  there is only one
         return self._boxes
+
+    def translates(self) -> None:
+        return None
 
     def indices(self, rank: int) -> tuple[int, ...]:
         led = self.src.lane_led_by(rank) is not None or self.dst.lane_led_by(rank) is not None
@@ -169,6 +175,9 @@ class BlockGather:
         boxes = (side.block(index * count, count) for side, count in lanes)
         return tuple(dict.fromkeys(boxes))
 
+    def translates(self) -> None:
+        return None
+
     def indices(self, rank: int) -> tuple[int, ...]:
         found = {lane * self._num_blocks // len(side) for side in (self.src, self.dst) for lane in side.indices(rank)}
         return tuple(sorted(found))
@@ -193,11 +202,18 @@ class LaneGather:
     def __len__(self) -> int:
         return 0 if self.num_blocks == len(self.wide) else self.num_blocks * self._num_tp
 
+    @cached_property
+    def _lanes(self) -> tuple[int, int]:
+        """Lanes of the wide side in each block, and their stride: the digit of every group."""
+        return len(self.wide) // self.num_blocks, self.wide.lane_stride
+
     def boxes(self, index: int) -> tuple[Box, ...]:
         block, tp = divmod(index, self._num_tp)
-        num_lanes = len(self.wide) // self.num_blocks
-        start = self.wide.block(block * num_lanes, 1)[tp]
-        return (Box.of(start, ((num_lanes, self.wide.lane_stride),)),)
+        start = self.wide.block(block * self._lanes[0], 1)[tp]
+        return (Box.of(start, (self._lanes,)),)
+
+    def translates(self) -> None:
+        return None  # their order is by block and tp, not always by lowest rank
 
     def indices(self, rank: int) -> tuple[int, ...]:
         lanes = self.wide.indices(rank) if len(self) else ()

@@ -234,16 +234,19 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from .render.style import stdout_style, wrap  # noqa: PLC0415
+
     if options.code is None:
         for code in codes.CODES.values():
-            print(f"{code.name}  {code.title}")
+            print(f"{code}  {code.summary}")
         return OK
     found = codes.CODES.get(options.code.upper())
     if found is None:
         close = suggest(options.code.upper(), list(codes.CODES))
         raise MisuseError(f"no diagnostic {options.code[:40]!r}; {close}`mimo explain` lists all")
     level = "a warning; --strict makes it an error" if found.is_warning else "an error"
-    print(f"{found.name}: {found.title} ({level})\n\n{found.explanation}")
+    text = wrap(found.explanation.split(), stdout_style("never").width)
+    print(f"{found}: {found.summary} ({level})", "", *text, sep="\n")
     return OK
 
 

@@ -167,14 +167,10 @@ def loads(text: str, file: str = _FILE) -> Plan:
         faults.add(codes.PLAN_VERSION, (_VERSION_KEY,), rule, "compile the spec again with this version")
         faults.raise_errors()
     spec = SPEC_RULE.parse(fields.get("spec"), ("spec",), faults)
-    world_size = fields.get("world_size")
-    if isinstance(world_size, bool) or not isinstance(world_size, int):
-        rule = f"world_size is an integer, got {show(world_size)}"
-        faults.add(codes.PLAN_EDITED, ("world_size",), rule, "compile the spec again")
     faults.raise_errors()
     assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
     try:
-        plan = compile_spec(spec, world_size=world_size)
+        plan = compile_spec(spec)
     except PlanError as error:
         faults.extend(error, ("spec",))
         faults.raise_errors()

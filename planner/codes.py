@@ -1,4 +1,4 @@
-"""Every diagnostic of the planner: its stable code, its title, and what `mimo explain CODE` prints.
+"""Every diagnostic of the planner: its stable code, its summary, and what `mimo explain CODE` prints.
 
 The letter is the stage that finds it: S spec text and values, T topology, P placement, M model sizes,
 B batch, J plan JSON, W warnings (they never stop a plan; `--strict` makes them errors).
@@ -7,23 +7,30 @@ A code is never reused for something else. To add one, add an entry here and cal
 
 from __future__ import annotations
 
-import attrs
 
+class Code(str):
+    """A stable diagnostic code: the text `S101`, with a one-line summary and an explanation."""
 
-@attrs.frozen
-class Code:
-    """A stable diagnostic code. `str()` gives its name, such as `S101`."""
+    summary: str
+    explanation: str
 
-    name: str
-    title: str
-    explanation: str = attrs.field(repr=False)
+    def __new__(cls, name: str, summary: str, explanation: str) -> Code:
+        code = super().__new__(cls, name)
+        code.summary = summary
+        code.explanation = explanation
+        return code
+
+    def __reduce__(self) -> tuple[type[Code], tuple[str, str, str]]:
+        return Code, (str(self), self.summary, self.explanation)
+
+    @property
+    def name(self) -> str:
+        """The code as plain text."""
+        return str(self)
 
     @property
     def is_warning(self) -> bool:
-        return self.name.startswith("W")
-
-    def __str__(self) -> str:
-        return self.name
+        return self.startswith("W")
 
 
 UNREADABLE = Code(

@@ -65,10 +65,11 @@ def _place_beside(spec: Spec, world_size: int | None, faults: Faults) -> dict[st
 
 
 def _cluster_in_use(cluster: Cluster | None, world_size: int) -> Cluster | None:
-    """The cluster with as many nodes as the world fills."""
+    """The cluster with the nodes that the world fills; left open when the last one is filled in part only."""
     if cluster is None or cluster.gpus_per_node is None:
         return cluster
-    return attrs.evolve(cluster, nodes=-(-world_size // cluster.gpus_per_node))
+    num_nodes, rest = divmod(world_size, cluster.gpus_per_node)
+    return attrs.evolve(cluster, nodes=None if rest else num_nodes)
 
 
 def _module(name: str, module: Module, grid: Grid, model: Model | None) -> ModulePlan:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from math import prod
 from typing import overload
 
@@ -56,11 +56,9 @@ class Box(Sequence[int]):
     def __iter__(self) -> Iterator[int]:
         if not self.dims:
             return iter((self.start,))
-        if len(self.dims) == 1:
-            (size, stride), start = self.dims[0], self.start
-            return iter(range(start, start + size * stride, stride))
-        steps = (range(0, size * stride, stride) for size, stride in self.dims)
-        return (self.start + sum(offsets) for offsets in product(*steps))
+        *outer, (size, stride) = self.dims
+        runs = (range(start, start + size * stride, stride) for start in Box(self.start, tuple(outer)))
+        return chain.from_iterable(runs)
 
     @overload
     def __getitem__(self, index: int) -> int: ...
@@ -99,6 +97,10 @@ def merge(digits: Sequence[Digit]) -> tuple[Digit, ...]:
         else:
             merged.append((size, stride))
     return tuple(reversed(merged))
+
+
+# A family of sets that are one box moved about: the box's dims, and the box of all its starts, ascending.
+Translates = tuple[tuple[Digit, ...], Box]
 
 
 @attrs.frozen
@@ -263,12 +265,14 @@ class Partition:
         first, count = self._block(position)
         return (first * self.view.num_stages + stage * count + position - first,)
 
-    def starts(self) -> tuple[Box, ...]:
-        """The lowest rank of every group, as boxes; only in an aligned view."""
+    def translates(self) -> Translates | None:
+        """The dims of every group and the lowest ranks of all; None in a view that is not aligned."""
+        if not self.view.is_aligned:
+            return None
         digits = [digit for size, stride in self._across for digit in self.view.rank_digits(size, stride)]
         if not self._spans_stages:
             digits.append((self.view.num_stages, self.view.period))
-        return (Box.of(self.view.offset, digits),)
+        return self._dims, Box.of(self.view.offset, digits)
 
     def _lowest(self, index: int) -> tuple[int, int]:
         """(flat, stage) of the lowest rank of a group.

@@ -20,11 +20,25 @@ Path = tuple[str | int, ...]
 MAX_FAULTS = 200
 
 
+_MAX_KEY = 64
+
+
+def printable(text: str) -> str:
+    """Text that is safe in any terminal: what a user wrote may hold control characters."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def format_key(key: str | int) -> str:
+    """A key of a document, shortened and safe to print."""
+    text = printable(str(key))
+    return text if len(text) <= _MAX_KEY else f"{text[:_MAX_KEY]}..."
+
+
 def format_path(path: Path) -> str:
     """`modules.images.stages[2]`, or `spec` for the whole document."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{format_key(part)}"
     return text or "spec"
 
 
@@ -37,7 +51,7 @@ class Mark:
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{printable(self.file)}:{self.line}:{self.column}"
 
 
 @attrs.frozen
@@ -73,8 +87,8 @@ class Fault:
 
     code: Code
     path: Path
-    rule: str
-    remedy: str
+    rule: str = attrs.field(converter=printable)
+    remedy: str = attrs.field(converter=printable)
     mark: Mark | None = None
 
     @property
@@ -128,6 +142,10 @@ class Faults:
         for fault in error.faults:
             self.add(fault.code, prefix + fault.path, fault.rule, fault.remedy)
         self._num_left_out += error.num_left_out
+
+    def has(self, code: Code) -> bool:
+        """Whether a fault of that code was added."""
+        return any(fault.code == code for fault in (*self._errors, *self._warnings))
 
     @property
     def has_errors(self) -> bool:

@@ -14,7 +14,7 @@ import attrs
 
 from .axes import Axis
 from .bridges import Edge
-from .coords import Box, Digit, Partition
+from .coords import Box, Digit, Partition, Translates
 from .ir import Group, GroupKind, ModulePlan, RankSets
 
 _DENSE: tuple[tuple[GroupKind, tuple[Axis, ...]], ...] = (
@@ -58,6 +58,10 @@ class StageEnds:
 
     def boxes(self, index: int) -> tuple[Box, ...]:
         return (Box(self.pipelines.boxes(index)[0].start, self._dims),)
+
+    def translates(self) -> Translates | None:
+        pipelines = self.pipelines.translates()
+        return pipelines and (self._dims, pipelines[1])
 
     def indices(self, rank: int) -> tuple[int, ...]:
         _, stage = self.pipelines.view.locate(rank)

@@ -6,7 +6,7 @@ lazy sequences that compute their items from coords.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from functools import cached_property
 from itertools import chain
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, overload
 import attrs
 
 from .axes import Axis, format_order
-from .coords import AxisView, Box, dense_view, expert_view
+from .coords import AxisView, Box, Translates, dense_view, expert_view
 from .frozenmap import FrozenMap
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Freeze, Model, Output
 
@@ -212,6 +212,9 @@ class RankSets(Protocol):
     def boxes(self, index: int) -> tuple[Box, ...]:
         """The ranks of set `index`, as boxes; together sorted and without repetition they are the set."""
 
+    def translates(self) -> Translates | None:
+        """The form of all sets at once, where each is the same box from another start, ascending."""
+
     def indices(self, rank: int) -> tuple[int, ...]:
         """The sets that hold `rank`, ascending. `rank` may be any rank of the modules concerned."""
 
@@ -241,6 +244,19 @@ class Groups(Sequence[tuple[int, ...]]):
         if not 0 <= position < len(self):
             raise IndexError(f"group {index} of {len(self)}")
         return ranks_of(self.sets.boxes(position))
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        translates = self.sets.translates()
+        if translates is None:
+            return (ranks_of(self.sets.boxes(index)) for index in range(len(self)))
+        dims, starts = translates
+        if not dims:
+            return zip(starts)
+        if len(dims) == 1:
+            ((size, stride),) = dims
+            return (tuple(range(start, start + size * stride, stride)) for start in starts)
+        offsets = tuple(Box(0, dims))
+        return (tuple([start + offset for offset in offsets]) for start in starts)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Groups) and self.sets == other.sets:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Any, cast
@@ -18,7 +19,7 @@ import yaml
 
 from . import codes
 from .codes import Code
-from .errors import Fault, Faults, Mark, Path, PlanError, Source
+from .errors import Fault, Faults, Mark, Path, PlanError, Source, format_key
 from .rules import INVALID, show
 from .spec import SPEC_RULE, Spec
 
@@ -28,7 +29,8 @@ MAX_DEPTH = 32
 STDIN = "-"
 _TAG = "tag:yaml.org,2002:"
 _TEXT, _DATE = f"{_TAG}str", f"{_TAG}timestamp"
-_NUMBERS = {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float")}
+_SCALARS = {_TEXT, _DATE, *(f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float"))}
+_TAGS = {yaml.MappingNode: {f"{_TAG}map"}, yaml.SequenceNode: {f"{_TAG}seq"}, yaml.ScalarNode: _SCALARS}
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,4}")
 
 
@@ -79,7 +81,7 @@ def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
     Raises:
         PlanError: with every fault found, each with file:line:column.
     """
-    root = _compose(text, file)
+    root = _compose(_decode(text, file) if isinstance(text, bytes) else text, file)
     if root is None:
         rule = "a spec has schema, batch and modules; the document is empty"
         raise _refusal(codes.BAD_SYNTAX, rule, "start from a file in examples/", Mark(file, 1, 1))
@@ -100,7 +102,25 @@ def _refusal(code: Code, rule: str, remedy: str, mark: Mark) -> PlanError:
     return PlanError([Fault(code, (), rule, remedy, mark)])
 
 
-def _compose(text: str | bytes, file: str) -> yaml.Node | None:
+def _decode(data: bytes, file: str) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark."""
+    encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode(encoding, errors="replace")
+        rule = f"the text is UTF-8; found the bytes {show(data[error.start : error.start + 4])}"
+        mark = _mark_at(before, len(before), file)
+        raise _refusal(codes.BAD_SYNTAX, rule, "save the file as UTF-8 text", mark) from None
+
+
+def _mark_at(text: str, position: int, file: str) -> Mark:
+    """The place of a character."""
+    before = text[:position]
+    return Mark(file, before.count("\n") + 1, position - before.rfind("\n"))
+
+
+def _compose(text: str, file: str) -> yaml.Node | None:
     """The document's graph of nodes; None for an empty document."""
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
@@ -110,9 +130,12 @@ def _compose(text: str | bytes, file: str) -> yaml.Node | None:
         problem = " ".join(part for part in (error.context, error.problem) if part)
         raise _refusal(codes.BAD_SYNTAX, f"the text is YAML: {problem}", "correct the text here", mark) from None
     except yaml.reader.ReaderError as error:
-        position = error.position if isinstance(error.position, int) else 0
-        rule = f"the text is UTF-8: {error.reason} at position {position}"
-        raise _refusal(codes.BAD_SYNTAX, rule, "save the file as UTF-8 text", Mark(file, 1, 1)) from None
+        mark = _mark_at(text, error.position, file)
+        rule = f"the text has printable characters, tabs and line breaks only; found {text[error.position]!r}"
+        raise _refusal(codes.BAD_SYNTAX, rule, "remove the character", mark) from None
+    except (ValueError, OverflowError) as error:  # an escape such as "\\U0011ffff" that is no character
+        rule = f"the text is YAML: {error}"
+        raise _refusal(codes.BAD_SYNTAX, rule, "correct the escape sequence", Mark(file, 1, 1)) from None
     except RecursionError:
         rule = f"values nest at most {MAX_DEPTH} deep"
         raise _refusal(codes.TOO_COMPLEX, rule, "check that this is the right file", Mark(file, 1, 1)) from None
@@ -127,13 +150,29 @@ class _Walk:
         self.found: list[tuple[Code, Path, str, str]] = []
         self._scalars = yaml.SafeLoader("")
         self._num_values = 0
+        self._depth = -1  # the root is at depth 0
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         """The plain data of a node; the place noted is the value's until a key of the same path replaces it."""
-        self._num_values += 1
         self._place(path, node)
-        if len(path) > MAX_DEPTH or self._num_values > MAX_VALUES:
+        self._enter(node)
+        try:
+            return self._value(node, path)
+        finally:
+            self._depth -= 1
+
+    def _enter(self, node: yaml.Node) -> None:
+        """Count a value; an alias counts as often as it is expanded."""
+        self._num_values += 1
+        self._depth += 1
+        if self._depth > MAX_DEPTH or self._num_values > MAX_VALUES:
             self._stop(node)
+
+    def _value(self, node: yaml.Node, path: Path) -> Any:
+        if node.tag not in _TAGS[type(node)]:
+            rule = f"values are plain numbers, words, booleans, lists and mappings; got the tag {show(node.tag)}"
+            self.found.append((codes.BAD_SYNTAX, path, rule, "write the value without a tag"))
+            return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -159,7 +198,7 @@ class _Walk:
             value = self.value(value_node, at)
             self._place(at, key_node)
             if key in found:
-                rule = f"{show(key)} is written once in {path[-1] if path else 'the spec'}"
+                rule = f"{show(key)} is written once in {format_key(path[-1]) if path else 'the spec'}"
                 self.found.append((codes.DUPLICATE_KEY, at, rule, "remove one of the two"))
             found[key] = value
         return {**inherited, **found}
@@ -169,16 +208,15 @@ class _Walk:
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for part in parts:
             if isinstance(part, yaml.MappingNode):
-                self._num_values += 1
-                if len(path) > MAX_DEPTH or self._num_values > MAX_VALUES:
-                    self._stop(part)
+                self._enter(part)
                 yield self._mapping(part, path)
+                self._depth -= 1
             else:
                 rule = "`<<` merges a mapping or a list of mappings"
                 self.found.append((codes.WRONG_TYPE, path, rule, "write `<<: *name` of a mapping"))
 
     def _key(self, node: yaml.Node, path: Path) -> Any:
-        if isinstance(node, yaml.ScalarNode):
+        if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node, path)
         self.found.append((codes.WRONG_TYPE, path, "a key is a word, got a list or mapping", "write a word"))
         return f"line {node.start_mark.line + 1}"
@@ -188,13 +226,9 @@ class _Walk:
             return float(node.value)  # a number in YAML 1.2 and in every editor; text in YAML 1.1
         if node.tag in (_TEXT, _DATE):
             return node.value
-        if node.tag not in _NUMBERS:
-            rule = f"values are plain numbers, words and booleans; got the tag {show(node.tag)}"
-            self.found.append((codes.BAD_SYNTAX, path, rule, "write the value without a tag"))
-            return None
         try:
             return self._scalars.construct_object(node)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OverflowError) as error:
             kind = node.tag.rpartition(":")[2]
             rule = f"{show(node.value)} is a {kind} of sensible size; {str(error)[:80]}"
             self.found.append((codes.WRONG_TYPE, path, rule, "write a plain number or word"))

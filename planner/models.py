@@ -38,7 +38,7 @@ def check_tokens(
     total = sum(tokens.values())
     if total > spec.batch.seq_length:
         terms = " + ".join(f"{name} {count}" for name, count in tokens.items() if count)
-        rule = f"tokens per sample that feed language = {terms} = {total} <= seq_length = {spec.batch.seq_length}"
+        rule = f"tokens per sample that feed language <= seq_length = {spec.batch.seq_length}, got {terms} = {total}"
         faults.add(codes.TOKENS, ("batch", "seq_length"), rule, f"raise seq_length to at least {total}")
     language = models.get(MIMO_LANGUAGE_MODULE_KEY)
     seen: dict[int, str] = {}
@@ -120,10 +120,7 @@ def _check_heads(model: Model, parallel: Parallel, path: Path, faults: Faults) -
 
 
 def _check_widths(model: Model, parallel: Parallel, path: Path, faults: Faults) -> None:
-    hidden, heads, ffn = model.hidden_size or 1, model.num_attention_heads or 1, model.ffn_hidden_size or 1
-    if model.kv_channels == hidden // heads:
-        what, remedy = "hidden_size % num_attention_heads", "change one of them, or write kv_channels"
-        _divides(codes.WIDTHS, what, (hidden, heads), (*path, "model", "hidden_size"), faults, remedy)
+    ffn = model.ffn_hidden_size or 1
     axis = "tp" if model.num_moe_experts is None else "expt_tp"
     remedy = f"choose another {axis} or ffn_hidden_size"
     values = (ffn, getattr(parallel, axis))

@@ -6,10 +6,10 @@ The world is what the caller or `cluster` says; without either it is what the mo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from math import gcd, prod
 
 from . import codes
-from .axes import Axis
+from .axes import DENSE_AXES, Axis
 from .errors import Faults, Path
 from .ir import Grid, ModuleLayout
 from .rules import MAX_SIZE
@@ -108,11 +108,15 @@ class _Placing:
         others = {other: p for other, p in self.parallel.items() if other != name}
         open_too = [other for other, p in others.items() if p.dp is None]
         if open_too:
-            rule = f"at most one module of a disjoint placement leaves dp open; {', '.join([name, *open_too])} do"
-            remedy = "write dp on all but one of them, or `placement: colocated`"
-            self.faults.add(codes.AMBIGUOUS_DP, (*_path(name), "parallel"), rule, remedy)
+            if not self.faults.has(codes.AMBIGUOUS_DP):  # said once, at the first of them
+                self._ambiguous(name, open_too)
             return None
         return world - sum(_lane_size(p) * (p.dp or 1) for p in others.values())
+
+    def _ambiguous(self, name: str, others: list[str]) -> None:
+        rule = f"at most one module of a disjoint placement leaves dp open; {', '.join([name, *others])} do"
+        remedy = "write dp on all but one of them, or `placement: colocated`"
+        self.faults.add(codes.AMBIGUOUS_DP, (*_path(name), "parallel"), rule, remedy)
 
     def _laid_out(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """First rank of every module."""
@@ -176,11 +180,12 @@ def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults
         return
     for name, grid in grids.items():
         if grid.end > end:
-            sizes = " * ".join(str(size) for size in grid.sizes)
+            sizes = " * ".join(str(grid.size_of(axis)) for axis in DENSE_AXES)
             rule = (
-                f"rank_offset + size of {name} = {grid.rank_offset} + {sizes} = {grid.end} <= {end} ranks of the world"
+                f"rank_offset + tp * cp * dp * pp of {name} <= {end} ranks of the world, "
+                f"got {grid.rank_offset} + {sizes} = {grid.end}"
             )
-            remedy = f"use {-(end - grid.end)} more ranks, or smaller sizes"
+            remedy = f"use {grid.end - end} more ranks, or smaller sizes"
             faults.add(codes.BEYOND_WORLD, (*_path(name), "parallel"), rule, remedy)
     idle = _gaps(grids, end)
     if idle:
@@ -230,27 +235,30 @@ def check_nodes(grids: Mapping[str, Grid], gpus_per_node: int | None, faults: Fa
 
 
 def _check_tensor_groups(name: str, grid: Grid, gpus_per_node: int, faults: Faults) -> None:
-    tp = grid.size_of(Axis.TP)
-    stride = prod(grid.sizes[: grid.order.index(Axis.TP)])
-    if tp == 1:
-        return
-    period = tp * stride  # tp groups tile the grid in blocks of this many ranks
-    fits = stride * (tp - 1) < gpus_per_node and gpus_per_node % period == 0 and grid.rank_offset % period == 0
-    if not fits and _crossing(grid, stride, tp, gpus_per_node):
-        rule = f"tp groups of {name} (tp {tp}, {stride} ranks apart, from rank {grid.rank_offset}) stay inside "
-        rule += f"nodes of {gpus_per_node}; {_crossing(grid, stride, tp, gpus_per_node)} does not"
+    found = _crossing(grid, gpus_per_node)
+    if found:
+        rule = (
+            f"tp groups of {name} stay inside nodes of {gpus_per_node} GPUs; the one of ranks {spelled(found)} does not"
+        )
         remedy = "choose tp as a divisor of gpus_per_node, put tp first in `order`, or shift rank_offset"
         faults.add(codes.TP_CROSSES_NODE, (*_path(name), "parallel", "tp"), rule, remedy)
 
 
-def _crossing(grid: Grid, stride: int, tp: int, gpus_per_node: int) -> str:
-    """The first tp group that crosses a node, as text; groups repeat every gpus_per_node blocks."""
-    period = tp * stride
-    num_blocks = min(grid.size // period, gpus_per_node)
-    for block in range(num_blocks):
-        for within in range(stride):
-            first = grid.rank_offset + block * period + within
-            last = first + (tp - 1) * stride
-            if first // gpus_per_node != last // gpus_per_node:
-                return f"ranks {first}-{last}"
-    return ""
+def _crossing(grid: Grid, gpus_per_node: int) -> range | None:
+    """A tp group that a node boundary cuts, found from the boundaries: they are few, and their pattern repeats."""
+    tp = grid.size_of(Axis.TP)
+    stride = prod(grid.sizes[: grid.order.index(Axis.TP)])
+    span, period = (tp - 1) * stride, tp * stride  # tp groups tile the grid in blocks of `period` ranks
+    first = (grid.rank_offset // gpus_per_node + 1) * gpus_per_node
+    num_distinct = period // gcd(period, gpus_per_node)
+    for boundary in range(first, min(grid.end, first + num_distinct * gpus_per_node), gpus_per_node):
+        block = grid.rank_offset + (boundary - 1 - grid.rank_offset) // period * period
+        if boundary < block + stride + span:
+            lowest = max(block, boundary - span)
+            return range(lowest, lowest + span + 1, stride)
+    return None
+
+
+def spelled(ranks: range) -> str:
+    """`0-7`, or `0-14 by 2`."""
+    return f"{ranks[0]}-{ranks[-1]}" + (f" by {ranks.step}" if ranks.step > 1 else "")

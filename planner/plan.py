@@ -45,7 +45,7 @@ class Plan:
         edges: (source, destination) pairs in topology order.
         batch_sizes: the spec's batch.
         training: the spec's training settings.
-        cluster: the spec's cluster, with the number of nodes in use.
+        cluster: the spec's cluster, with the number of nodes that the world fills (None: not a whole number).
         warnings: what `mimo plan` warns of. Not compared.
     """
 

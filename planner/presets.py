@@ -85,6 +85,7 @@ def fill_in(model: Model, path: Path, faults: Faults) -> Model | None:
     merged = attrs.evolve(base, **written)
     if not _check_family(merged, base, path, faults):
         return None
+    _check_heads(merged, path, faults)
     return attrs.evolve(merged, **_defaults(merged))
 
 
@@ -117,6 +118,14 @@ def _check_family(model: Model, base: Model, path: Path, faults: Faults) -> bool
     return not missing and not foreign
 
 
+def _check_heads(model: Model, path: Path, faults: Faults) -> None:
+    """The width of a head follows from hidden_size, unless it is written."""
+    hidden, heads = model.hidden_size or 0, model.num_attention_heads or 1
+    if model.kv_channels is None and hidden % heads:
+        rule = f"hidden_size % num_attention_heads = {hidden} % {heads} = 0, got {hidden % heads}"
+        faults.add(codes.WIDTHS, (*path, "hidden_size"), rule, "change one of them, or write kv_channels")
+
+
 def _defaults(model: Model) -> dict[str, Any]:
     """Sizes that follow where they were left out; megatron-core's TransformerConfig has the same defaults."""
     hidden, heads = model.hidden_size or 0, model.num_attention_heads or 1
@@ -132,5 +141,5 @@ def _defaults(model: Model) -> dict[str, Any]:
     if model.family == "gpt":
         defaults["untie_embeddings_and_output_weights"] = False
     if model.num_moe_experts is not None:
-        defaults["moe_router_topk"] = 2
+        defaults["moe_router_topk"] = min(2, model.num_moe_experts)
     return {name: value for name, value in defaults.items() if getattr(model, name) is None}

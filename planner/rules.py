@@ -20,7 +20,7 @@ import attrs
 
 from . import codes
 from .axes import DEFAULT_ORDER, format_order, parse_order
-from .errors import Faults, Path, PlanError
+from .errors import Faults, Path, PlanError, format_key
 from .frozenmap import FrozenMap
 
 MAX_SIZE = 2**24  # ranks of a world, and the bound of every other count
@@ -93,7 +93,7 @@ class Integer:
             return _wrong_type(value, "an integer", path, faults)
         if self.low <= value <= self.high:
             return int(value)
-        rule = f"{self.low} <= {path[-1] if path else 'value'} <= {self.high}, got {show(value)}"
+        rule = f"{self.low} <= {format_key(path[-1]) if path else 'value'} <= {self.high}, got {show(value)}"
         faults.add(codes.OUT_OF_RANGE, path, rule, f"choose a value from {self.low} to {self.high}")
         return INVALID
 
@@ -115,7 +115,7 @@ class Positive:
             return _wrong_type(value, "a number", path, faults)
         if 0 < value <= self.high:
             return float(value)
-        rule = f"0 < {path[-1] if path else 'value'} <= {self.high:g}, got {show(value)}"
+        rule = f"0 < {format_key(path[-1]) if path else 'value'} <= {self.high:g}, got {show(value)}"
         faults.add(codes.OUT_OF_RANGE, path, rule, f"choose a number above 0 and at most {self.high:g}")
         return INVALID
 
@@ -151,7 +151,7 @@ class Choice:
             return str(value)
         if not isinstance(value, str):
             return _wrong_type(value, "one of " + ", ".join(self.words), path, faults)
-        rule = f"{path[-1] if path else 'value'} is one of {', '.join(self.words)}; got {show(value)}"
+        rule = f"{format_key(path[-1]) if path else 'value'} is one of {', '.join(self.words)}; got {show(value)}"
         remedy = suggest(value, list(self.words)) + f"use one of {', '.join(self.words)}"
         faults.add(codes.BAD_CHOICE, path, rule, remedy)
         return INVALID
@@ -299,7 +299,7 @@ class Record:
         fields = {name: field for name, field, _ in fields_of(self.cls)}
         for key in value:
             if key not in fields:
-                where = path[-1] if path else "the spec"
+                where = format_key(path[-1]) if path else "the spec"
                 rule = f"{show(key)} is not a key of {where}, which has {', '.join(fields)}"
                 found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), list(fields)))
         arguments = {name: self._parse_field(field, value, found) for name, field in fields.items()}

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .coords import Box, Digit, Partition
+from .coords import Box, Digit
 from .groups import Family
-from .ir import ranks_of
 
 Form = tuple[Digit, ...] | None  # dims of a box; None for a set of ranks that is no box
 
@@ -28,14 +27,13 @@ def num_communicators(families: Iterable[Family]) -> int:
 
 def rank_sets(family: Family) -> Iterable[tuple[Form, Iterable[object]]]:
     """The family's sets as (form, starts); a set that is no box stands for itself, under the form None."""
-    if isinstance(family.sets, Partition) and family.sets.view.is_aligned and len(family):
-        (starts,) = family.sets.starts()
-        yield family.sets.boxes(0)[0].dims, starts
+    if translates := family.sets.translates():
+        yield translates
         return
     for group in family:
         box = group.boxes[0] if len(group.boxes) == 1 else as_box(group.ranks)
         if box is None:
-            yield None, (ranks_of(group.boxes),)
+            yield None, (group.ranks,)
         else:
             yield box.dims, (box.start,)
 

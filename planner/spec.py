@@ -52,6 +52,13 @@ class Cluster:
     gpus_per_node: int | None = item(_SIZE, default=None, doc="GPUs (ranks) per node")
     gpu: str | None = item(Line(), default=None, doc="name of the GPU, such as h100, for predictions")
 
+    def __attrs_post_init__(self) -> None:
+        if self.nodes is not None and self.gpus_per_node is None:
+            faults = Faults()
+            rule = f"the world is nodes * gpus_per_node ranks; nodes is {self.nodes}, gpus_per_node is missing"
+            faults.add(codes.CONFLICT, ("nodes",), rule, "add gpus_per_node, or remove nodes")
+            faults.raise_errors()
+
 
 @attrs.frozen(kw_only=True)
 class Batch:
@@ -102,7 +109,7 @@ class Model:
         _SIZE, default=None, doc="width of a head; hidden_size / num_attention_heads if left out"
     )
     num_moe_experts: int | None = item(_SIZE, default=None, doc="experts per layer; dense if left out")
-    moe_router_topk: int | None = item(_SIZE, default=None, doc="experts that each token visits; 2 if left out")
+    moe_router_topk: int | None = item(_SIZE, default=None, doc="experts that each token visits; at most 2 if left out")
     normalization: str | None = item(Choice(_NORMALIZATIONS), default=None, doc="LayerNorm if left out")
     activation: str | None = item(Choice(_ACTIVATIONS), default=None, doc="gelu if left out")
     gated_linear_unit: bool | None = item(Flag(), default=None, doc="gated MLP (SwiGLU); false if left out")

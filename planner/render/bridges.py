@@ -7,7 +7,7 @@ from math import gcd
 
 from ..ir import Bridge, GroupKind, Strategy, Transfer
 from ..plan import Plan
-from .style import Style, plural
+from .style import Style, listed, plural, wrap
 
 _MAX_LINES = 6  # of one block; the middle of a longer one is left out
 
@@ -19,9 +19,14 @@ def bridge_lines(plan: Plan, bridge: Bridge, style: Style) -> list[str]:
     num_src, num_dst = len(bridge.src_broadcast), len(bridge.dst_broadcast)
     output = plan.module(bridge.src).output
     tokens = f"{output.tokens_per_sample:,}" if output.tokens_per_sample else "varying"
+    facts = [
+        f"tensors of {output.tensor_dims} dims;",
+        f"{tokens} tokens per sample;",
+        *listed([phrase for phrase in _movement(plan, bridge) if phrase]),
+    ]
     lines = [
         f"  {src} -> {dst}: {_ratio(num_src, num_dst)}, {plural(len(bridge.transfers), 'transfer')}",
-        f"    tensors of {output.tensor_dims} dims, {tokens} tokens per sample; {_movement(plan, bridge)}",
+        *(f"    {line}" for line in wrap(facts, style.width - 4)),
     ]
     num_blocks = gcd(num_src, num_dst)  # blocks of lanes that are all alike, see planner/bridges.py
     first_block = bridge.transfers[: len(bridge.transfers) // num_blocks]
@@ -36,18 +41,18 @@ def _ratio(num_src: int, num_dst: int) -> str:
     if num_src == num_dst:
         return f"{plural(num_src, 'lane')} to as many" if num_src > 1 else "1 lane to 1"
     if num_src % num_dst and num_dst % num_src:
-        return f"{num_src} lanes to {num_dst}"
-    return f"fan-{'in' if num_src > num_dst else 'out'}, {plural(num_src, 'lane')} to {num_dst}"
+        return f"{num_src:,} lanes to {num_dst:,}"
+    return f"fan-{'in' if num_src > num_dst else 'out'}, {plural(num_src, 'lane')} to {num_dst:,}"
 
 
-def _movement(plan: Plan, bridge: Bridge) -> str:
-    """How the bytes move, in words."""
+def _movement(plan: Plan, bridge: Bridge) -> list[str]:
+    """How the bytes move, in phrases."""
     if bridge.strategy is Strategy.GATHER:
         groups = plan.groups(bridge.name, GroupKind.BRIDGE_GATHER)
         size = f" of {plural(len(groups[0]), 'rank')}" if len(groups) else ""
-        return f"shared ranks, {plural(len(groups), 'gather group')}{size}"
-    receivers = bridge.dst_broadcast[0]
-    return "leader to leader" + (f", then broadcast to {plural(len(receivers), 'rank')}" if len(receivers) > 1 else "")
+        return ["shared ranks", f"{plural(len(groups), 'gather group')}{size}"]
+    num_receivers = len(bridge.dst_broadcast[0])
+    return ["leader to leader", f"then broadcast to {num_receivers} ranks" if num_receivers > 1 else ""]
 
 
 def _drawn(transfers: Sequence[Transfer]) -> list[str]:

@@ -12,7 +12,7 @@ from ..plan import Plan
 from ..sharing import num_communicators
 from .bridges import bridge_lines
 from .rank_map import rank_map
-from .style import Style, columns, plural, shorten, wrap
+from .style import Style, columns, listed, plural, shorten, wrap
 
 
 def overview(plan: Plan, name: str, style: Style) -> str:
@@ -22,7 +22,7 @@ def overview(plan: Plan, name: str, style: Style) -> str:
         ("Ranks", rank_map(plan, style)),
         ("Groups", _groups(plan, style)),
         ("Bridges", [line for bridge in plan.bridges for line in bridge_lines(plan, bridge, style)]),
-        ("Batch", _batch(plan)),
+        ("Batch", _batch(plan, style)),
         ("Warnings", warning_lines(plan.warnings, style)),
     ]
     lines = _header(plan, name, style)
@@ -77,8 +77,7 @@ def _notes(module: ModulePlan) -> list[str]:
         "sequence parallel" if module.sequence_parallel else "",
         f"order: {format_order(order)}" if order != DEFAULT_ORDER else "",
     ]
-    found = [note for note in notes if note]
-    return [note + ";" for note in found[:-1]] + found[-1:]
+    return listed([note for note in notes if note], mark=";")
 
 
 def _groups(plan: Plan, style: Style) -> list[str]:
@@ -116,19 +115,21 @@ def _kinds_by_sets(families: Sequence[Family]) -> list[tuple[str, list[str]]]:
     return list(found.values())
 
 
-def _batch(plan: Plan) -> list[str]:
+def _batch(plan: Plan, style: Style) -> list[str]:
     batch = plan.batch
-    lanes = ", ".join(
+    lanes = [
         f"{name} {plural(batch.grids[name].num_lanes, 'lane')} of {plural(count, 'sample')}"
         for name, count in batch.samples_per_lane.items()
-    )
+    ]
+    first, *rest = wrap(listed(["each microbatch:", *lanes], first=1), style.width - 4)
     steps = f"{plural(batch.global_size, 'sample')} per step = {plural(batch.num_microbatches, 'microbatch')}"
-    elsewhere = (batch.megatron_bridge_micro_batch_size, batch.megatron_lm_micro_batch_size)
+    whole, lane = batch.megatron_bridge_micro_batch_size, batch.megatron_lm_micro_batch_size
     return [
         f"  {steps} of {batch.micro_size:,}; {batch.seq_length:,} tokens per sample",
-        f"  each microbatch: {lanes}",
+        f"  {first}",
+        *(f"    {line}" for line in rest),
         f"  pipeline: {plural(plan.total_stages, 'stage')} on the longest path",
-        f"  micro_batch_size: {elsewhere[0]} in Megatron-Bridge (whole model), {elsewhere[1]} in Megatron-LM (per lane)",
+        f"  micro_batch_size: {whole} in Megatron-Bridge, {lane} in Megatron-LM (per lane)",
     ]
 
 

@@ -12,7 +12,7 @@ from os.path import commonprefix
 from ..axes import Axis
 from ..ir import Grid, ModulePlan
 from ..plan import Plan
-from .style import Style, plural, spans
+from .style import Style, plural, spans, wrap
 
 MAX_RANKS = 65_536  # more would take seconds to list; --rank N answers for each of them
 _ROW_WITHOUT_NODES = 8
@@ -109,34 +109,31 @@ def _node_lines(plan: Plan, letters: list[str], alike: list[tuple[int, Row]], pe
 
 
 def _row_lines(row: Row, letters: list[str], width: int, style: Style) -> list[str]:
-    """One line per module that some GPU of the row holds; what all cells begin with is written once if need be."""
-    lines = []
-    for index in sorted({cell[0] for cells in row for cell in cells}):
-        texts = ["".join(_text(cell, letters) for cell in cells if cell[0] == index) for cells in row]
-        if sum(len(text) + 1 for text in texts) > width and all(texts):
-            texts = _factored(texts)
-        longest = max(map(len, texts[-len(row) :]))
-        aligned = [*texts[: -len(row)], *(text.ljust(longest) for text in texts[-len(row) :])]
-        lines += [style.module(line, index) for line in _filled(aligned, width)]
-    return lines
+    """The lines of a row: one per module that some GPU of it holds, its cells one below the other."""
+    layers = {
+        index: ["".join(_text(cell, letters) for cell in cells if cell[0] == index) for cells in row]
+        for index in sorted({cell[0] for cells in row for cell in cells})
+    }
+    longest = max(len(text) for texts in layers.values() for text in texts)
+    if len(row) * (longest + 1) <= width:
+        padded = {index: [" ".join(text.ljust(longest) for text in texts)] for index, texts in layers.items()}
+    else:
+        padded = {index: _filled(_factored(texts), width) for index, texts in layers.items()}
+    return [style.module(line.rstrip(), index) for index, lines in padded.items() for line in lines]
 
 
 def _factored(texts: list[str]) -> list[str]:
-    """The common beginning up to an axis letter, then what is left of each text: `Lp0c0:` `t0` `t1` ..."""
+    """Where cells do not fit: what all begin with, up to an axis letter, then the rest: `Lp0c0:` `t0` `t1` ..."""
     common = commonprefix(texts)  # noqa: RUF071  of characters, not of paths: that is what is wanted
     cut = max((i for i, letter in enumerate(common) if letter.isalpha()), default=0)
-    return [f"{texts[0][:cut]}:", *(text[cut:] for text in texts)] if cut else texts
+    return [f"{common[:cut]}:", *(text[cut:] for text in texts)] if cut else texts
 
 
 def _filled(texts: list[str], width: int) -> list[str]:
-    """Cells, which may be blank, filled into lines."""
-    lines: list[str] = []
-    for text in texts:
-        if lines and len(lines[-1]) + 1 + len(text) <= width:
-            lines[-1] += f" {text}"
-        else:
-            lines.append(text)
-    return [line.rstrip() for line in lines]
+    """Cells filled into lines; the head of factored cells keeps its own width."""
+    heads, cells = (texts[:1], texts[1:]) if texts[0].endswith(":") else ([], texts)
+    longest = max(map(len, cells))
+    return wrap([*heads, *(cell.ljust(longest) for cell in cells)], width)
 
 
 def _repeats(plan: Plan, alike: list[tuple[int, Row]], letters: list[str], per_row: int) -> str:

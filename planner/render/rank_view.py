@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import attrs
+
 from ..ir import EdgeTransfers, Group, RankView
 from ..plan import Plan
 from .style import Style, columns, spans, wrap
@@ -99,7 +101,12 @@ def _role(group: Group) -> str:
 
 
 def view_document(view: RankView) -> dict[str, Any]:
-    """The view as plain data. Groups give their ranks as boxes: start, and [size, stride] pairs."""
+    """The view as plain data. A group gives its ranks as boxes: start, and [size, stride] pairs."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for g in view.groups:
+        boxes = [(box.start, box.dims) for box in g.boxes]
+        entry = {"kind": g.kind, "index": g.index, "position": g.position, "boxes": boxes}
+        groups.setdefault(g.owner, []).append(entry)
     return {
         "rank": view.rank,
         "node": view.node,
@@ -109,7 +116,7 @@ def view_document(view: RankView) -> dict[str, Any]:
         "position": view.position,
         "total_stages": view.total_stages,
         "num_warmup_microbatches": view.num_warmup_microbatches,
-        "groups": [_group_document(group) for group in view.groups],
+        "groups": groups,
         "transfers": [_edge_document(edge) for edge in view.transfers],
     }
 
@@ -123,30 +130,18 @@ def view_lines(plan: Plan, ranks: Iterable[int]) -> Iterator[str]:
 def _module_document(view: RankView, name: str) -> dict[str, Any]:
     info, stage, samples = view.role.modules[name], view.stages[name], view.batch_slices[name]
     return {
-        "coords": dict(view.coords[name]),
+        "coords": dict(view.coords[name].items()),
+        "stage": stage.stage,
+        "num_stages": stage.num_stages,
         "is_first_stage": info.is_first_stage,
         "is_last_stage": info.is_last_stage,
         "is_model_first": stage.is_model_first,
         "is_model_last": stage.is_model_last,
-        "stage": stage.stage,
-        "num_stages": stage.num_stages,
-        "samples": [samples.start, samples.stop],
+        "samples": (samples.start, samples.stop),
         "data": view.data[name],
     }
 
 
-def _group_document(group: Group) -> dict[str, Any]:
-    return {
-        "position": group.position,
-        "owner": group.owner,
-        "kind": group.kind,
-        "index": group.index,
-        "boxes": [[box.start, box.dims] for box in group.boxes],
-    }
-
-
 def _edge_document(edge: EdgeTransfers) -> dict[str, Any]:
-    def plain(transfers: tuple[Any, ...]) -> list[dict[str, int]]:
-        return [{name: getattr(t, name) for name in t.__slots__ if not name.startswith("__")} for t in transfers]
-
-    return {"src": edge.src, "dst": edge.dst, "sends": plain(edge.sends), "receives": plain(edge.receives)}
+    sends, receives = ([attrs.asdict(t) for t in part] for part in (edge.sends, edge.receives))
+    return {"src": edge.src, "dst": edge.dst, "sends": sends, "receives": receives}

@@ -77,6 +77,11 @@ def wrap(words: Sequence[str], width: int) -> list[str]:
     return lines or [""]
 
 
+def listed(phrases: Sequence[str], mark: str = ",", first: int = 0) -> list[str]:
+    """Phrases ready to wrap: a mark after each but the last, from the one numbered `first` on."""
+    return [f"{p}{mark}" if first <= i < len(phrases) - 1 else p for i, p in enumerate(phrases)]
+
+
 def spans(numbers: Sequence[int]) -> str:
     """`0-3, 8` for ascending numbers, or `0-126 by 2` where they are evenly spaced."""
     if len(numbers) > 2:

@@ -1,0 +1,187 @@
+"""How long planning takes, and what it keeps, from 8 to 1,048,576 ranks; beside megatron-core's enumeration.
+
+    uv run --extra executor --group dev python benchmarks/planning.py
+
+Every number is the median of several runs, with the spread from the fastest to the slowest in brackets. The last
+column compares with the limit; the exit code is 1 when one is missed. Without megatron-core the comparison is
+left out, visibly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from layouts import three_modules
+
+from planner import Plan, Spec, compile_spec
+from planner.errors import Faults
+from planner.models import resolve_models
+from planner.placement import place
+from planner.render.rank_view import view_lines
+from planner.topology import find_edges
+
+ROOT = Path(__file__).parent.parent
+WORLDS = (8, 1_024, 131_072, 1_048_576)
+COMPILE_MS, VIEW_US, STREAM_S, COMMAND_S = 50, 100, 20, 0.4
+missed: list[str] = []
+
+
+def seconds(run: Callable[[], object], repeats: int, inner: int = 1) -> list[float]:
+    """Seconds per call, `repeats` times, each over `inner` calls."""
+    found = []
+    gc.collect()
+    gc.disable()  # as timeit does: collections of earlier garbage are nobody's cost
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(inner):
+            run()
+        found.append((time.perf_counter() - start) / inner)
+    gc.enable()
+    return found
+
+
+def report(what: str, values: list[float], unit: str, limit: float | None = None) -> None:
+    """One line: median, spread, and whether the limit holds."""
+    scale = {"s": 1.0, "ms": 1e3, "us": 1e6}[unit]
+    middle, low, high = (scale * value for value in (median(values), min(values), max(values)))
+    verdict = ""
+    if limit is not None:
+        verdict = f"limit {limit:g} {unit}: {'ok' if middle <= limit else 'MISSED'}"
+        if middle > limit:
+            missed.append(what)
+    print(f"  {what:<48} {middle:>9.2f} {unit:<2}  [{low:.2f} .. {high:.2f}]  {verdict}".rstrip())
+
+
+def compile_whole(spec: Spec) -> Plan:
+    """Compile, and do all that is put off until asked for: tables, digest."""
+    plan = compile_spec(spec)
+    assert plan.digest
+    assert plan.num_groups
+    return plan
+
+
+def measure_compile(repeats: int) -> None:
+    print("compile, with the digest and every table of the plan")
+    for world in WORLDS:
+        spec = three_modules(world)
+        report(f"{world:,} ranks", seconds(lambda spec=spec: compile_whole(spec), repeats), "ms", COMPILE_MS)
+    for world in WORLDS:
+        spec = three_modules(world)
+        compile_whole(spec)
+        tracemalloc.start()
+        plan = compile_whole(spec)
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        size = len(plan.to_json())
+        print(
+            f"  {f'{world:,} ranks':<48} {kept / 1024:>9.1f} KiB kept, {peak / 1024:.1f} at the peak; JSON {size:,} bytes"
+        )
+
+
+def measure_passes(repeats: int) -> None:
+    print("passes at 1,048,576 ranks")
+    spec = three_modules(WORLDS[-1])
+    report("topology", seconds(lambda: find_edges(spec, Faults()), repeats, 20), "us")
+    report("models", seconds(lambda: resolve_models(spec, Faults()), repeats, 20), "us")
+    report("placement", seconds(lambda: place(spec, None, Faults()), repeats, 20), "us")
+    report("the whole plan, without its digest", seconds(lambda: compile_spec(spec), repeats, 20), "us")
+
+
+def measure_command(repeats: int) -> None:
+    print("the command `mimo plan examples/llava_8gpu.yaml`, in a process of its own")
+    command = [sys.executable, "-m", "planner.cli", "plan", "examples/llava_8gpu.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run() -> None:
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+
+    report("wall time, compiled modules kept", seconds(run, repeats), "s", COMMAND_S)
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    with tempfile.TemporaryDirectory() as empty:
+        environment["PYTHONPYCACHEPREFIX"] = empty
+        report("wall time, nothing compiled before", seconds(run, repeats), "s")
+
+
+def measure_views(repeats: int) -> None:
+    print("one view; ranks of language, images and audio")
+    for world in WORLDS:
+        plan = compile_spec(three_modules(world))
+        plan.view(0)
+        for rank in (0, plan.module("images").ranks[0], world - 1):
+            times = seconds(lambda plan=plan, rank=rank: plan.view(rank), repeats, 200)
+            report(f"rank {rank:,} of {world:,}", times, "us", VIEW_US)
+    print("all views of 131,072 ranks, streamed to JSON lines")
+    plan = compile_spec(three_modules(131_072))
+
+    def stream() -> None:
+        with open(os.devnull, "w") as sink:
+            sink.writelines(view_lines(plan, range(plan.world_size)))
+
+    report("131,072 views", seconds(stream, 2), "s", STREAM_S)
+
+
+def measure_peer(repeats: int) -> None:
+    print("all groups of every kind of the language module as lists of ranks")
+    if importlib.util.find_spec("megatron") is None:
+        print("  left out: megatron-core is not installed")
+        return
+    os.environ["WORLD_SIZE"] = str(WORLDS[-1])
+    warnings.simplefilter("ignore")  # megatron-core warns of each optional package that is missing
+    from megatron.core.hyper_comm_grid import HyperCommGrid  # noqa: PLC0415  seconds, and not always there
+
+    for world in WORLDS[:3]:
+        plan = compile_spec(three_modules(world))
+        grid = plan.module("language").grid
+        kinds = [family for family in plan.families if family.owner == "language" and not family.kind.endswith("embd")]
+        expert = grid.expert
+
+        def theirs(grid=grid, expert=expert, kinds=kinds) -> list[list[list[int]]]:
+            peer = HyperCommGrid(list(grid.sizes), [str(axis) for axis in grid.order], grid.rank_offset)
+            sizes = [*(size for _, size in expert.axes), expert.num_stages]
+            peer.register_view("expert", sizes, [str(axis) for axis in expert.names], ["pp"])
+            return [
+                peer.get_rank_enum(
+                    [str(a) for a in family.sets.axes], view=None if family.sets.view is grid.dense else "expert"
+                )
+                for family in kinds
+            ]
+
+        def ours(plan=plan, kinds=kinds) -> list[tuple[tuple[int, ...], ...]]:
+            return [tuple(plan.groups(family.owner, family.kind)) for family in kinds]
+
+        assert [[tuple(group) for group in kind] for kind in theirs()] == [list(kind) for kind in ours()]
+        few = repeats if world < 100_000 else 3
+        one, other = seconds(ours, few), seconds(theirs, few)
+        report(f"{world:,} ranks, the plan", one, "ms")
+        report(f"{world:,} ranks, HyperCommGrid.get_rank_enum", other, "ms")
+        print(f"  {'':<48} {median(one) / median(other):>9.2f} of its time")
+        first = seconds(lambda plan=plan, kinds=kinds: [plan.groups(f.owner, f.kind)[0] for f in kinds], repeats)
+        report(f"{world:,} ranks, one group of each kind", first, "ms")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}\n")
+    for measure in (measure_compile, measure_passes, measure_command, measure_views, measure_peer):
+        measure(options.repeats)
+        print()
+    print(f"missed: {', '.join(missed)}" if missed else "every limit holds")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
