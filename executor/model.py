@@ -73,8 +73,8 @@ class PlannedMimoModel(MimoModel):
             self.colocated_comms[edge.src, edge.dst] = PlannedColocatedBridge(grids[edge.src], grids[edge.dst], groups)
 
 
-def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype) -> PlannedMimoModel:
-    """The rank's part of the model, not yet wrapped, its parameters not yet filled."""
+def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: bool = False) -> PlannedMimoModel:
+    """The rank's part of the model, not yet wrapped, its parameters not yet filled; without storage on `meta`."""
     config = MimoModelConfig(
         language_model_spec=language_spec(plan.module(MIMO_LANGUAGE_MODULE_KEY), groups, dtype),
         modality_submodules_spec={
@@ -85,6 +85,7 @@ def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype) -> Planne
         },
         module_to_grid_map=build_grids(plan, groups),
     )
+    config.language_model_spec.params["config"].init_model_with_meta_device = meta  # ties no weights over ranks
     tp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.TP)
     cp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.CP)
     model = PlannedMimoModel(config, groups, cp_group=cp_group, tp_group=tp_group)

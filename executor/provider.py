@@ -33,6 +33,7 @@ from .errors import ExecutorError, UnsupportedError
 from .grids import PlannedGrid, build_grids, collection_of
 from .groups import ProcessGroups
 from .megatron_limits import check_limits
+from .meta import on_meta
 from .model import PlannedMimoModel, build_model
 from .optimizer import most_modules_on_a_rank
 from .rng import seed_streams
@@ -142,7 +143,7 @@ class MimoModelProvider:
         """This rank's model, not wrapped. The arguments are the schedule's of other providers; the plan decides."""
         del pre_process, post_process, vp_stage
         infra = self.get_or_build_infra()
-        with torch.device("meta") if self.init_model_with_meta_device else nullcontext():
+        with on_meta() if self.init_model_with_meta_device else nullcontext():
             model = self._build(infra)
         self._freeze(model)
         return model
@@ -204,6 +205,8 @@ class MimoModelProvider:
     def _language_spec(self, infra: MimoModelInfra) -> ModuleSpec:
         spec = copy.deepcopy(self.language_model_spec)
         assert spec is not None, "checked by the caller"
+        if self.init_model_with_meta_device and "config" in (spec.params or {}):
+            spec.params["config"].init_model_with_meta_device = True  # ties no weights over ranks
         collection = infra.pg_collections[MIMO_LANGUAGE_MODULE_KEY]
         if collection is not None:
             _inject(spec, infra, MIMO_LANGUAGE_MODULE_KEY, always=True)
@@ -283,7 +286,7 @@ class LlavaMimoProvider(MimoModelProvider):
     """The ready vision (and audio) language model of the spec's sizes, as a provider."""
 
     def _build(self, infra: MimoModelInfra) -> PlannedMimoModel:
-        return build_model(self.plan, infra.groups, self.dtype)
+        return build_model(self.plan, infra.groups, self.dtype, meta=self.init_model_with_meta_device)
 
 
 def _inject(spec: ModuleSpec, infra: MimoModelInfra, name: str, *, always: bool) -> None:

@@ -7,11 +7,15 @@ from typing import Any
 
 import specs
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from executor.ddp import modules_of
+from executor.device import ready
 from executor.errors import ExecutorError
-from executor.provider import MimoModelProvider
+from executor.provider import LlavaMimoProvider, MimoModelProvider
 from executor.schedule import validate_data_loader_contract, validate_no_stub_ranks
 from executor.slicing import slice_batch
 from executor.transformer import transformer_config
@@ -67,3 +71,19 @@ def contract(plan: Plan, *, micro_batch_size: int) -> None:
     validate_data_loader_contract(
         plan, global_batch_size=8, micro_batch_size=micro_batch_size, num_microbatches=8 // micro_batch_size
     )
+
+
+def parameters_of_ranks(text: str, ranks: list[int]) -> dict[int, dict[str, int]]:
+    """Parameters of each module of some ranks of any world, in this one process: meta device, fake process group."""
+    plan = Plan.from_json(text)
+    found = {}
+    for rank in ranks:
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=plan.world_size)
+        try:
+            with ready():
+                model = LlavaMimoProvider(plan=plan, init_model_with_meta_device=True).provide()
+            found[rank] = {name: sum(p.numel() for p in module.parameters()) for name, module in modules_of(model)}
+            assert all(parameter.is_meta for parameter in model.parameters())
+        finally:
+            dist.destroy_process_group()
+    return found

@@ -78,7 +78,8 @@ def _run(
 def _start_server() -> None:
     """Start the process that imports everything and forks ranks. It finds modules by PYTHONPATH only."""
     saved = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(_HERE), str(_HERE.parents[1]), *([saved] if saved else [])])
+    paths = [str(_HERE), str(_HERE.parents[1]), str(_HERE.parents[1] / "benchmarks"), *([saved] if saved else [])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     try:
         _context.set_forkserver_preload(["preload"])
         forkserver.ensure_running()

@@ -1,0 +1,59 @@
+"""Start-up of groups and step time on real processes, beside the way Megatron-Bridge starts, in the same run.
+
+    python benchmarks/start_up.py [--repeats 3] [8 16 32]
+
+The other way: on every rank, a HyperCommGrid per module creates all 14 kinds of groups, those of other ranks
+included, and the bridge creates its own (gloo here; megatron-core hard-codes NCCL). Ratios below 1 are faster than
+that. To reach: start-up at most 0.4 of it at every size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "executor"), str(HERE)]
+
+LAYOUTS = {
+    8: ({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}),
+    16: ({"tp": 2, "pp": 2, "dp": 2}, {"tp": 2, "dp": 4}),
+    32: ({"tp": 4, "pp": 2, "dp": 2}, {"tp": 2, "dp": 8}),
+}
+TO_REACH = 0.4
+
+
+def main() -> int:
+    import ranks
+    import specs
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", type=int, default=list(LAYOUTS), help="numbers of processes")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    slow = False
+    for size in options.sizes:
+        language, images = LAYOUTS[size]
+        plan = specs.plan(language, images, micro_size=8, fixed=True)
+        runs = [
+            ranks.run(size, "start_up_jobs:both", plan.to_json(), timeout=300) for _ in range(options.repeats)
+        ]
+        ours = statistics.median(max(rank["ours"] for rank in run) for run in runs)
+        theirs = statistics.median(max(rank["theirs"] for rank in run) for run in runs)
+        groups, communicators = plan.num_groups, sum(rank["num_opened"] for rank in runs[0])
+        print(
+            f"{size:>3} processes  {groups} groups  {communicators} communicators  "
+            f"{ours:.3f} s, all-create-all {theirs:.3f} s, ratio {ours / theirs:.2f}"
+        )
+        slow |= ours / theirs > TO_REACH
+    if 8 in options.sizes:
+        plan = specs.plan(*LAYOUTS[8], micro_size=8, fixed=True)
+        steps = [ranks.run(8, "start_up_jobs:step", plan.to_json())[0] for _ in range(options.repeats)]
+        print(f"  8 processes  step of a toy model {statistics.median(steps) * 1e3:.0f} ms (stock bridge)")
+    return int(slow)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
