@@ -4,13 +4,13 @@
 
 The other way: on every rank, a HyperCommGrid per module creates all 14 kinds of groups, those of other ranks
 included, and the bridge creates its own (gloo here; megatron-core hard-codes NCCL). Ratios below 1 are faster than
-that. To reach: start-up at most 0.4 of it at every size.
+that; the fastest of the repeats counts, since others may share the machine. To reach: start-up at most 0.4 of it at
+every size; the exit code says whether it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 
@@ -26,8 +26,8 @@ TO_REACH = 0.4
 
 
 def main() -> int:
-    import ranks
-    import specs
+    import ranks  # noqa: PLC0415  found by the path set above
+    import specs  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", type=int, default=list(LAYOUTS), help="numbers of processes")
@@ -40,8 +40,8 @@ def main() -> int:
         runs = [
             ranks.run(size, "start_up_jobs:both", plan.to_json(), timeout=300) for _ in range(options.repeats)
         ]
-        ours = statistics.median(max(rank["ours"] for rank in run) for run in runs)
-        theirs = statistics.median(max(rank["theirs"] for rank in run) for run in runs)
+        ours = min(max(rank["ours"] for rank in run) for run in runs)
+        theirs = min(max(rank["theirs"] for rank in run) for run in runs)
         groups, communicators = plan.num_groups, sum(rank["num_opened"] for rank in runs[0])
         print(
             f"{size:>3} processes  {groups} groups  {communicators} communicators  "
@@ -51,7 +51,7 @@ def main() -> int:
     if 8 in options.sizes:
         plan = specs.plan(*LAYOUTS[8], micro_size=8, fixed=True)
         steps = [ranks.run(8, "start_up_jobs:step", plan.to_json())[0] for _ in range(options.repeats)]
-        print(f"  8 processes  step of a toy model {statistics.median(steps) * 1e3:.0f} ms (stock bridge)")
+        print(f"  8 processes  step of a toy model {min(steps) * 1e3:.0f} ms (stock bridge)")
     return int(slow)
 
 

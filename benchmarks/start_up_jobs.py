@@ -15,7 +15,8 @@ from executor.groups import ProcessGroups
 from executor.train import Settings, Trainer
 from planner import Axis, ModulePlan, Plan
 
-_DENSE = ["tp", "cp", "pp", "dp", ["dp", "cp"], ["tp", "cp"], ["tp", "dp", "cp"], ["tp", "pp"], ["tp", "cp", "dp", "pp"]]
+_PAIRS = [["dp", "cp"], ["tp", "cp"], ["tp", "pp"]]
+_DENSE = ["tp", "cp", "pp", "dp", *_PAIRS, ["tp", "dp", "cp"], ["tp", "cp", "dp", "pp"]]
 _EXPERT = ["ep", "expt_tp", "expt_dp", ["expt_tp", "ep"], ["expt_tp", "ep", "pp"]]
 
 

@@ -5,7 +5,8 @@ meet the same groups with that set in the same order):
 - groups of one rank share one communicator: nothing is ever sent.
 - groups with equal ranks share one when their kinds are in the same lane of traffic below. Two groups in one lane
   are never meant to run at the same time; on one communicator, operations run one after the other.
-- kinds in no lane run between steps only (gradient norms, tied embeddings) and share with any.
+- kinds in no lane run between steps only (gradient norms, tied embeddings) and share with any; so do the kinds of
+  experts in a module that has none, which carry nothing.
 - a bridge's groups never share: its transfers are meant to overlap everything else.
 
 Member-only creation is safe because names are: torch salts the name of a locally synchronised group with its own
@@ -23,7 +24,7 @@ import attrs
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from planner import Group, GroupKind, Plan
+from planner import Group, GroupKind, ModulePlan, Plan
 
 # Kinds whose traffic is meant to overlap are in different lanes.
 LANES: dict[GroupKind, str] = {
@@ -38,6 +39,7 @@ LANES: dict[GroupKind, str] = {
     GroupKind.EXPT_TP: "expert-tensor",
     GroupKind.EXPT_DP: "expert-gradients",
 }
+_EXPERT_KINDS = (GroupKind.EP, GroupKind.TP_EP, GroupKind.EXPT_TP, GroupKind.EXPT_DP)
 _BRIDGE_KINDS = frozenset(kind for kind in GroupKind if kind.startswith("bridge"))
 
 
@@ -67,6 +69,7 @@ class ProcessGroups:
         self.plan = plan
         self.view = plan.view(rank)
         self._timeout = timeout
+        self._without_experts = frozenset(module.name for module in plan.modules if not _has_experts(module))
         self._base = distributed_c10d._world.group_count
         self._communicators: dict[tuple[int, ...], list[_Communicator]] = {}
         self._opened = tuple((group, self._open(group)) for group in self.view.groups)
@@ -103,14 +106,22 @@ class ProcessGroups:
         """Share a communicator, or create one."""
         ranks = group.ranks
         known = self._communicators.setdefault(ranks, [])
-        lane = LANES.get(group.kind)
+        lane = self._lane_of(group)
         for communicator in known:
-            if len(ranks) == 1 or _may_share(group.kind, lane, communicator):
+            if len(ranks) == 1 or _may_share(lane, communicator):
                 communicator.lane = communicator.lane or lane
                 communicator.num_groups += 1
                 return communicator.process_group
-        known.append(_Communicator(self._create(group, ranks), _lane_of(group)))
+        known.append(_Communicator(self._create(group, ranks), lane))
         return known[-1].process_group
+
+    def _lane_of(self, group: Group) -> str | None:
+        """The group's lane of traffic; a bridge's groups have one each, which nobody else is in."""
+        if group.kind in _BRIDGE_KINDS:
+            return f"{group.owner}:{group.kind}"
+        if group.kind in _EXPERT_KINDS and group.owner in self._without_experts:
+            return None
+        return LANES.get(group.kind)
 
     def _create(self, group: Group, ranks: tuple[int, ...]) -> dist.ProcessGroup:
         distributed_c10d._world.group_count = self._base + group.position
@@ -124,12 +135,11 @@ class ProcessGroups:
         return created
 
 
-def _lane_of(group: Group) -> str | None:
-    """The lane that a new communicator starts with; a bridge's communicators are nobody else's."""
-    return f"{group.owner}:{group.kind}" if group.kind in _BRIDGE_KINDS else LANES.get(group.kind)
+def _has_experts(module: ModulePlan) -> bool:
+    """Whether a module may have experts: language, unless its model says that it has none."""
+    return module.is_language and (module.model is None or module.model.num_moe_experts is not None)
 
 
-def _may_share(kind: GroupKind, lane: str | None, communicator: _Communicator) -> bool:
-    if kind in _BRIDGE_KINDS:
-        return False
-    return lane is None or communicator.lane is None or communicator.lane == lane
+def _may_share(lane: str | None, communicator: _Communicator) -> bool:
+    """Whether a group of a lane may use a communicator; one that was in no lane joins the group's."""
+    return lane is None or communicator.lane == lane or (communicator.lane is None and ":" not in lane)
