@@ -37,9 +37,7 @@ def main() -> int:
     for size in options.sizes:
         language, images = LAYOUTS[size]
         plan = specs.plan(language, images, micro_size=8, fixed=True)
-        runs = [
-            ranks.run(size, "start_up_jobs:both", plan.to_json(), timeout=300) for _ in range(options.repeats)
-        ]
+        runs = [ranks.run(size, "start_up_jobs:both", plan.to_json(), timeout=300) for _ in range(options.repeats)]
         ours = min(max(rank["ours"] for rank in run) for run in runs)
         theirs = min(max(rank["theirs"] for rank in run) for run in runs)
         groups, communicators = plan.num_groups, sum(rank["num_opened"] for rank in runs[0])

@@ -106,4 +106,3 @@ class PlannedColocatedBridge(ColocatedBridgeCommunicator):
 
     def destroy(self) -> None:
         """Nothing: the group belongs to ProcessGroups and ends with the default group."""
-

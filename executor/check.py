@@ -173,4 +173,3 @@ def _samples(rows: torch.Tensor) -> str:
     values, counts = torch.unique(rows.detach()[:, 0], return_counts=True)
     pairs = zip(values.tolist(), counts.tolist(), strict=True)
     return ", ".join(f"{int(value) % _BACKWARD} (x{count})" for value, count in pairs) or "none"
-

@@ -127,9 +127,7 @@ def _steps(plan: Plan, original: Plan, options: argparse.Namespace, context: Con
     from .report import step_line  # noqa: PLC0415
     from .train import Settings, Trainer  # noqa: PLC0415
 
-    settings = Settings.of(
-        plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed
-    )
+    settings = Settings.of(plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed)
     check_items(original)
     groups = ProcessGroups(plan, context.rank, context.timeout)
     trainer = Trainer(plan, groups, Synthetic(original, options.seed), settings, context.device)

@@ -36,9 +36,7 @@ def most_modules_on_a_rank(plan: Plan) -> int:
     return max(sum(module.grid.rank_offset in other.grid for other in plan.modules) for module in plan.modules)
 
 
-def optimizer_config(
-    *, optimizer: str, lr: float, dtype: torch.dtype, distributed_optimizer: bool
-) -> OptimizerConfig:
+def optimizer_config(*, optimizer: str, lr: float, dtype: torch.dtype, distributed_optimizer: bool) -> OptimizerConfig:
     """Plain SGD or Adam: no momentum for SGD, no weight decay, no clipping, a constant rate."""
     return OptimizerConfig(
         optimizer=optimizer,

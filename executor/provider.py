@@ -316,4 +316,3 @@ def infra_of(groups: ProcessGroups) -> MimoModelInfra:
         module_output_ndim={module.name: module.output.tensor_dims for module in plan.modules},
         groups=groups,
     )
-

@@ -1,7 +1,7 @@
 """What a training loop of one's own calls around megatron-core's schedule; names as in Megatron-Bridge.
 
-    config.finalize_model_grads_func = partial(finalize_model_grads_multimodule, infra=infra)
-    config.no_sync_func = partial(multimodule_no_sync, module_to_grid_tuple=get_module_to_grid_tuple(model, infra))
+config.finalize_model_grads_func = partial(finalize_model_grads_multimodule, infra=infra)
+config.no_sync_func = partial(multimodule_no_sync, module_to_grid_tuple=get_module_to_grid_tuple(model, infra))
 """
 
 from __future__ import annotations

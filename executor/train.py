@@ -178,4 +178,3 @@ def _schedule_collection(groups: ProcessGroups) -> MultiModuleProcessGroupCollec
     modules = list(groups.view.role.modules)
     language = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in modules else None
     return MultiModuleProcessGroupCollection({name: collection_of(name, groups) for name in modules}, language)
-

@@ -90,9 +90,7 @@ def _start_server() -> None:
             os.environ["PYTHONPATH"] = saved
 
 
-def _collect(
-    pipes: list[Connection], deadline: float, stop_early: bool
-) -> tuple[dict[int, Any], dict[int, str]]:
+def _collect(pipes: list[Connection], deadline: float, stop_early: bool) -> tuple[dict[int, Any], dict[int, str]]:
     results: dict[int, Any] = {}
     errors: dict[int, str] = {}
     waiting = {pipe: rank for rank, pipe in enumerate(pipes)}

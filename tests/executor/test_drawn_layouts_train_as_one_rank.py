@@ -19,7 +19,7 @@ ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp", "dp-cp-tp-pp")
 
 @st.composite
 def axes(draw: st.DrawFn, *, max_pp: int) -> dict[str, Any]:
-    tp, dp, pp = (draw(st.sampled_from(sizes)) for sizes in ((1, 2, 4), (1, 2, 4), (1, 2, 4)[: max_pp]))
+    tp, dp, pp = (draw(st.sampled_from(sizes)) for sizes in ((1, 2, 4), (1, 2, 4), (1, 2, 4)[:max_pp]))
     return {"tp": tp, "dp": dp, "pp": pp, "order": draw(st.sampled_from(ORDERS))}
 
 

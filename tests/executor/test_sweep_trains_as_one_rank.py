@@ -16,9 +16,7 @@ SWEEP = list(csv.DictReader(line for line in _ROWS if not line.startswith("#")))
 @pytest.mark.parametrize("row", SWEEP, ids=lambda row: row["name"])
 def test_layout_trains_as_one_rank(row: dict[str, str]) -> None:
     sizes = {name: int(value) for name, value in row.items() if name != "name"}
-    axes = {
-        module: {axis: sizes[f"{module}_{axis}"] for axis in ("tp", "pp", "dp")} for module in ("llm", "vision")
-    }
+    axes = {module: {axis: sizes[f"{module}_{axis}"] for axis in ("tp", "pp", "dp")} for module in ("llm", "vision")}
     for module, parallel in axes.items():
         parallel["rank_offset"] = sizes[f"{module}_offset"]
     plan = specs.plan(
