@@ -18,7 +18,7 @@ from planner import Axis, ModuleLayout, ModulePlan, Plan
 from .errors import UnsupportedError
 
 KNOWN_VERSION = "0.19"
-REPLACED_VERSIONS = f">={KNOWN_VERSION},<0.20"
+KNOWN_RANGE = f">={KNOWN_VERSION},<0.20"
 
 
 @attrs.frozen
@@ -40,7 +40,7 @@ def check_version(installed: str | None = None) -> None:
     if found.split(".")[:2] != KNOWN_VERSION.split("."):
         raise UnsupportedError(
             f"megatron-core {found} is not known here; this executor was checked against {KNOWN_VERSION}: "
-            f"pip install 'megatron-core{REPLACED_VERSIONS}'"
+            f"pip install 'megatron-core{KNOWN_RANGE}'"
         )
 
 
