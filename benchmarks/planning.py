@@ -85,9 +85,8 @@ def measure_compile(repeats: int) -> None:
         kept, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         size = len(plan.to_json())
-        print(
-            f"  {f'{world:,} ranks':<48} {kept / 1024:>9.1f} KiB kept, {peak / 1024:.1f} at the peak; JSON {size:,} bytes"
-        )
+        memory = f"{kept / 1024:>9.1f} KiB kept, {peak / 1024:.1f} at the peak"
+        print(f"  {f'{world:,} ranks':<48} {memory}; JSON {size:,} bytes")
 
 
 def measure_passes(repeats: int) -> None:

@@ -274,15 +274,8 @@ class Transfers(Sequence[Transfer]):
     def _between(self, src: int, dst: int) -> Transfer:
         src_size, dst_size = self._lane_sizes
         start, stop = max(src * src_size, dst * dst_size), min((src + 1) * src_size, (dst + 1) * dst_size)
-        return Transfer(
-            src_lane=src,
-            dst_lane=dst,
-            src_rank=self.src.leader(src),
-            dst_rank=self.dst.leader(dst),
-            src_start=start - src * src_size,
-            dst_start=start - dst * dst_size,
-            num_samples=stop - start,
-        )
+        ends = self.src.leader(src), self.dst.leader(dst)
+        return Transfer(src, dst, *ends, start - src * src_size, start - dst * dst_size, stop - start)
 
 
 def _overlaps(lane: int, num_lanes: int, num_others: int) -> range:

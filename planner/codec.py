@@ -85,7 +85,6 @@ def document(plan: Plan) -> dict[str, Any]:
 
 def _module_document(plan: Plan, module: ModulePlan) -> dict[str, Any]:
     grid = module.grid
-    families = [family for family in plan.families if family.owner == module.name]
     return {
         "name": module.name,
         "rank_offset": grid.rank_offset,
@@ -94,19 +93,18 @@ def _module_document(plan: Plan, module: ModulePlan) -> dict[str, Any]:
         "sizes": list(grid.sizes),
         "expert_axes": [str(axis) for axis, _ in grid.expert.axes],
         "expert_sizes": [size for _, size in grid.expert.axes],
-        "groups": [_family_document(family) for family in families],
+        "groups": [_family_document(family) for family in plan.families_by_owner[module.name]],
     }
 
 
 def _edge_document(plan: Plan, index: int) -> dict[str, Any]:
     bridge = plan.bridges[index]
-    families = [family for family in plan.families if family.owner == bridge.name]
     return {
         "src": bridge.src,
         "dst": bridge.dst,
         "strategy": str(bridge.strategy),
         "num_transfers": len(bridge.transfers),
-        "groups": [_family_document(family) for family in families],
+        "groups": [_family_document(family) for family in plan.families_by_owner[bridge.name]],
     }
 
 

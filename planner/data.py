@@ -6,7 +6,7 @@ really reads. Encoders find the boundaries of samples in input_ids, so their las
 
 from __future__ import annotations
 
-from .ir import ModuleStageInfo
+from functools import cache
 
 INPUT_IDS = "input_ids"
 POSITION_IDS = "position_ids"
@@ -15,14 +15,14 @@ LOSS_MASK = "loss_mask"
 MODALITY_INPUTS = "modality_inputs"  # the module's own entry of the batch: pixels, spectrograms, targets of a generator
 
 
-def data_needs(is_language: bool, follows_language: bool, stage: ModuleStageInfo) -> tuple[str, ...]:
+@cache
+def data_needs(is_language: bool, follows_language: bool, first: bool, last: bool) -> tuple[str, ...]:
     """The batch keys of one stage of one module.
 
     Encoders: their inputs and input_ids on the first stage, input_ids on the last. Language: position_ids on
     every stage, input_ids on the first, labels and loss_mask on the last. Modules after language: input_ids at
     either end, and on the last their own entry of the batch, the targets.
     """
-    first, last = stage.is_first_stage, stage.is_last_stage
     if is_language:
         needs = [(POSITION_IDS, True), (INPUT_IDS, first), (LABELS, last), (LOSS_MASK, last)]
     else:

@@ -235,7 +235,7 @@ def check_nodes(grids: Mapping[str, Grid], gpus_per_node: int | None, faults: Fa
 
 
 def _check_tensor_groups(name: str, grid: Grid, gpus_per_node: int, faults: Faults) -> None:
-    found = _crossing(grid, gpus_per_node)
+    found = _crossing(grid, gpus_per_node) if grid.size_of(Axis.TP) > 1 else None
     if found:
         rule = (
             f"tp groups of {name} stay inside nodes of {gpus_per_node} GPUs; the one of ranks {spelled(found)} does not"

@@ -33,7 +33,7 @@ from .ir import (
 )
 from .placement import layout_of
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Spec, Training
-from .topology import Edges, stages_before
+from .topology import Edges, reached_from, stages_before
 
 
 @attrs.frozen(kw_only=True)
@@ -122,12 +122,20 @@ class Plan:
         Raises:
             KeyError: no such owner, or it has no groups of that kind.
         """
-        for family in self.families:
-            if family.owner == owner and family.kind == kind:
+        families = self.families_by_owner.get(owner, ())
+        for family in families:
+            if family.kind == kind:
                 return Groups(family.sets)
-        kinds = ", ".join(family.kind for family in self.families if family.owner == owner)
-        owners = ", ".join(dict.fromkeys(family.owner for family in self.families))
+        kinds, owners = ", ".join(family.kind for family in families), ", ".join(self.families_by_owner)
         raise KeyError(f"{owner} has the kinds {kinds}, not {kind}" if kinds else f"no {owner!r}; there are {owners}")
+
+    @cached_property
+    def families_by_owner(self) -> dict[str, tuple[Family, ...]]:
+        """The families of each module and each edge, in creation order."""
+        found: dict[str, list[Family]] = {module.name: [] for module in self.modules}
+        for family in self.families:
+            found.setdefault(family.owner, []).append(family)
+        return {owner: tuple(families) for owner, families in found.items()}
 
     def creation_order(self) -> Iterator[Group]:
         """Every group of the plan in the one global order."""
@@ -142,11 +150,10 @@ class Plan:
 
     def bridge(self, src: str, dst: str) -> Bridge:
         """The bridge of an edge. Raises KeyError."""
-        for bridge in self.bridges:
-            if (bridge.src, bridge.dst) == (src, dst):
-                return bridge
-        edges = ", ".join(bridge.name for bridge in self.bridges) or "none"
-        raise KeyError(f"no edge {src}->{dst}; the plan has {edges}")
+        if (src, dst) not in self.edges:
+            edges = ", ".join(bridge.name for bridge in self.bridges) or "none"
+            raise KeyError(f"no edge {src}->{dst}; the plan has {edges}")
+        return self.bridges[self.edges.index((src, dst))]
 
     # ---- one rank
 
@@ -168,10 +175,12 @@ class Plan:
             coords[name] = FrozenMap(at)
             infos[name] = info = _stage_info(at[Axis.PP], grid.num_stages)
             stages[name] = self._stage_view(module, at[Axis.PP])
-            data[name] = data_needs(module.is_language, name in self._after_language, info)
+            data[name] = data_needs(
+                module.is_language, name in self._after_language, info.is_first_stage, info.is_last_stage
+            )
             slices[name] = self._slice(grid, at[Axis.DP])
         for edge in edges:
-            for family in self._families_of_edge[edge.name]:
+            for family in self.families_by_owner[edge.name]:
                 groups += family.groups_of(rank)
         leading = modules[0].name
         per_node = self.gpus_per_node
@@ -224,25 +233,12 @@ class Plan:
 
     @cached_property
     def _after_language(self) -> frozenset[str]:
-        found = {MIMO_LANGUAGE_MODULE_KEY}
-        for _ in self.modules:
-            found |= {dst for src, dst in self.edges if src in found}
-        return frozenset(found - {MIMO_LANGUAGE_MODULE_KEY})
+        return frozenset(reached_from(MIMO_LANGUAGE_MODULE_KEY, self.edges) - {MIMO_LANGUAGE_MODULE_KEY})
 
     @cached_property
     def _families_of_module(self) -> dict[str, ModuleFamilies]:
-        return {
-            module.name: ModuleFamilies.of(
-                module.name, [family for family in self.families if family.owner == module.name]
-            )
-            for module in self.modules
-        }
-
-    @cached_property
-    def _families_of_edge(self) -> dict[str, tuple[Family, ...]]:
-        return {
-            edge.name: tuple(family for family in self.families if family.owner == edge.name) for edge in self._edges
-        }
+        names = [module.name for module in self.modules]
+        return {name: ModuleFamilies.of(name, self.families_by_owner[name]) for name in names}
 
     @cached_property
     def _ends(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -264,10 +260,11 @@ class Plan:
 
     @cached_property
     def _edges_by_module(self) -> dict[str, tuple[Edge, ...]]:
-        return {
-            module.name: tuple(edge for edge in self._edges if module.name in (edge.src, edge.dst))
-            for module in self.modules
-        }
+        found: dict[str, list[Edge]] = {module.name: [] for module in self.modules}
+        for edge in self._edges:
+            found[edge.src].append(edge)
+            found[edge.dst].append(edge)
+        return {name: tuple(edges) for name, edges in found.items()}
 
     def _slice(self, grid: Grid, lane: int) -> slice:
         size = self.batch_sizes.micro_size // grid.num_lanes

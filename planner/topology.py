@@ -42,20 +42,21 @@ def find_edges(spec: Spec, faults: Faults) -> Edges:
     return edges
 
 
-def _written_edges(spec: Spec, faults: Faults) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+def _written_edges(spec: Spec, faults: Faults) -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = set()
     names = list(spec.modules)
+    known = set(names)
     for src, destinations in spec.topology.items():
-        if src not in spec.modules:
+        if src not in known:
             _unknown(src, ("topology", src), names, faults)
         for i, dst in enumerate(destinations):
-            if dst not in spec.modules:
+            if dst not in known:
                 _unknown(dst, ("topology", src, i), names, faults)
             elif (src, dst) in found:
                 rule = f"the edge {src} -> {dst} is written once"
                 faults.add(codes.DUPLICATE_EDGE, ("topology", src, i), rule, f"remove the second `{dst}`")
-            elif src in spec.modules:
-                found.append((src, dst))
+            elif src in known:
+                found.add((src, dst))
     return found
 
 
@@ -84,8 +85,8 @@ def topological_order(names: Iterable[str], edges: Edges) -> list[str]:
 
 def _check_reach(spec: Spec, edges: Edges, faults: Faults) -> None:
     """Every module is before language, after it, or language itself."""
-    before = _reached({src: [] for src in spec.modules} | _adjacent((dst, src) for src, dst in edges))
-    after = _reached({src: [] for src in spec.modules} | _adjacent(edges))
+    before = reached_from(MIMO_LANGUAGE_MODULE_KEY, tuple((dst, src) for src, dst in edges))
+    after = reached_from(MIMO_LANGUAGE_MODULE_KEY, edges)
     for name in spec.modules:
         if name not in before and name not in after:
             outgoing = [dst for src, dst in edges if src == name]
@@ -102,11 +103,12 @@ def _adjacent(edges: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def _reached(adjacent: Mapping[str, list[str]]) -> set[str]:
-    """Modules reached from language, itself included."""
-    found, waiting = {MIMO_LANGUAGE_MODULE_KEY}, [MIMO_LANGUAGE_MODULE_KEY]
+def reached_from(start: str, edges: Edges) -> set[str]:
+    """Modules reached from `start` along the edges, itself included."""
+    adjacent = _adjacent(edges)
+    found, waiting = {start}, [start]
     while waiting:
-        for name in adjacent[waiting.pop()]:
+        for name in adjacent.get(waiting.pop(), ()):
             if name not in found:
                 found.add(name)
                 waiting.append(name)

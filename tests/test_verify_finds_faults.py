@@ -356,7 +356,7 @@ MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "every stage needs everything": patch_function(
         planner.plan,
         "data_needs",
-        lambda original, is_language, after, _: original(is_language, after, ModuleStageInfo(True, True)),
+        lambda original, is_language, after, *_: original(is_language, after, True, True),
     ),
     "edges walked backwards": patch_function(
         planner.plan, "connect", lambda original, edges, *others: original(edges, *others)[::-1]

@@ -82,9 +82,8 @@ def _notes(module: ModulePlan) -> list[str]:
 
 def _groups(plan: Plan, style: Style) -> list[str]:
     lines = []
-    owners = list(dict.fromkeys(family.owner for family in plan.families))
-    for owner in owners:
-        rows = _kinds_by_sets([family for family in plan.families if family.owner == owner])
+    for owner, families in plan.families_by_owner.items():
+        rows = _kinds_by_sets(families)
         for i, (sizes, kinds) in enumerate(rows):
             lines.append((owner if i == 0 else "", sizes, kinds))
     margin = max(len(owner) for owner, _, _ in lines) + 2
