@@ -1,13 +1,7 @@
 """Plan -> process groups: each rank creates only its own, walking the plan's one creation order.
 
-Which groups share a communicator (rule, by kind; the same on every member because all members of a set of ranks
-meet the same groups with that set in the same order):
-- groups of one rank share one communicator: nothing is ever sent.
-- groups with equal ranks share one when their kinds are in the same lane of traffic below. Two groups in one lane
-  are never meant to run at the same time; on one communicator, operations run one after the other.
-- kinds in no lane run between steps only (gradient norms, tied embeddings) and share with any; so do the kinds of
-  experts in a module that has none, which carry nothing.
-- a bridge's groups never share: its transfers are meant to overlap everything else.
+Which groups share a communicator is the plan's decision (planner/sharing.py). A rank's groups of one rank, on which
+nothing is ever sent, share one process group.
 
 Member-only creation is safe because names are: torch salts the name of a locally synchronised group with its own
 counter of creations, which differs between ranks that have created different groups; here the counter is set to the
@@ -18,43 +12,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 import attrs
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from planner import Group, GroupKind, ModulePlan, Plan
-
-# Kinds whose traffic is meant to overlap are in different lanes.
-LANES: dict[GroupKind, str] = {
-    GroupKind.TP: "tensor",
-    GroupKind.TP_CP: "tensor",
-    GroupKind.CP: "context",  # ring attention runs beside the tensor-parallel products
-    GroupKind.PP: "pipeline",
-    GroupKind.DP: "gradients",
-    GroupKind.DP_CP: "gradients",
-    GroupKind.EP: "experts",  # dispatch of tokens overlaps the reduction of dense gradients
-    GroupKind.TP_EP: "experts",
-    GroupKind.EXPT_TP: "expert-tensor",
-    GroupKind.EXPT_DP: "expert-gradients",
-}
-_EXPERT_KINDS = (GroupKind.EP, GroupKind.TP_EP, GroupKind.EXPT_TP, GroupKind.EXPT_DP)
-_BRIDGE_KINDS = frozenset(kind for kind in GroupKind if kind.startswith("bridge"))
-
-
-@attrs.define
-class _Communicator:
-    """A process group with the traffic that it already carries."""
-
-    process_group: dist.ProcessGroup
-    lane: str | None
-    num_groups: int = 1
+from planner import Group, GroupKind, Plan
 
 
 @attrs.frozen
 class StartUp:
-    """What creating the groups took: counts of this rank, and seconds."""
+    """What creating the groups took: counts of this rank, and seconds.
+
+    `num_communicators` leaves out the one that groups of one rank share: it connects nothing.
+    """
 
     num_groups: int
     num_communicators: int
@@ -69,12 +42,12 @@ class ProcessGroups:
         self.plan = plan
         self.view = plan.view(rank)
         self._timeout = timeout
-        self._without_experts = frozenset(module.name for module in plan.modules if not _has_experts(module))
         self._base = distributed_c10d._world.group_count
-        self._communicators: dict[tuple[int, ...], list[_Communicator]] = {}
-        self._opened = tuple((group, self._open(group)) for group in self.view.groups)
+        self._created: dict[int, dist.ProcessGroup] = {}
+        with _quick_creation():
+            self._opened = tuple(zip(self.view.groups, self._open_all(), strict=True))
         distributed_c10d._world.group_count = self._base + plan.num_groups
-        count = sum(map(len, self._communicators.values()))
+        count = sum(opened.size() > 1 for opened in self._created.values())
         self.start_up = StartUp(len(self._opened), count, time.perf_counter() - started)
 
     @property
@@ -88,8 +61,8 @@ class ProcessGroups:
 
     @property
     def num_opened(self) -> int:
-        """Communicators of which this rank is the first member: summed over the world, each counts once."""
-        return sum(len(known) for ranks, known in self._communicators.items() if ranks[0] == self.rank)
+        """Communicators that this rank opens for its members: summed over the world, each counts once."""
+        return sum(opened.size() > 1 and opened.rank() == 0 for opened in self._created.values())
 
     def with_ranks(self, owner: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
         """The process group of an owner that holds exactly these ranks. Raises KeyError."""
@@ -102,26 +75,12 @@ class ProcessGroups:
         """The rank's groups with their process groups, in creation order."""
         return iter(self._opened)
 
-    def _open(self, group: Group) -> dist.ProcessGroup:
-        """Share a communicator, or create one."""
-        ranks = group.ranks
-        known = self._communicators.setdefault(ranks, [])
-        lane = self._lane_of(group)
-        for communicator in known:
-            if len(ranks) == 1 or _may_share(lane, communicator):
-                communicator.lane = communicator.lane or lane
-                communicator.num_groups += 1
-                return communicator.process_group
-        known.append(_Communicator(self._create(group, ranks), lane))
-        return known[-1].process_group
-
-    def _lane_of(self, group: Group) -> str | None:
-        """The group's lane of traffic; a bridge's groups have one each, which nobody else is in."""
-        if group.kind in _BRIDGE_KINDS:
-            return f"{group.owner}:{group.kind}"
-        if group.kind in _EXPERT_KINDS and group.owner in self._without_experts:
-            return None
-        return LANES.get(group.kind)
+    def _open_all(self) -> Iterator[dist.ProcessGroup]:
+        """The process group of each of the rank's groups, created where a group is the first of its communicator."""
+        for group, opener in zip(self.view.groups, self.plan.communicators(self.view), strict=True):
+            if group.position == opener:
+                self._created[opener] = self._create(group, group.ranks)
+            yield self._created[opener]
 
     def _create(self, group: Group, ranks: tuple[int, ...]) -> dist.ProcessGroup:
         distributed_c10d._world.group_count = self._base + group.position
@@ -135,11 +94,10 @@ class ProcessGroups:
         return created
 
 
-def _has_experts(module: ModulePlan) -> bool:
-    """Whether a module may have experts: language, unless its model says that it has none."""
-    return module.is_language and (module.model is None or module.model.num_moe_experts is not None)
+def _quick_creation() -> AbstractContextManager[None]:
+    """What makes groups of the default group's backend cheaper to create."""
+    if dist.get_backend() != "gloo":
+        return nullcontext()
+    from .gloo import one_device  # noqa: PLC0415  a torch without gloo has nothing to import
 
-
-def _may_share(lane: str | None, communicator: _Communicator) -> bool:
-    """Whether a group of a lane may use a communicator; one that was in no lane joins the group's."""
-    return lane is None or communicator.lane == lane or (communicator.lane is None and ":" not in lane)
+    return one_device()

@@ -89,6 +89,8 @@ def communicators(text: str) -> dict[str, Any]:
         return {
             "num_groups": groups.start_up.num_groups,
             "num_communicators": groups.start_up.num_communicators,
+            "num_opened": groups.num_opened,
+            "singles": len({id(opened) for group, opened in groups if len(group.ranks) == 1}),
             "shared": shared,
         }
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import ranks
 import specs
 
-from planner import Plan
+from planner import Plan, compile_spec, load_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # Two language pipelines: the layout in which embedding groups cross-talked (Megatron-Bridge #4985).
 TWO_PIPELINES = specs.plan({"tp": 1, "pp": 2, "dp": 2}, {"dp": 1})
@@ -41,6 +45,14 @@ def test_each_rank_holds_its_own_groups_only() -> None:
         view = TWO_PIPELINES.view(rank)
         assert result["num_groups"] == len(view.groups)
         assert result["num_communicators"] <= len({group.ranks for group in view.groups}) + 2
+
+
+@pytest.mark.parametrize("name", ["tiny_4rank", "llava_8gpu", "llava_8gpu_colocated", "vision_audio_8gpu"])
+def test_what_the_plan_counts_is_what_the_ranks_open(name: str) -> None:
+    plan = compile_spec(load_spec(EXAMPLES / f"{name}.yaml"))
+    results = ranks.run(plan.world_size, "jobs:communicators", plan.to_json())
+    assert sum(result["num_opened"] for result in results) == plan.num_communicators
+    assert all(result["singles"] <= 1 for result in results)
 
 
 def test_equal_ranks_share_a_communicator_within_a_lane_of_traffic_only() -> None:
