@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch.distributed as dist
 from jobs import TIMEOUT
 from megatron.core.hyper_comm_grid import HyperCommGrid
 
-from executor.context import connect, started
+from executor.context import Context, connect, started
 from executor.data import Synthetic
 from executor.groups import ProcessGroups
 from executor.train import Settings, Trainer
@@ -20,22 +21,34 @@ _DENSE = ["tp", "cp", "pp", "dp", *_PAIRS, ["tp", "dp", "cp"], ["tp", "cp", "dp"
 _EXPERT = ["ep", "expt_tp", "expt_dp", ["expt_tp", "ep"], ["expt_tp", "ep", "pp"]]
 
 
-def both(text: str) -> dict[str, Any]:
-    """Seconds of this rank for the plan's groups, and for all ranks' groups on every rank."""
+def ours(text: str) -> tuple[float, int]:
+    """Seconds of this rank for the plan's groups, and the communicators that it opened."""
     plan = Plan.from_json(text)
-    context = connect(TIMEOUT)
-    with started(context, plan.digest, plan.world_size):
-        dist.barrier()
+    with _started(plan) as context:
         begun = time.perf_counter()
         groups = ProcessGroups(plan, context.rank, context.timeout)
         dist.barrier()
-        ours = time.perf_counter() - begun
+        return time.perf_counter() - begun, groups.num_opened
+
+
+def theirs(text: str) -> float:
+    """Seconds of this rank for all ranks' groups, created on every rank."""
+    plan = Plan.from_json(text)
+    with _started(plan):
         begun = time.perf_counter()
         for module in plan.modules:
             _create_all(module)
         _create_bridges(plan)
         dist.barrier()
-        return {"ours": ours, "theirs": time.perf_counter() - begun, "num_opened": groups.num_opened}
+        return time.perf_counter() - begun
+
+
+@contextmanager
+def _started(plan: Plan) -> Iterator[Context]:
+    context = connect(TIMEOUT)
+    with started(context, plan.digest, plan.world_size):
+        dist.barrier()
+        yield context
 
 
 def _create_all(module: ModulePlan) -> None:

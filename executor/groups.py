@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import timedelta
 
 import attrs
@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from planner import Group, GroupKind, Plan
+
+from .gloo import one_device
 
 
 @attrs.frozen
@@ -44,7 +46,7 @@ class ProcessGroups:
         self._timeout = timeout
         self._base = distributed_c10d._world.group_count
         self._created: dict[int, dist.ProcessGroup] = {}
-        with _quick_creation():
+        with one_device() if dist.get_backend() == "gloo" else nullcontext():
             self._opened = tuple(zip(self.view.groups, self._open_all(), strict=True))
         distributed_c10d._world.group_count = self._base + plan.num_groups
         count = sum(opened.size() > 1 for opened in self._created.values())
@@ -92,12 +94,3 @@ class ProcessGroups:
         )
         assert isinstance(created, dist.ProcessGroup), "the view holds only groups that this rank is in"
         return created
-
-
-def _quick_creation() -> AbstractContextManager[None]:
-    """What makes groups of the default group's backend cheaper to create."""
-    if dist.get_backend() != "gloo":
-        return nullcontext()
-    from .gloo import one_device  # noqa: PLC0415  a torch without gloo has nothing to import
-
-    return one_device()
