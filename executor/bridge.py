@@ -18,6 +18,8 @@ from planner import Bridge, GroupKind, ModuleLayout, Plan
 from .grids import PlannedGrid
 from .groups import ProcessGroups
 
+DIM_MAPPING = {"b": 0, "h": 1}  # of the flattened output of an encoder, as MimoModel gives it to colocated bridges
+
 
 class PlannedBridge(BridgeCommunicator):
     """A BridgeCommunicator that takes its broadcast and leader groups from the plan instead of creating them."""
@@ -75,7 +77,7 @@ class PlannedColocatedBridge(ColocatedBridgeCommunicator):
         # Not super().__init__: it creates a group in the middle of its work.
         self.src_grid, self.dest_grid = source, target
         self.src_module_name, self.dest_module_name = source.module.name, target.module.name
-        self.dim_mapping = {"b": 0, "h": 1}
+        self.dim_mapping = dict(DIM_MAPPING)
         self.current_rank = groups.rank
         self._validate_grids()
         self._extract_parallelism_info()

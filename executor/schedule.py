@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import attrs
 import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
 from megatron.core.utils import unwrap_model
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, ModuleLayout, Plan
 
+from .bridge import DIM_MAPPING
 from .ddp import modules_of
 from .errors import ExecutorError
 from .gradients import Finalizer
@@ -31,6 +33,41 @@ ModulesAndGrids = list[tuple[Any, PlannedGrid]]
 def build_hypercomm_grids(plan: Plan) -> dict[str, PlannedGrid]:
     """Every module's grid, on groups that are created here; a provider has its own already. Collective."""
     return build_grids(plan, ProcessGroups(plan, dist.get_rank()))
+
+
+@attrs.frozen(kw_only=True)
+class ColocatedCommConfig:
+    """Bridges between modules on the same ranks.
+
+    Megatron-Bridge's builder gives MimoModel a class of this name, which megatron-core 0.19 no longer has: there
+    MimoModelConfig takes `module_to_grid_map` and derives the rest, which is here to be read.
+
+    Attributes:
+        module_to_grid_map: every module's grid.
+        topology: module -> modules that it feeds.
+        dim_mapping: place of batch and hidden in a bridge's tensor; samples are flattened, (items * tokens, hidden).
+    """
+
+    module_to_grid_map: dict[str, PlannedGrid]
+    topology: dict[str, list[str]]
+    dim_mapping: dict[str, int]
+
+
+def build_colocated_comm_config(
+    plan: Plan, module_to_grid_map: dict[str, PlannedGrid] | None = None
+) -> ColocatedCommConfig:
+    """The bridges of a colocated plan, on a provider's grids, or without groups if these are left out.
+
+    Raises:
+        ExecutorError: the plan's modules are not on the same ranks.
+    """
+    if plan.layout is not ModuleLayout.COLOCATED:
+        raise ExecutorError(f"layout = {plan.layout.value}: only modules on the same ranks have colocated bridges")
+    topology: dict[str, list[str]] = {module.name: [] for module in plan.modules}
+    for src, dst in plan.edges:
+        topology[src].append(dst)
+    grids = build_grids(plan, None) if module_to_grid_map is None else module_to_grid_map
+    return ColocatedCommConfig(module_to_grid_map=grids, topology=topology, dim_mapping=dict(DIM_MAPPING))
 
 
 def unwrap_mimo_model(model: Any) -> MimoModel:

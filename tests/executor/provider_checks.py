@@ -16,7 +16,7 @@ from executor.ddp import modules_of
 from executor.device import ready
 from executor.errors import ExecutorError
 from executor.provider import LlavaMimoProvider, MimoModelProvider
-from executor.schedule import validate_data_loader_contract, validate_no_stub_ranks
+from executor.schedule import build_colocated_comm_config, validate_data_loader_contract, validate_no_stub_ranks
 from executor.slicing import slice_batch
 from executor.transformer import transformer_config
 from planner import Plan
@@ -52,6 +52,7 @@ def without_ranks(text: str) -> dict[str, Any]:
         "dropout": refusal(
             lambda: MimoModelProvider(plan=tiny, language_model_spec=dropping).provide_distributed_model()
         ),
+        "apart": refusal(lambda: build_colocated_comm_config(plan)),
         "stub": refusal(lambda: validate_no_stub_ranks(plan, 8)),
         "contract": refusal(lambda: contract(plan, micro_batch_size=2)),
         "contract_holds": not refusal(lambda: contract(plan, micro_batch_size=4)),

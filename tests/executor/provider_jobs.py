@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -125,6 +126,44 @@ def one_step(plan: Plan, models: list[Any], infra: Any) -> tuple[float, int, flo
     )
     gradients = [p.main_grad for module, _ in pairs for p in module.parameters() if p.requires_grad]
     return sum(map(float, losses)), len(losses), sum(float(gradient.square().sum()) for gradient in gradients)
+
+
+def colocated_config(text: str) -> dict[str, Any]:
+    """The configuration of colocated bridges beside the bridges of a real model."""
+    plan = Plan.from_json(text)
+    with ready(plan):
+        provider = LlavaMimoProvider(plan=plan, bf16=False)
+        grids = provider.build_infra().module_to_grid_map
+        model = provider.provide()
+        config = schedule.build_colocated_comm_config(plan, grids)
+        return {
+            "topology": config.topology,
+            "same_grids": config.module_to_grid_map is grids,
+            "same_shapes": all(
+                (bridge.src_grid.shape, bridge.dest_grid.shape) == (grids[src].shape, grids[dst].shape)
+                for (src, dst), bridge in model.colocated_comms.items()
+            ),
+            "edges": [(src, dst) for src, targets in config.topology.items() for dst in targets],
+            "bridges": list(model.colocated_comms),
+            "same_dims": all(bridge.dim_mapping == config.dim_mapping for bridge in model.colocated_comms.values()),
+        }
+
+
+def devices(text: str) -> dict[str, Any]:
+    """Where parameters lie once a frozen model was provided for another device than the one it was made on."""
+    plan = Plan.from_json(text)
+    with ready(plan), mock.patch("executor.device.current", return_value=torch.device("meta")):
+        provider = LlavaMimoProvider(plan=plan, bf16=False, freeze_modality_encoders={"images": True})
+        made = {parameter.device.type for parameter in provider.provide().parameters()}
+        (model,) = provider.provide_distributed_model(wrap_with_ddp=False)
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        buffers = [b.device.type for b in model.buffers()]
+        return {
+            "made": made,
+            "num_frozen": len(frozen),
+            "frozen": {p.device.type for p in frozen},
+            "all": {p.device.type for p in model.parameters()} | set(buffers),
+        }
 
 
 def llava(text: str) -> dict[str, Any]:

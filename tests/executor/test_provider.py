@@ -44,11 +44,31 @@ def test_the_ready_provider() -> None:
         assert len(result["refusals"]) == 2
 
 
+def test_colocated_bridges_are_the_models() -> None:
+    for result in ranks.run(TOGETHER.world_size, "provider_jobs:colocated_config", TOGETHER.to_json()):
+        assert result["topology"] == {"language": [], "images": ["language"]}
+        assert result["edges"] == result["bridges"] == [("images", "language")]
+        assert result["same_grids"]
+        assert result["same_shapes"]
+        assert result["same_dims"]
+
+
+def test_bridge_2879_frozen_parameters_are_on_the_device() -> None:
+    """Bridge #2879: frozen parameters stayed where they were made. `meta` stands for a GPU."""
+    results = ranks.run(APART.world_size, "provider_jobs:devices", APART.to_json())
+    for rank, result in enumerate(results):
+        assert result["made"] == {"cpu"}
+        assert result["all"] == {"meta"}
+        assert (result["num_frozen"] > 0) == ("images" in APART.role(rank).modules)
+        assert result["frozen"] <= {"meta"}
+
+
 def test_what_needs_no_ranks() -> None:
     result = ranks.run(1, "provider_checks:without_ranks", APART.to_json())[0]
     assert "no interleaved schedule" in result["virtual"]
     assert "Megatron-LM #5285" in result["overlap"]
     assert "one random stream for all of them" in result["dropout"]  # defect g
+    assert "only modules on the same ranks" in result["apart"]
     assert "ranks 6-7 have no module" in result["stub"]
     assert "but the plan says (8, 4, 2)" in result["contract"]
     assert result["contract_holds"]
