@@ -20,6 +20,7 @@ import executor.check
 import executor.cli
 from executor.context import Context, Versions, connect, started
 from executor.data import Synthetic
+from executor.errors import ExecutorError
 from executor.grids import build_grids
 from executor.groups import ProcessGroups
 from executor.megatron_limits import check_limits
@@ -62,6 +63,51 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
 
 def train_reference(text: str, options: dict[str, Any]) -> dict[str, Any]:
     return train(text, options, reference=True)
+
+
+def train_with_bad_gradients(text: str, victim: int) -> tuple[list[bool], str]:
+    """Two steps, the second with gradients of one rank said not to be finite: weights kept, and the error."""
+    plan = Plan.from_json(text)
+    with ready(plan) as (context, groups):
+        settings = Settings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
+        trainer.step(0)
+        before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+        real = trainer._optimizer.prepare_grads
+        trainer._optimizer.prepare_grads = lambda: real() or context.rank == victim
+        try:
+            trainer.step(1)
+            error = ""
+        except ExecutorError as caught:
+            error = str(caught)
+        kept = [torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
+        trainer._optimizer.prepare_grads = real
+        return kept, f"{error}; then step {trainer.step(2).step}"
+
+
+def groups_of_transfers(text: str) -> dict[str, list[str]]:
+    """Per operation between ranks, the owners and kinds of the groups in which a step issues it."""
+    plan = Plan.from_json(text)
+    found: dict[str, set[str]] = {}
+    with ready(plan) as (context, groups), contextlib.ExitStack() as stack:
+        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
+        names: dict[int, set[str]] = {}
+        for group, opened in groups:
+            names.setdefault(id(opened), set()).add(f"{group.owner}:{group.kind}")
+
+        def recorded(name: str, real: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                group = kwargs.get("group") or next((a for a in args if isinstance(a, dist.ProcessGroup)), None)
+                found.setdefault(name, set()).update(names.get(id(group), {"world"}))
+                return real(*args, **kwargs)
+
+            return call
+
+        for name in ("send", "recv", "P2POp", "broadcast"):
+            stack.enter_context(mock.patch.object(dist, name, recorded(name, getattr(dist, name))))
+        trainer.step(0)
+    return {name: sorted(users) for name, users in found.items()}
 
 
 def embedding_sums(text: str) -> float:
