@@ -31,6 +31,7 @@ from .ir import (
     StageView,
 )
 from .placement import layout_of
+from .sharing import communicators, num_communicators
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Spec, Training
 from .topology import Edges, reached_from, stages_before
 
@@ -110,6 +111,15 @@ class Plan:
     @cached_property
     def num_groups(self) -> int:
         return sum(len(family) for family in self.families)
+
+    @cached_property
+    def num_communicators(self) -> int:
+        """Communicators of two or more ranks that all ranks together open; the rule is in sharing.py."""
+        return num_communicators(self.families, self.modules)
+
+    def communicators(self, view: RankView) -> tuple[int, ...]:
+        """Per group of a view: the creation position of the group that opens its communicator. Equal ones share."""
+        return communicators(view.groups, self.modules)
 
     def groups(self, owner: str, kind: GroupKind | str) -> Groups:
         """All groups of a kind, in enumeration order, as a sequence of tuples of ranks.

@@ -9,7 +9,6 @@ from ..errors import Fault
 from ..groups import Family
 from ..ir import ModulePlan
 from ..plan import Plan
-from ..sharing import num_communicators
 from .bridges import bridge_lines, group_sizes
 from .rank_map import rank_map
 from .style import Style, columns, listed, plural, shorten, wrap
@@ -93,8 +92,8 @@ def _groups(plan: Plan, style: Style) -> list[str]:
         wrapped = wrap(kinds, style.width - margin - middle - 2)
         text.append(f"  {owner.ljust(margin)}{sizes.ljust(middle)}{wrapped[0]}")
         text += [" " * (2 + margin + middle) + rest for rest in wrapped[1:]]
-    shared = num_communicators(plan.families)
-    summary = f"  {plural(plan.num_groups, 'group')}; {plural(shared, 'communicator')} once equal rank sets are shared"
+    shared = plural(plan.num_communicators, "communicator")
+    summary = f"  {plural(plan.num_groups, 'group')}; {shared} once equal rank sets are shared"
     return [*text, style.dim(summary)]
 
 

@@ -1,0 +1,66 @@
+"""Start-up of groups and step time on real processes, beside the way Megatron-Bridge starts, in the same run.
+
+    python benchmarks/start_up.py [--repeats 5] [8 16 32]
+
+The other way: on every rank, a HyperCommGrid per module creates all 14 kinds of groups, those of other ranks
+included, and the bridge creates its own (gloo here; megatron-core hard-codes NCCL). The two take turns, each on fresh
+processes: the second on the same ones would find sockets, threads and memory warm. A time is that of the slowest
+rank, the ratio one of medians over the repeats; below 1 is faster than the other way. To reach: start-up at most 0.4
+of it at every size; the exit code says whether it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "executor"), str(HERE)]
+
+LAYOUTS = {
+    8: ({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}),
+    16: ({"tp": 2, "pp": 2, "dp": 2}, {"tp": 2, "dp": 4}),
+    32: ({"tp": 4, "pp": 2, "dp": 2}, {"tp": 2, "dp": 8}),
+}
+TO_REACH = 0.4
+
+
+def main() -> int:
+    import ranks  # noqa: PLC0415  found by the path set above
+    import specs  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", type=int, default=list(LAYOUTS), help="numbers of processes")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    slow = False
+    for size in options.sizes:
+        language, images = LAYOUTS[size]
+        plan = specs.plan(language, images, micro_size=8, fixed=True)
+        text, ours, theirs = plan.to_json(), [], []
+        for _ in range(options.repeats):
+            run = ranks.run(size, "start_up_jobs:ours", text, timeout=300)
+            ours.append(max(seconds for seconds, _ in run))
+            theirs.append(max(ranks.run(size, "start_up_jobs:theirs", text, timeout=300)))
+        ratio = median(ours) / median(theirs)
+        print(
+            f"{size:>3} processes  {plan.num_groups} groups  {sum(opened for _, opened in run)} communicators  "
+            f"{_spread(ours)}, all-create-all {_spread(theirs)}, ratio {ratio:.2f}",
+            flush=True,
+        )
+        slow |= ratio > TO_REACH
+    if 8 in options.sizes:
+        plan = specs.plan(*LAYOUTS[8], micro_size=8, fixed=True)
+        steps = [ranks.run(8, "start_up_jobs:step", plan.to_json())[0] for _ in range(options.repeats)]
+        print(f"  8 processes  step of a toy model {min(steps) * 1e3:.0f} ms (stock bridge)")
+    return int(slow)
+
+
+def _spread(seconds: list[float]) -> str:
+    return f"{median(seconds):.3f} s ({min(seconds):.3f}-{max(seconds):.3f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

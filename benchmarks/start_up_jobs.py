@@ -1,0 +1,85 @@
+"""What start_up.py runs on ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from jobs import TIMEOUT
+from megatron.core.hyper_comm_grid import HyperCommGrid
+
+from executor.context import Context, connect, started
+from executor.data import Synthetic
+from executor.groups import ProcessGroups
+from executor.train import Settings, Trainer
+from planner import Axis, ModulePlan, Plan
+
+_PAIRS = [["dp", "cp"], ["tp", "cp"], ["tp", "pp"]]
+_DENSE = ["tp", "cp", "pp", "dp", *_PAIRS, ["tp", "dp", "cp"], ["tp", "cp", "dp", "pp"]]
+_EXPERT = ["ep", "expt_tp", "expt_dp", ["expt_tp", "ep"], ["expt_tp", "ep", "pp"]]
+
+
+def ours(text: str) -> tuple[float, int]:
+    """Seconds of this rank for the plan's groups, and the communicators that it opened."""
+    plan = Plan.from_json(text)
+    with _started(plan) as context:
+        begun = time.perf_counter()
+        groups = ProcessGroups(plan, context.rank, context.timeout)
+        dist.barrier()
+        return time.perf_counter() - begun, groups.num_opened
+
+
+def theirs(text: str) -> float:
+    """Seconds of this rank for all ranks' groups, created on every rank."""
+    plan = Plan.from_json(text)
+    with _started(plan):
+        begun = time.perf_counter()
+        for module in plan.modules:
+            _create_all(module)
+        _create_bridges(plan)
+        dist.barrier()
+        return time.perf_counter() - begun
+
+
+@contextmanager
+def _started(plan: Plan) -> Iterator[Context]:
+    context = connect(TIMEOUT)
+    with started(context, plan.digest, plan.world_size):
+        dist.barrier()
+        yield context
+
+
+def _create_all(module: ModulePlan) -> None:
+    """All 14 kinds of one module, and language's embedding groups."""
+    grid, size = module.grid, module.grid.size_of
+    made = HyperCommGrid(list(grid.sizes), [axis.value for axis in grid.order], grid.rank_offset, "gloo")
+    expert = [Axis.EXPT_TP, Axis.EP, Axis.EXPT_DP, Axis.PP]
+    made.register_view("expert", [size(axis) for axis in expert], [axis.value for axis in expert], ["pp"])
+    for dims in _DENSE:
+        made.create_pg(dims)
+    for dims in _EXPERT:
+        made.create_pg(dims, view="expert")
+    if module.is_language:
+        for ranks in made.get_rank_enum("pp"):
+            dist.new_group(ranks[:1], backend="gloo")
+            dist.new_group(sorted({ranks[0], ranks[-1]}), backend="gloo")
+
+
+def _create_bridges(plan: Plan) -> None:
+    for bridge in plan.bridges:
+        for kind in ("bridge_src", "bridge_dst", "bridge_p2p"):
+            for ranks in plan.groups(bridge.name, kind):
+                dist.new_group(list(ranks), backend="gloo")
+
+
+def step(text: str) -> float:
+    """Seconds of the fastest of a few steps."""
+    plan = Plan.from_json(text)
+    context = connect(TIMEOUT)
+    with started(context, plan.digest, plan.world_size):
+        groups = ProcessGroups(plan, context.rank, context.timeout)
+        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        trainer = Trainer(plan, groups, Synthetic(plan, 7), settings, context.device)
+        return min(step.seconds for step in trainer.run(5))

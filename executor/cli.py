@@ -1,0 +1,154 @@
+"""The executor's commands: check and train. Started once per rank, by torchrun or alone.
+
+Exit codes: 0 done, 1 something was wrong, 2 misuse of the command. Of several failing ranks one speaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from planner import Plan, PlanError, compile_spec, parse_spec
+from planner.loader import MAX_BYTES, file_name, read_bytes
+
+from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
+from .errors import ExecutorError
+from .megatron_limits import check_limits
+
+OK, FAULTS, MISUSE = 0, 1, 2
+_MAX_PLAN_BYTES = 64 * MAX_BYTES
+# What torch says where a peer is gone or late; the cause is on another rank.
+_PEER_IS_GONE = ("Connection closed", "Connection reset", "Timed out", "timed out", "NCCL", "Broken pipe", "gloo")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command as one rank and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        context = connect(timedelta(seconds=options.timeout))
+    except (ExecutorError, RuntimeError, OSError) as error:
+        print(f"executor: cannot meet the other ranks: {error}", file=sys.stderr, flush=True)
+        return FAULTS
+    try:
+        code: int = options.run(options, context)
+    except (ExecutorError, PlanError) as error:
+        return _speak(context, str(error))
+    except Exception as error:  # one of several ranks must say what it was
+        return _speak(context, _unexpected(context, error))
+    return code
+
+
+def _speak(context: Context, text: str) -> int:
+    if context.claim.is_first():
+        print(f"executor: {text}", file=sys.stderr, flush=True)
+    leave(context)
+    return FAULTS
+
+
+def _unexpected(context: Context, error: Exception) -> str:
+    """A traceback; but one line where another rank is the cause."""
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in _PEER_IS_GONE):
+        line = str(error).strip().splitlines()[0][:200]
+        return f"rank {context.rank} lost another rank, which died or did not come within {context.timeout}: {line}"
+    return f"rank {context.rank} failed:\n{traceback.format_exc()}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m executor", description="Run a plan under torchrun.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="create every group and bridge, and prove them")
+    check.set_defaults(run=_check)
+    train = commands.add_parser("train", help="train the spec's model on synthetic batches")
+    train.set_defaults(run=_train)
+    for command in (check, train):
+        command.add_argument("plan", metavar="SPEC_OR_PLAN", help="spec (YAML) or plan (JSON)")
+        command.add_argument(
+            "--timeout", type=float, default=DEFAULT_TIMEOUT.total_seconds(), metavar="S", help="wait for others"
+        )
+    train.add_argument("--steps", type=int, default=20, metavar="N", help="optimizer steps (default 20)")
+    train.add_argument("--metrics", type=Path, metavar="FILE", help="write one JSON object per step")
+    train.add_argument("--dtype", choices=("fp32", "bf16"), help="the spec's, if left out")
+    train.add_argument("--seed", type=int, default=1234, help="of weights and data (default 1234)")
+    train.add_argument("--optimizer", choices=("sgd", "adam"), help="the spec's, if left out")
+    train.add_argument("--lr", type=float, help="learning rate; the spec's, if left out")
+    train.add_argument("--reference", action="store_true", help="the same model, data and seed on one rank")
+    return parser
+
+
+def load_plan(path: str) -> Plan:
+    """The plan in a JSON file, or compiled from a spec in YAML. Raises PlanError."""
+    data = read_bytes(path, _MAX_PLAN_BYTES)
+    if data.lstrip().startswith(b"{"):
+        return Plan.from_json(data.decode(errors="replace"))
+    return compile_spec(parse_spec(data, file_name(path)))
+
+
+def _check(options: argparse.Namespace, context: Context) -> int:
+    plan = load_plan(options.plan)
+    check_limits(plan)
+    _quiet()
+    with started(context, plan.digest, plan.world_size):
+        from . import report  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
+        from .check import check  # noqa: PLC0415
+        from .groups import ProcessGroups  # noqa: PLC0415
+
+        groups = ProcessGroups(plan, context.rank, context.timeout)
+        reports = report.gather(check(groups, context.device), groups)
+        if context.is_first:
+            print(report.table(plan, reports))
+            print(f"\n{report.verdict(reports)}", flush=True)
+        return FAULTS if report.faults_of(reports) else OK
+
+
+def _train(options: argparse.Namespace, context: Context) -> int:
+    original = load_plan(options.plan)
+    _quiet()
+    from .reference import reference_of  # noqa: PLC0415  imports megatron-core
+
+    plan = reference_of(original) if options.reference else original
+    check_limits(plan)
+    given = {name: getattr(options, name) for name in ("dtype", "lr", "optimizer", "seed", "steps")}
+    with started(context, plan.digest, plan.world_size, {name: str(value) for name, value in given.items()}):
+        _steps(plan, original, options, context)
+    return OK
+
+
+def _steps(plan: Plan, original: Plan, options: argparse.Namespace, context: Context) -> None:
+    from .data import Synthetic, check_items  # noqa: PLC0415  imports megatron-core
+    from .groups import ProcessGroups  # noqa: PLC0415
+    from .report import step_line  # noqa: PLC0415
+    from .train import Settings, Trainer  # noqa: PLC0415
+
+    settings = Settings.of(plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed)
+    check_items(original)
+    groups = ProcessGroups(plan, context.rank, context.timeout)
+    trainer = Trainer(plan, groups, Synthetic(original, options.seed), settings, context.device)
+    writing = options.metrics is not None and context.is_first
+    with options.metrics.open("w", encoding="ascii") if writing else nullcontext() as stream:
+        for step in trainer.run(options.steps):
+            if context.is_first:
+                print(step_line(step), flush=True)
+            if stream is not None:
+                _write_line(stream, step.metrics())
+
+
+def _write_line(stream: Any, metrics: dict[str, float]) -> None:
+    """A whole line at once, so that a reader never sees half of one."""
+    stream.write(json.dumps(metrics) + "\n")
+    stream.flush()
+
+
+def _quiet() -> None:
+    """Silence what megatron-core and torch warn of on every rank: none of it is about the plan."""
+    warnings.simplefilter("ignore")
+    import logging  # noqa: PLC0415
+
+    logging.disable(logging.WARNING)

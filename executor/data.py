@@ -1,0 +1,161 @@
+"""Synthetic batches: one global order of samples that every rank draws alike, and each takes its lane's slice.
+
+A sample is a run of text with its images (or clips) at random places, then padding: token counts differ between
+samples. A module whose `tokens_per_sample` is fixed has equally many items in every sample; otherwise the number
+varies, and may be zero. `text_only` microbatches have none at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import attrs
+import torch
+
+from planner import MIMO_LANGUAGE_MODULE_KEY, ModulePlan, Plan
+from planner.data import INPUT_IDS, LABELS, LOSS_MASK, POSITION_IDS
+
+from .errors import ExecutorError
+from .transformer import model_of
+
+PADDING = 0
+_MAX_ITEMS = 2  # images per sample where the number varies
+
+
+@attrs.frozen(eq=False)
+class Microbatch:
+    """The samples of one microbatch of the whole model.
+
+    Attributes:
+        text: language's tensors, (samples, tokens) each.
+        items: per module, its inputs one after another, (items, ...).
+        num_items: per module, the number of items of each sample.
+    """
+
+    text: Mapping[str, torch.Tensor]
+    items: Mapping[str, torch.Tensor]
+    num_items: Mapping[str, tuple[int, ...]]
+
+    def text_of(self, samples: slice) -> dict[str, torch.Tensor]:
+        """Language's tensors of some samples."""
+        return {key: value[samples] for key, value in self.text.items()}
+
+    def items_of(self, module: str, samples: slice) -> torch.Tensor | None:
+        """A module's inputs of some samples; None where they have none."""
+        counts = self.num_items[module]
+        first, count = sum(counts[: samples.start]), sum(counts[samples])
+        return self.items[module][first : first + count] if count else None
+
+
+@attrs.frozen
+class Synthetic:
+    """Where microbatches come from: the same for a plan on any layout, and for its one-rank reference.
+
+    Attributes:
+        text_only: numbers (within each step) of the microbatches without any image or clip.
+    """
+
+    plan: Plan
+    seed: int
+    text_only: tuple[int, ...] = ()
+
+    def microbatch(self, step: int, index: int) -> Microbatch:
+        """Microbatch `index` of `step`, on the CPU."""
+        digest = hashlib.sha256(f"{self.seed}:{step}:{index}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        encoders = [module for module in self.plan.modules if not module.is_language]
+        empty = index in self.text_only
+        counts = {module.name: self._counts(module, empty, generator) for module in encoders}
+        ids = torch.stack([self._sample(counts, sample, generator) for sample in range(self._micro_size)])
+        items = {
+            module.name: torch.randn(sum(counts[module.name]), *item_shape(module), generator=generator)
+            for module in encoders
+        }
+        return Microbatch(self._text(ids), items, counts)
+
+    @property
+    def _micro_size(self) -> int:
+        return self.plan.batch_sizes.micro_size
+
+    def _counts(self, module: ModulePlan, empty: bool, generator: torch.Generator) -> tuple[int, ...]:
+        if empty:
+            return (0,) * self._micro_size
+        fixed = module.output.tokens_per_sample
+        if fixed is not None:
+            return (fixed // tokens_per_item(module),) * self._micro_size
+        room = self.plan.batch_sizes.seq_length // (2 * len(self.plan.modules) * tokens_per_item(module))
+        most = max(1, min(_MAX_ITEMS, room))
+        return tuple(torch.randint(0, most + 1, (self._micro_size,), generator=generator).tolist())
+
+    def _sample(self, counts: Mapping[str, tuple[int, ...]], sample: int, generator: torch.Generator) -> torch.Tensor:
+        """Token ids of one sample: text with runs of special tokens in it, then padding."""
+        length, specials = self.plan.batch_sizes.seq_length, self._specials()
+        runs = [
+            torch.full((tokens_per_item(self.plan.module(name)),), specials[name])
+            for name, per_sample in counts.items()
+            for _ in range(per_sample[sample])
+        ]
+        room = length - sum(map(len, runs))
+        if room < 1:
+            raise ExecutorError(f"a sample's images and clips fill seq_length = {length}; raise batch.seq_length")
+        num_text = int(torch.randint(max(1, room // 2), room + 1, (1,), generator=generator))
+        pieces = self._cut(self._words(num_text, generator), len(runs), generator)
+        runs.append(torch.empty(0, dtype=torch.long))  # after the last piece of text
+        ids = torch.cat([part for pair in zip(pieces, runs, strict=True) for part in pair])
+        return torch.nn.functional.pad(ids, (0, length - len(ids)), value=PADDING)
+
+    def _words(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Random ids of the vocabulary, without padding and special tokens."""
+        vocabulary = model_of(self.plan.module(MIMO_LANGUAGE_MODULE_KEY)).vocab_size or 1
+        taken = sorted({PADDING, *self._specials().values()})
+        words = torch.randint(0, max(1, vocabulary - len(taken)), (count,), generator=generator)
+        for token in taken:
+            words[words >= token] += 1
+        return words
+
+    def _specials(self) -> dict[str, int]:
+        return {
+            module.name: module.special_token_id for module in self.plan.modules if module.special_token_id is not None
+        }
+
+    @staticmethod
+    def _cut(words: torch.Tensor, num_cuts: int, generator: torch.Generator) -> list[torch.Tensor]:
+        places = torch.randint(0, len(words) + 1, (num_cuts,), generator=generator).sort().values.tolist()
+        return list(torch.tensor_split(words, places))
+
+    def _text(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Labels are the next tokens; what is padding or another module's output is not a label."""
+        labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=PADDING)
+        mask = labels != PADDING
+        for token in self._specials().values():
+            mask &= labels != token
+        positions = torch.arange(ids.shape[1]).expand_as(ids)
+        return {INPUT_IDS: ids, LABELS: labels, LOSS_MASK: mask.float(), POSITION_IDS: positions.contiguous()}
+
+
+def tokens_per_item(module: ModulePlan) -> int:
+    """Tokens that the encoder makes of one image or clip."""
+    model = model_of(module)
+    if model.family == "audio":
+        return (model.max_positions or 1) // 2
+    return ((model.image_size or 1) // (model.patch_size or 1)) ** 2
+
+
+def item_shape(module: ModulePlan) -> tuple[int, ...]:
+    """Shape of one image or clip."""
+    model = model_of(module)
+    if model.family == "audio":
+        return (model.num_mel_bins or 1, model.max_positions or 1)
+    return (3, model.image_size or 1, model.image_size or 1)
+
+
+def check_items(plan: Plan) -> None:
+    """Raise ExecutorError where a fixed number of tokens per sample is not a whole number of images or clips."""
+    for module in plan.modules:
+        fixed = module.output.tokens_per_sample
+        if not module.is_language and fixed is not None and fixed % tokens_per_item(module):
+            raise ExecutorError(
+                f"modules.{module.name}.output: tokens_per_sample is a multiple of the "
+                f"{tokens_per_item(module)} tokens that this encoder makes of one item, got {fixed}"
+            )

@@ -1,0 +1,89 @@
+"""Each module of a rank in its own DistributedDataParallel, on its own groups.
+
+Gradient reduction is not overlapped: with it, a lane without images would wait for a hook that never fires
+(Megatron-LM #5285), and the step waits for all modules in any case.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.models.mimo.model.base import MimoModel
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from planner import MIMO_LANGUAGE_MODULE_KEY
+
+from .grids import collection_of
+from .groups import ProcessGroups
+
+
+def modules_of(model: MimoModel) -> Iterator[tuple[str, Any]]:
+    """The modules of this rank, by name."""
+    yield from model.modality_submodules.items()
+    if model.language_model is not None:
+        yield MIMO_LANGUAGE_MODULE_KEY, model.language_model
+
+
+def wrap(
+    model: MimoModel,
+    groups: ProcessGroups,
+    ddp_config: DistributedDataParallelConfig | None = None,
+    *,
+    broadcast: bool = False,
+) -> None:
+    """Replace each module of the model by its DistributedDataParallel.
+
+    Args:
+        ddp_config: the same for all modules, each with a copy of its own; `default_config()` if left out.
+        broadcast: give every lane the parameters of the first.
+    """
+    for name, module in list(modules_of(model)):
+        wrapped = DistributedDataParallel(
+            config=config_of(name, module),
+            ddp_config=copy.copy(ddp_config or default_config()),
+            module=module,
+            pg_collection=collection_of(name, groups),
+        )
+        if broadcast:
+            wrapped.broadcast_params()
+        _replace(model, name, wrapped)
+
+
+def default_config(*, distributed_optimizer: bool = False) -> DistributedDataParallelConfig:
+    """Gradients reduced once, in fp32. One bucket per module: with several, checkpoints load wrong weights."""
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=False,
+        use_distributed_optimizer=distributed_optimizer,
+        bucket_size=None,
+    )
+
+
+def wrap_precision(model: MimoModel, dtype: torch.dtype, wrapper: Callable[[Any, Any], Any] | None) -> None:
+    """Give each module to `wrapper` with its configuration, or cast it where there is none."""
+    for name, module in list(modules_of(model)):
+        if wrapper is None:
+            module.to(dtype)
+        else:
+            _replace(model, name, wrapper(config_of(name, module), module))
+
+
+def _replace(model: MimoModel, name: str, module: torch.nn.Module) -> None:
+    if name == MIMO_LANGUAGE_MODULE_KEY:
+        model.language_model = module
+    else:
+        model.modality_submodules[name] = module
+
+
+def config_of(name: str, module: Any) -> TransformerConfig:
+    """The transformer configuration of a module: an encoder's is that of its first encoder."""
+    while isinstance(module, Float16Module):
+        module = module.module
+    if name == MIMO_LANGUAGE_MODULE_KEY:
+        return module.config
+    return next(iter(module.encoders.values())).config

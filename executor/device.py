@@ -1,0 +1,57 @@
+"""Which device and backend this process uses: CUDA with NCCL where there is a GPU, else the CPU with gloo.
+
+Without a GPU megatron-core's `torch.compile` decorators are turned off before it is imported: they would compile
+its fused kernels for the CPU, at minutes per process, and change nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+ON_GPU = torch.cuda.is_available()
+
+if not ON_GPU:
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
+
+def backend() -> str:
+    """The backend of every process group."""
+    return "nccl" if ON_GPU else "gloo"
+
+
+def select(local_rank: int) -> torch.device:
+    """Make the GPU of `local_rank` current, or answer the CPU."""
+    if not ON_GPU:
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def current() -> torch.device:
+    """The device that this process uses."""
+    return torch.device("cuda", torch.cuda.current_device()) if ON_GPU else torch.device("cpu")
+
+
+@contextmanager
+def ready() -> Iterator[None]:
+    """While active, megatron-core runs on this process's device."""
+    if ON_GPU:
+        yield
+        return
+    from .cpu import emulated  # noqa: PLC0415  never imported where there is a GPU
+
+    with emulated():
+        yield
+
+
+def memory_bytes() -> int:
+    """Peak memory of this process: on its GPU, or resident where there is none."""
+    if ON_GPU:
+        return int(torch.cuda.max_memory_allocated())
+    import resource  # noqa: PLC0415  not on every platform that has a GPU
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,101 @@
+"""megatron-core's grids, answered from the plan's groups. Asking one for a group never creates anything.
+
+MimoModel, the optimizer and the bridges ask a HyperCommGrid for groups by dims, in a base view and in one named
+"expert"; every combination that they ask for is a kind of the plan.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from megatron.core.hyper_comm_grid import HyperCommGrid, _RankViewSpec
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from planner import Axis, GroupKind, ModulePlan, Plan
+
+from .groups import ProcessGroups
+
+_BASE, _EXPERT = "base", "expert"
+_KINDS: dict[tuple[str, frozenset[str]], GroupKind] = {
+    (_BASE, frozenset({"tp"})): GroupKind.TP,
+    (_BASE, frozenset({"cp"})): GroupKind.CP,
+    (_BASE, frozenset({"pp"})): GroupKind.PP,
+    (_BASE, frozenset({"dp"})): GroupKind.DP,
+    (_BASE, frozenset({"dp", "cp"})): GroupKind.DP_CP,
+    (_BASE, frozenset({"tp", "cp"})): GroupKind.TP_CP,
+    (_BASE, frozenset({"tp", "dp", "cp"})): GroupKind.TP_DP_CP,
+    (_BASE, frozenset({"tp", "pp"})): GroupKind.MP,
+    (_BASE, frozenset({"tp", "cp", "dp", "pp"})): GroupKind.INTRA_DIST_OPT,
+    (_EXPERT, frozenset({"ep"})): GroupKind.EP,
+    (_EXPERT, frozenset({"expt_tp"})): GroupKind.EXPT_TP,
+    (_EXPERT, frozenset({"expt_dp"})): GroupKind.EXPT_DP,
+    (_EXPERT, frozenset({"expt_tp", "ep"})): GroupKind.TP_EP,
+    (_EXPERT, frozenset({"expt_tp", "ep", "pp"})): GroupKind.TP_EP_PP,
+    (_EXPERT, frozenset({"pp"})): GroupKind.PP,
+}
+
+
+class PlannedGrid(HyperCommGrid):
+    """The grid of one module. `shape` and `dim_names` follow the module's axis order, fastest first."""
+
+    def __init__(self, module: ModulePlan, groups: ProcessGroups | None) -> None:
+        """`groups` may be None where only ranks are asked for."""
+        # Not super().__init__: it reads the environment for the world size, which the plan knows.
+        grid = module.grid
+        self.module = module
+        self.rank_offset, self.size = grid.rank_offset, grid.size
+        self.shape, self.dim_names = list(grid.sizes), [axis.value for axis in grid.order]
+        self.backend = None
+        expert = [Axis.EXPT_TP, Axis.EP, Axis.EXPT_DP, Axis.PP]
+        sizes = [grid.size_of(axis) for axis in expert]
+        self._views = {
+            _BASE: _RankViewSpec(_BASE, self.shape, self.dim_names, []),
+            _EXPERT: _RankViewSpec(_EXPERT, sizes, [axis.value for axis in expert], ["pp"]),
+        }
+        self._pgs: dict[Any, Any] = {}
+        self._groups = groups
+
+    def get_pg(self, dims: str | list[str], *, view: str | None = None) -> dist.ProcessGroup:
+        """The rank's group over `dims`. Raises KeyError where the plan has no such kind, or the rank no such group."""
+        kind = self._kind(dims, view)
+        group = self._groups.get(self.module.name, kind) if self._groups else None
+        if group is None:
+            raise KeyError(f"this rank has no {kind} group of {self.module.name}")
+        return group
+
+    def get_rank_enum(self, dims: str | list[str], *, view: str | None = None) -> list[list[int]]:
+        """The ranks of every group over `dims`, in the plan's enumeration order."""
+        if self._groups is None:
+            found: list[list[int]] = super().get_rank_enum(dims, view=view)
+            return found
+        return [list(ranks) for ranks in self._groups.plan.groups(self.module.name, self._kind(dims, view))]
+
+    def create_pg(self, dims: str | list[str], **_: Any) -> dist.ProcessGroup:
+        """Refused: the plan's groups are created once, all together."""
+        raise RuntimeError(f"groups over {dims} come from the plan; ask get_pg")
+
+    def destroy(self) -> None:
+        """Nothing: the groups belong to ProcessGroups and end with the default group."""
+
+    @staticmethod
+    def _kind(dims: str | list[str], view: str | None) -> GroupKind:
+        key = (view or _BASE, frozenset([dims] if isinstance(dims, str) else dims))
+        if key not in _KINDS:
+            raise KeyError(f"the plan has no kind for the dims {sorted(key[1])} of the view {key[0]!r}")
+        return _KINDS[key]
+
+
+def build_grids(plan: Plan, groups: ProcessGroups | None) -> dict[str, PlannedGrid]:
+    """The grid of every module, in plan order; also of modules that the rank is not in."""
+    return {module.name: PlannedGrid(module, groups) for module in plan.modules}
+
+
+def collection_of(owner: str, groups: ProcessGroups) -> ProcessGroupCollection:
+    """The rank's groups of one module under megatron-core's names; embedding groups are None where it has none."""
+    found = ProcessGroupCollection()
+    found.embd = found.pos_embd = None
+    for group, process_group in groups:
+        if group.owner == owner:
+            setattr(found, group.kind.value, process_group)
+    return found

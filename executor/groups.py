@@ -1,0 +1,96 @@
+"""Plan -> process groups: each rank creates only its own, walking the plan's one creation order.
+
+Which groups share a communicator is the plan's decision (planner/sharing.py). A rank's groups of one rank, on which
+nothing is ever sent, share one process group.
+
+Member-only creation is safe because names are: torch salts the name of a locally synchronised group with its own
+counter of creations, which differs between ranks that have created different groups; here the counter is set to the
+group's position in the plan before each creation, so that all members compute the same name (torch 2.6 to 2.15).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import timedelta
+
+import attrs
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from planner import Group, GroupKind, Plan
+
+from .gloo import one_device
+
+
+@attrs.frozen
+class StartUp:
+    """What creating the groups took: counts of this rank, and seconds.
+
+    `num_communicators` leaves out the one that groups of one rank share: it connects nothing.
+    """
+
+    num_groups: int
+    num_communicators: int
+    seconds: float
+
+
+class ProcessGroups:
+    """The process groups of one rank, by owner and kind. Nothing is created after construction."""
+
+    def __init__(self, plan: Plan, rank: int, timeout: timedelta | None = None) -> None:
+        started = time.perf_counter()
+        self.plan = plan
+        self.view = plan.view(rank)
+        self._timeout = timeout
+        self._base = distributed_c10d._world.group_count
+        self._created: dict[int, dist.ProcessGroup] = {}
+        with one_device() if dist.get_backend() == "gloo" else nullcontext():
+            self._opened = tuple(zip(self.view.groups, self._open_all(), strict=True))
+        distributed_c10d._world.group_count = self._base + plan.num_groups
+        count = sum(opened.size() > 1 for opened in self._created.values())
+        self.start_up = StartUp(len(self._opened), count, time.perf_counter() - started)
+
+    @property
+    def rank(self) -> int:
+        return self.view.rank
+
+    def get(self, owner: str, kind: GroupKind | str) -> dist.ProcessGroup | None:
+        """The rank's (first) process group of a kind; None where the plan gives it none."""
+        matching = (opened for group, opened in self._opened if (group.owner, group.kind) == (owner, kind))
+        return next(matching, None)
+
+    @property
+    def num_opened(self) -> int:
+        """Communicators that this rank opens for its members: summed over the world, each counts once."""
+        return sum(opened.size() > 1 and opened.rank() == 0 for opened in self._created.values())
+
+    def with_ranks(self, owner: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+        """The process group of an owner that holds exactly these ranks. Raises KeyError."""
+        for group, opened in self._opened:
+            if group.owner == owner and group.ranks == ranks:
+                return opened
+        raise KeyError(f"the plan gives rank {self.rank} no group {ranks} of {owner}")
+
+    def __iter__(self) -> Iterator[tuple[Group, dist.ProcessGroup]]:
+        """The rank's groups with their process groups, in creation order."""
+        return iter(self._opened)
+
+    def _open_all(self) -> Iterator[dist.ProcessGroup]:
+        """The process group of each of the rank's groups, created where a group is the first of its communicator."""
+        for group, opener in zip(self.view.groups, self.plan.communicators(self.view), strict=True):
+            if group.position == opener:
+                self._created[opener] = self._create(group, group.ranks)
+            yield self._created[opener]
+
+    def _create(self, group: Group, ranks: tuple[int, ...]) -> dist.ProcessGroup:
+        distributed_c10d._world.group_count = self._base + group.position
+        created = dist.new_group(
+            list(ranks),
+            timeout=self._timeout,
+            use_local_synchronization=True,
+            group_desc=f"{group.owner}:{group.kind}:{group.index}",
+        )
+        assert isinstance(created, dist.ProcessGroup), "the view holds only groups that this rank is in"
+        return created

@@ -1,0 +1,183 @@
+"""Plan -> MimoModel of one rank: a vision (and audio) language model of the spec's sizes.
+
+Specs are made per rank: they hold the rank's groups and stage. A rank that is not in a module still names the
+module's class, because MimoModel reads language's configuration everywhere.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.models.mimo.config.base_configs import MimoModelConfig
+from megatron.core.models.mimo.model.base import MimoModel
+from megatron.core.models.vision.multimodal_projector import MultimodalProjector
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
+
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
+
+from .bridge import PlannedColocatedBridge
+from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
+from .grids import build_grids, collection_of
+from .groups import ProcessGroups
+from .transformer import block_spec, model_of, padded_vocab_size, transformer_config
+
+ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}
+
+
+class LanguageModel(GPTModel):
+    """GPTModel whose tied embeddings are described from its own groups, not from a global state that is not there."""
+
+    def tie_embeddings_and_output_weights_state_dict(
+        self,
+        sharded_state_dict: dict[str, Any],
+        output_key: str,
+        embedding_key: str,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """On the last of several stages, the output layer is a replica of the first stage's embedding."""
+        if not self.post_process or self.pre_process:
+            return
+        replica = (1, 0, metadata["dp_cp_group"].rank() if metadata else 0)
+        sharded_state_dict[output_key] = make_tp_sharded_tensor_for_checkpoint(
+            tensor=self.shared_embedding_or_output_weight(),
+            key=embedding_key,
+            replica_id=replica,
+            allow_shape_mismatch=True,
+            tp_group=self.tp_group,
+            dp_cp_group=metadata["dp_cp_group"] if metadata else None,
+        )
+
+
+class PlannedMimoModel(MimoModel):
+    """MimoModel whose bridges between modules on the same ranks use the plan's groups."""
+
+    def __init__(self, config: MimoModelConfig, groups: ProcessGroups, **kwargs: Any) -> None:
+        # Not a module's attribute yet: torch's Module is not initialised here.
+        object.__setattr__(self, "_planned_groups", groups)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
+            super().__init__(config, **kwargs)
+
+    def _build_colocated_communicators(self) -> None:
+        groups: ProcessGroups = self._planned_groups
+        grids = self.mimo_config.module_to_grid_map
+        for edge in groups.plan.bridges:
+            self.colocated_comms[edge.src, edge.dst] = PlannedColocatedBridge(grids[edge.src], grids[edge.dst], groups)
+
+
+def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: bool = False) -> PlannedMimoModel:
+    """The rank's part of the model, not yet wrapped, its parameters not yet filled; without storage on `meta`."""
+    config = MimoModelConfig(
+        language_model_spec=language_spec(plan.module(MIMO_LANGUAGE_MODULE_KEY), groups, dtype),
+        modality_submodules_spec={
+            module.name: encoder_spec(module, plan, groups, dtype) for module in plan.modules if not module.is_language
+        },
+        special_token_ids={
+            module.name: module.special_token_id for module in plan.modules if module.special_token_id is not None
+        },
+        module_to_grid_map=build_grids(plan, groups),
+    )
+    config.language_model_spec.params["config"].init_model_with_meta_device = meta  # ties no weights over ranks
+    tp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.TP)
+    cp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.CP)
+    model = PlannedMimoModel(config, groups, cp_group=cp_group, tp_group=tp_group)
+    _freeze(model, plan)
+    model.to(dtype)
+    return model
+
+
+def language_spec(module: ModulePlan, groups: ProcessGroups, dtype: torch.dtype) -> ModuleSpec:
+    """GPT with rotary positions. The embedding is not scattered: MimoModel does that after it has placed images."""
+    config, model = transformer_config(module, dtype), model_of(module)
+    stage = groups.view.role.modules.get(module.name, ModuleStageInfo(False, False))
+    return ModuleSpec(
+        module=LanguageModel,
+        params={
+            "config": config,
+            "transformer_layer_spec": block_spec(config, AttnMaskType.causal, _num_layers(module, groups)),
+            "vocab_size": padded_vocab_size(module),
+            "max_sequence_length": model.max_positions,
+            "pre_process": stage.is_first_stage,
+            "post_process": stage.is_last_stage,
+            "share_embeddings_and_output_weights": not model.untie_embeddings_and_output_weights,
+            "position_embedding_type": "rope",
+            "scatter_embedding_sequence_parallel": False,
+            "pg_collection": collection_of(module.name, groups),
+        },
+    )
+
+
+def encoder_spec(module: ModulePlan, plan: Plan, groups: ProcessGroups, dtype: torch.dtype) -> ModuleSpec:
+    """One encoder, named by its family, and its projection into language's width."""
+    config, model = transformer_config(module, dtype), model_of(module)
+    collection = collection_of(module.name, groups)
+    stage = groups.view.role.modules.get(module.name, ModuleStageInfo(False, False))
+    encoder = ModuleSpec(
+        module=ENCODERS[model.family or "vit"],
+        params={
+            "config": config,
+            "model": model,
+            "pg_collection": collection,
+            "num_layers": _num_layers(module, groups),
+            "is_first": stage.is_first_stage,
+            "is_last": stage.is_last_stage,
+        },
+    )
+    width = model_of(plan.module(MIMO_LANGUAGE_MODULE_KEY)).hidden_size or 1
+    return ModuleSpec(
+        module=EncoderSubmodules,
+        params={"pg_collection": collection},
+        submodules={
+            "encoders": {model.family: encoder},
+            "input_projections": [projection_spec(module, width, dtype, collection)],
+        },
+    )
+
+
+def projection_spec(module: ModulePlan, width: int, dtype: torch.dtype, collection: Any) -> ModuleSpec:
+    """LLaVA's two-layer MLP, or one linear layer where the spec gives no inner width."""
+    model = model_of(module)
+    config = TransformerConfig(
+        num_layers=1,
+        hidden_size=width,
+        ffn_hidden_size=model.projector_hidden_size or width,
+        num_attention_heads=module.grid.size_of(Axis.TP),  # it has none, and the configuration wants tp to divide them
+        kv_channels=1,
+        tensor_model_parallel_size=module.grid.size_of(Axis.TP),
+        params_dtype=dtype,
+        calculate_per_token_loss=True,
+        perform_initialization=False,
+    )
+    params = {"config": config, "input_size": model.hidden_size, "pg_collection": collection}
+    if model.projector_hidden_size is None:
+        return ModuleSpec(module=LinearProjection, params=params)
+    submodules = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    return ModuleSpec(module=MultimodalProjector, params={**params, "submodules": submodules, "projector_type": "mlp"})
+
+
+def _num_layers(module: ModulePlan, groups: ProcessGroups) -> int:
+    """Layers of this rank's stage."""
+    coords = groups.view.coords.get(module.name)
+    return (module.stages or (0,))[coords[Axis.PP]] if coords else 0
+
+
+def _freeze(model: MimoModel, plan: Plan) -> None:
+    """Turn off gradients of the parts that the spec freezes."""
+    for module in plan.modules:
+        if module.is_language:
+            parts = [model.language_model] if module.freeze.all else []
+        else:
+            submodules = dict(model.modality_submodules.items()).get(module.name)
+            frozen = (("encoders", module.freeze.encoder), ("input_projections", module.freeze.projection))
+            parts = [getattr(submodules, part) for part, is_frozen in frozen if submodules is not None and is_frozen]
+        for part in parts:
+            if part is not None:
+                part.requires_grad_(False)

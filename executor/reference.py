@@ -1,0 +1,22 @@
+"""The one-rank plan of the same model and batch: what any layout must train like."""
+
+from __future__ import annotations
+
+import attrs
+
+from planner import FrozenMap, Parallel, Plan, compile_spec
+
+from .transformer import padded_vocab_size
+
+
+def reference_of(plan: Plan) -> Plan:
+    """Every module on rank 0, undivided. The vocabulary keeps the padding that the layout gives it."""
+    spec = plan.to_spec()
+    modules = {}
+    for name, module in spec.modules.items():
+        model = module.model
+        if model is not None and plan.module(name).is_language:
+            model = attrs.evolve(model, vocab_size=padded_vocab_size(plan.module(name)))
+        modules[name] = attrs.evolve(module, parallel=Parallel(dp=1), model=model, stages=None)
+    alone = attrs.evolve(spec, modules=FrozenMap(modules), placement="colocated", cluster=None)
+    return compile_spec(alone, world_size=1)

@@ -1,0 +1,68 @@
+"""Deliberate faults, planted while a rank runs. Each must be found: `check` or parity fails, or the ranks stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import attrs
+
+import executor.check
+import executor.gradients
+import executor.train
+from executor.groups import ProcessGroups
+
+
+@contextmanager
+def planted(name: str, groups: ProcessGroups) -> Iterator[None]:
+    """Plant the fault of that name; none for an empty one."""
+    if not name:
+        yield
+        return
+    with FAULTS[name](groups):
+        yield
+
+
+@contextmanager
+def swapped_groups(groups: ProcessGroups) -> Iterator[None]:
+    """Rank 0 takes language's dp group for its tp group and the other way around."""
+    if groups.rank == 0:
+        kinds = {"tp": groups.get("language", "dp"), "dp": groups.get("language", "tp")}
+        groups._opened = tuple(
+            (group, kinds.get(group.kind, opened) if group.owner == "language" else opened)
+            for group, opened in groups._opened
+        )
+    yield
+
+
+@contextmanager
+def unscaled_module(groups: ProcessGroups) -> Iterator[None]:
+    """The images' gradients are not divided by the number of tokens."""
+    real = executor.gradients.modules_of
+    calls = []
+
+    def modules_of(model: object) -> list[tuple[str, object]]:
+        calls.append(None)
+        found = list(real(model))
+        scaling = len(calls) % 2 == 0  # asked twice per step: to reduce, then to scale
+        return [pair for pair in found if not (scaling and pair[0] == "images")]
+
+    with mock.patch.object(executor.gradients, "modules_of", modules_of):
+        yield
+
+
+@contextmanager
+def shifted_slice(groups: ProcessGroups) -> Iterator[None]:
+    """Every source lane of the bridge takes the samples of the lane after it."""
+    view = groups.view
+    if "images" in view.batch_slices:
+        taken = view.batch_slices["images"]
+        size = taken.stop - taken.start
+        start = (taken.start + size) % groups.plan.batch_sizes.micro_size
+        slices = type(view.batch_slices)(dict(view.batch_slices) | {"images": slice(start, start + size)})
+        groups.view = attrs.evolve(view, batch_slices=slices)
+    yield
+
+
+FAULTS = {"swapped_groups": swapped_groups, "unscaled_module": unscaled_module, "shifted_slice": shifted_slice}

@@ -1,0 +1,238 @@
+"""What tests run on ranks. Results are plain data: numpy arrays, numbers, text."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import faults
+import preload  # noqa: F401
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import executor.check
+import executor.cli
+from executor import device
+from executor.context import Context, Versions, connect, started
+from executor.data import Synthetic
+from executor.ddp import modules_of
+from executor.errors import ExecutorError
+from executor.grids import build_grids
+from executor.groups import ProcessGroups
+from executor.megatron_limits import check_limits
+from executor.meta import on_meta
+from executor.model import build_model
+from executor.reference import reference_of
+from executor.train import Settings, Trainer
+from executor.weights import slices_of
+from planner import Plan
+
+TIMEOUT = timedelta(seconds=60)
+
+
+@contextmanager
+def ready(plan: Plan) -> Iterator[tuple[Context, ProcessGroups]]:
+    check_limits(plan)
+    context = connect(TIMEOUT)
+    with started(context, plan.digest, plan.world_size):
+        yield context, ProcessGroups(plan, context.rank, context.timeout)
+
+
+def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dict[str, Any]:
+    """Train; returns the steps' metrics and the rank's slices of the final weights."""
+    original = Plan.from_json(text)
+    plan = reference_of(original) if reference else original
+    samples = Synthetic(original, seed=7, text_only=tuple(options.get("text_only", ())))
+    with ready(plan) as (context, groups), faults.planted(options.get("fault", ""), groups):
+        settings = Settings(
+            dtype=options.get("dtype", "fp32"),
+            optimizer=options.get("optimizer", "sgd"),
+            lr=options.get("lr", 0.1),
+            distributed_optimizer=options.get("distributed_optimizer", False),
+        )
+        trainer = Trainer(plan, groups, samples, settings, context.device)
+        steps = [(step.loss, step.grad_norm, step.num_tokens) for step in trainer.run(options.get("steps", 3))]
+        parts = [
+            (part.key, part.shape, part.place, part.data.detach().float().numpy().copy())
+            for part in slices_of(trainer.model)
+        ]
+        return {"steps": steps, "parts": parts}
+
+
+def train_reference(text: str, options: dict[str, Any]) -> dict[str, Any]:
+    return train(text, options, reference=True)
+
+
+def train_with_bad_gradients(text: str, victim: int) -> tuple[list[bool], str]:
+    """Two steps, the second with gradients of one rank said not to be finite: weights kept, and the error."""
+    plan = Plan.from_json(text)
+    with ready(plan) as (context, groups):
+        settings = Settings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
+        trainer.step(0)
+        before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+        real = trainer._optimizer.prepare_grads
+        trainer._optimizer.prepare_grads = lambda: real() or context.rank == victim
+        try:
+            trainer.step(1)
+            error = ""
+        except ExecutorError as caught:
+            error = str(caught)
+        kept = [torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
+        trainer._optimizer.prepare_grads = real
+        return kept, f"{error}; then step {trainer.step(2).step}"
+
+
+def groups_of_transfers(text: str) -> dict[str, list[str]]:
+    """Per operation between ranks, the owners and kinds of the groups in which a step issues it."""
+    plan = Plan.from_json(text)
+    found: dict[str, set[str]] = {}
+    with ready(plan) as (context, groups), contextlib.ExitStack() as stack:
+        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
+        names: dict[int, set[str]] = {}
+        for group, opened in groups:
+            names.setdefault(id(opened), set()).add(f"{group.owner}:{group.kind}")
+
+        def recorded(name: str, real: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                group = kwargs.get("group") or next((a for a in args if isinstance(a, dist.ProcessGroup)), None)
+                found.setdefault(name, set()).update(names.get(id(group), {"world"}))
+                return real(*args, **kwargs)
+
+            return call
+
+        for name in ("send", "recv", "P2POp", "broadcast"):
+            stack.enter_context(mock.patch.object(dist, name, recorded(name, getattr(dist, name))))
+        trainer.step(0)
+    return {name: sorted(users) for name, users in found.items()}
+
+
+def embedding_sums(text: str) -> float:
+    """Sum of rank numbers, counted from 1, over this rank's embedding group of language; 0 where it has none."""
+    with ready(Plan.from_json(text)) as (context, groups):
+        group = groups.get("language", "embd")
+        numbers = torch.tensor([float(context.rank + 1)])
+        if group is not None:
+            dist.all_reduce(numbers, group=group)
+        return numbers.item() if group is not None else 0.0
+
+
+def check(text: str, fault: str = "") -> dict[str, Any]:
+    """The executor's own check, with a deliberate fault if one is named."""
+    with ready(Plan.from_json(text)) as (context, groups), faults.planted(fault, groups):
+        found = executor.check.check(groups, context.device)
+        return {"faults": list(found.faults), "bridges": [time.name for time in found.bridges]}
+
+
+def communicators(text: str) -> dict[str, Any]:
+    """Counts, and per group the groups on the same communicator."""
+    with ready(Plan.from_json(text)) as (_, groups):
+        named = [(f"{group.owner}:{group.kind}", opened) for group, opened in groups]
+        shared = {name: {other for other, known in named if known is opened} for name, opened in named}
+        return {
+            "num_groups": groups.start_up.num_groups,
+            "num_communicators": groups.start_up.num_communicators,
+            "num_opened": groups.num_opened,
+            "singles": len({id(opened) for group, opened in groups if len(group.ranks) == 1}),
+            "shared": shared,
+        }
+
+
+def grids(text: str) -> dict[str, Any]:
+    """Members of every group that megatron-core's optimizer and models ask a grid for."""
+    asked = {
+        "tp": ("tp", None),
+        "dp": ("dp", None),
+        "pp": ("pp", None),
+        "dp_cp": (["dp", "cp"], None),
+        "mp": (["tp", "pp"], None),
+        "intra_dist_opt": (["tp", "cp", "dp", "pp"], None),
+        "tp_ep_pp": (["expt_tp", "ep", "pp"], "expert"),
+        "expt_dp": ("expt_dp", "expert"),
+    }
+    plan = Plan.from_json(text)
+    with ready(plan) as (context, groups):
+        before = dist.distributed_c10d._world.group_count
+        members = {}
+        for name, grid in build_grids(plan, groups).items():
+            if context.rank in plan.module(name).grid:
+                for kind, (dims, view) in asked.items():
+                    group = grid.get_pg(dims, view=view)
+                    members[name, kind] = tuple(dist.get_process_group_ranks(group))
+        try:
+            grid.create_pg("tp")
+        except RuntimeError as error:
+            refusal = str(error)
+        created = dist.distributed_c10d._world.group_count - before
+        return {"members": members, "created": created, "refusal": refusal}
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """Run the executor's command line as one rank: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = executor.cli.main(arguments)
+    return code, out.getvalue(), err.getvalue()
+
+
+def command_on_own_plan(plans: list[str], *arguments: str) -> tuple[int, str, str]:
+    """As `command`, each rank with a plan file of its own."""
+    return command(arguments[0], plans[int(os.environ["RANK"])], *arguments[1:])
+
+
+def command_with_a_death(victim: int, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, but one rank dies in its second step, without a word."""
+    if int(os.environ["RANK"]) == victim:
+        real = Trainer.step
+
+        def step(self: Trainer, number: int) -> Any:
+            if number == 1:
+                os._exit(9)
+            return real(self, number)
+
+        Trainer.step = step  # type: ignore[method-assign]
+    return command(*arguments)
+
+
+def command_without(absent: int, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, but one rank never starts."""
+    return command(*arguments) if int(os.environ["RANK"]) != absent else (0, "", "")
+
+
+def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, with another version of megatron-core on every rank."""
+    with mock.patch("executor.megatron_limits.version", return_value=installed):
+        return command(*arguments)
+
+
+def command_with_version_on_one_rank(installed: str, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, with another version of torch on rank 1 only."""
+    other = Versions(torch=installed, megatron_core="0.19.2")
+    if os.environ["RANK"] != "1":
+        return command(*arguments)
+    with mock.patch.object(Versions, "installed", return_value=other):
+        return command(*arguments)
+
+
+def parameters_of_ranks(text: str, ranks: list[int]) -> dict[int, dict[str, int]]:
+    """Parameters of each module of some ranks of any world, in this one process: meta device, fake process group."""
+    plan = Plan.from_json(text)
+    found = {}
+    for rank in ranks:
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=plan.world_size)
+        try:
+            with device.ready(), on_meta():
+                model = build_model(plan, ProcessGroups(plan, rank), torch.float32, meta=True)
+            found[rank] = {name: sum(p.numel() for p in module.parameters()) for name, module in modules_of(model)}
+            assert all(parameter.is_meta for parameter in model.parameters())
+        finally:
+            dist.destroy_process_group()
+    return found

@@ -1,0 +1,14 @@
+"""What the fork server imports once for all ranks. Its warnings are megatron-core's own."""
+
+import logging
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import torch
+
+    import executor.train  # noqa: F401
+
+torch.set_num_threads(1)
+logging.disable(logging.WARNING)
+warnings.simplefilter("ignore")

@@ -1,0 +1,117 @@
+"""The commands on real ranks: results, and one clear message with a non-zero exit where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ranks
+
+ROOT = Path(__file__).parents[2]
+TINY = str(ROOT / "examples" / "tiny_4rank.yaml")
+Outcome = tuple[int, str, str]
+
+
+def one_message(outcomes: list[Outcome]) -> str:
+    """The only message of several failed ranks."""
+    assert all(code == 1 for code, _, _ in outcomes), outcomes
+    messages = [err for _, _, err in outcomes if err.strip()]
+    assert len(messages) == 1, messages
+    return messages[0]
+
+
+def test_check_prints_a_table_and_agrees() -> None:
+    outcomes = ranks.run(4, "jobs:command", "check", TINY)
+    assert [code for code, _, _ in outcomes] == [0] * 4
+    table = outcomes[0][1]
+    assert "53 groups" in table
+    assert "images->language" in table
+    assert "all groups and bridges are as planned" in table
+    assert all(not out for _, out, _ in outcomes[1:])
+
+
+def test_train_and_reference_write_equal_metrics(tmp_path: Path) -> None:
+    """The README's second example on 4 CPU ranks, and the same on one."""
+    files = tmp_path / "layout.jsonl", tmp_path / "reference.jsonl"
+    outcomes = ranks.run(4, "jobs:command", "train", TINY, "--steps", "3", "--metrics", str(files[0]))
+    assert [code for code, _, _ in outcomes] == [0] * 4
+    assert outcomes[0][1].count("grad norm") == 3
+    ranks.run(1, "jobs:command", "train", TINY, "--steps", "3", "--reference", "--metrics", str(files[1]))
+    steps, wanted = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+    assert [set(step) for step in steps] == [{"step", "loss", "grad_norm", "num_tokens", "seconds"}] * 3
+    for step, want in zip(steps, wanted, strict=True):
+        assert step["num_tokens"] == want["num_tokens"]
+        assert step["loss"] == pytest.approx(want["loss"], rel=1e-6)
+        assert step["grad_norm"] == pytest.approx(want["grad_norm"], rel=1e-6)
+
+
+def test_unequal_token_counts(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    ranks.run(1, "jobs:command", "train", TINY, "--steps", "4", "--reference", "--metrics", str(file))
+    counts = [json.loads(line)["num_tokens"] for line in file.read_text().splitlines()]
+    assert len(set(counts)) > 1
+
+
+def test_another_world_size_is_one_message() -> None:
+    message = one_message(ranks.run(3, "jobs:command", "train", TINY))
+    assert "world size = 3, but the plan is for 4 ranks" in message
+
+
+def test_plans_that_differ_are_one_message(tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(Path(TINY).read_text().replace("global_size: 8", "global_size: 16"))
+    plans = [TINY, TINY, str(other), TINY]
+    message = one_message(ranks.run(4, "jobs:command_on_own_plan", plans, "check"))
+    assert "ranks were started differently: plan " in message
+    assert "ranks 2 differ from rank 0" in message
+
+
+def test_versions_that_differ_are_one_message() -> None:
+    message = one_message(ranks.run(4, "jobs:command_with_version_on_one_rank", "2.0.0", "check", TINY))
+    assert "torch " in message
+    assert "2.0.0 on rank 1" in message
+
+
+def test_an_unknown_megatron_core_is_one_message() -> None:
+    """Bridge #4651: version skew was a KeyError 'View expert' deep inside."""
+    message = one_message(ranks.run(2, "jobs:command_with_version", "0.16.1", "check", TINY))
+    assert "megatron-core 0.16.1 is not known here" in message
+    assert "megatron-core>=0.19,<0.20" in message
+
+
+def test_a_spec_with_faults_is_one_message(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(Path(TINY).read_text().replace("pp: 2", "pp: 3"))
+    assert "num_layers % pp" in one_message(ranks.run(2, "jobs:command", "check", str(bad)))
+
+
+def test_a_rank_that_does_not_come_is_named() -> None:
+    """Three of four processes start; the store waits no longer than told."""
+    outcomes = ranks.run(4, "jobs:command_without", 2, "check", TINY, "--timeout", "3")
+    del outcomes[2]
+    assert "ranks 2 did not come within 0:00:03" in one_message(outcomes)
+
+
+@pytest.mark.parametrize("victim", [0, 3])
+def test_a_dead_rank_ends_the_run(victim: int) -> None:
+    """The others notice and leave with an error: never a hang. What they say is one line, not a traceback."""
+    outcomes = ranks.run_all(4, "jobs:command_with_a_death", victim, "train", TINY, "--timeout", "20")
+    survivors = [outcome for rank, outcome in enumerate(outcomes) if rank != victim]
+    assert outcomes[victim] == "died without a word"
+    assert all(code == 1 for code, _, _ in survivors)
+    messages = [err for _, _, err in survivors if err.strip()]
+    assert len(messages) <= 1
+    assert all("lost another rank" in message and "Traceback" not in message for message in messages)
+
+
+def test_under_torchrun() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "executor", "check"]
+    done = subprocess.run(
+        [*command, str(ROOT / "tests" / "data" / "two_ranks.yaml")],
+        capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "all groups and bridges are as planned" in done.stdout

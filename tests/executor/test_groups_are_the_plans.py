@@ -1,0 +1,82 @@
+"""Groups on real ranks: members, sharing, and the cases that went wrong elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import ranks
+import specs
+
+from planner import Plan, compile_spec, load_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+# Two language pipelines: the layout in which embedding groups cross-talked (Megatron-Bridge #4985).
+TWO_PIPELINES = specs.plan({"tp": 1, "pp": 2, "dp": 2}, {"dp": 1})
+
+
+def test_embedding_groups_of_two_pipelines_do_not_cross_talk() -> None:
+    """Bridge #4985: logical groups [0, 2] and [1, 3] both reduced to 5.0 instead of 4.0 and 6.0."""
+    assert TWO_PIPELINES.groups("language", "embd") == ((0, 2), (1, 3))
+    sums = ranks.run(TWO_PIPELINES.world_size, "jobs:embedding_sums", TWO_PIPELINES.to_json())
+    assert sums[:4] == [4.0, 6.0, 4.0, 6.0]  # of rank numbers counted from 1
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        TWO_PIPELINES,
+        specs.plan({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}, fixed=True),
+        specs.plan({"tp": 2, "dp": 4}, {"tp": 4, "dp": 2}, fixed=True, placement="colocated", micro_size=8),
+        specs.plan({"tp": 2, "pp": 2, "order": "tp-cp-pp-dp"}, {"dp": 2}, audio_parallel={"tp": 2}, fixed=True),
+    ],
+    ids=["two_pipelines", "eight_ranks", "colocated", "three_modules"],
+)
+def test_check_finds_nothing(plan: Plan) -> None:
+    results = ranks.run(plan.world_size, "jobs:check", plan.to_json())
+    assert [fault for result in results for fault in result["faults"]] == []
+    assert all(result["bridges"] == [bridge.name for bridge in plan.bridges] for result in results)
+
+
+def test_each_rank_holds_its_own_groups_only() -> None:
+    results = ranks.run(TWO_PIPELINES.world_size, "jobs:communicators", TWO_PIPELINES.to_json())
+    for rank, result in enumerate(results):
+        view = TWO_PIPELINES.view(rank)
+        assert result["num_groups"] == len(view.groups)
+        assert result["num_communicators"] <= len({group.ranks for group in view.groups}) + 2
+
+
+@pytest.mark.parametrize("name", ["tiny_4rank", "llava_8gpu", "llava_8gpu_colocated", "vision_audio_8gpu"])
+def test_what_the_plan_counts_is_what_the_ranks_open(name: str) -> None:
+    plan = compile_spec(load_spec(EXAMPLES / f"{name}.yaml"))
+    results = ranks.run(plan.world_size, "jobs:communicators", plan.to_json())
+    assert sum(result["num_opened"] for result in results) == plan.num_communicators
+    assert all(result["singles"] <= 1 for result in results)
+
+
+def test_equal_ranks_share_a_communicator_within_a_lane_of_traffic_only() -> None:
+    """dp with dp_cp may share; ep with dp may not; a bridge shares with none; single ranks share one."""
+    plan = specs.plan(
+        {"dp": 2, "ep": 2},
+        {"dp": 2},
+        fixed=True,
+        models={"language": specs.language(num_moe_experts=4, moe_router_topk=2)},
+    )
+    result = ranks.run(plan.world_size, "jobs:communicators", plan.to_json())[0]
+    shared = result["shared"]
+    assert {"language:dp", "language:dp_cp"} <= shared["language:dp"]
+    assert "language:ep" not in shared["language:dp"]
+    assert "language:tp_ep" in shared["language:ep"]
+    assert {"language:tp", "language:cp", "language:pp"} <= shared["language:tp"]
+    assert shared["images->language:bridge_p2p"] == {"images->language:bridge_p2p"}
+
+
+def test_a_grid_answers_from_the_plan_and_creates_nothing() -> None:
+    results = ranks.run(TWO_PIPELINES.world_size, "jobs:grids", TWO_PIPELINES.to_json())
+    for rank, result in enumerate(results):
+        view = TWO_PIPELINES.view(rank)
+        for (owner, kind), members in result["members"].items():
+            assert members == view.group(owner, kind).ranks
+        assert result["created"] == 0
+        assert "come from the plan" in result["refusal"]

@@ -1,0 +1,85 @@
+"""What megatron-core 0.19 cannot run is refused before any collective, with the rule and a remedy; the rest is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+import specs
+
+from executor.errors import UnsupportedError
+from executor.megatron_limits import check_limits, check_version, limits_of
+from planner import FrozenMap, Output, Plan, compile_spec, load_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def changed(plan: Plan, module: str, **changes: object) -> Plan:
+    """The plan with one module of its spec changed."""
+    spec = plan.to_spec()
+    modules = dict(spec.modules) | {module: attrs.evolve(spec.modules[module], **changes)}
+    return compile_spec(attrs.evolve(spec, modules=FrozenMap(modules)))
+
+
+def routed(plan: Plan, topology: dict[str, tuple[str, ...]]) -> Plan:
+    return compile_spec(attrs.evolve(plan.to_spec(), topology=topology))
+
+
+THREE = specs.plan({}, {}, audio_parallel={})
+SIX_LAYERS = {"language": specs.language(num_layers=8)}
+BEYOND = {
+    "cp": (specs.plan({"cp": 2}, {}), "cp = 1, got 2"),
+    "ratio": (specs.plan({"dp": 2}, {"dp": 3}, micro_size=6), "dp sizes divide one another, got 3 and 2"),
+    "fan_in_varying": (specs.plan({}, {"dp": 2}), "tokens per sample are fixed where dp shrinks"),  # defect e
+    "colocated_varying": (specs.plan({"tp": 2}, {"dp": 2}, placement="colocated"), "tokens per sample are fixed"),
+    "colocated_pp": (specs.plan({"pp": 2}, {"pp": 2}, placement="colocated"), "pp = 1 where modules share all ranks"),
+    "mixed": (specs.plan({"tp": 2, "rank_offset": 0}, {"rank_offset": 0}), "modules share some ranks with language"),
+    "two_edges": (  # defect i
+        routed(THREE, {"audio": ("images", "language"), "images": ("language",)}),
+        "one outgoing edge, got 2",
+    ),
+    "chain": (routed(THREE, {"audio": ("images",), "images": ("language",)}), "encoders that feed language"),
+    "generator": (routed(THREE, {"language": ("audio",), "images": ("language",)}), "encoders that feed language"),
+    "no_token": (changed(THREE, "images", special_token_id=None), "places a module's output at its special_token_id"),
+    "three_dims": (changed(THREE, "images", output=Output(tensor_dims=3)), "tensor_dims = 2, got 3"),
+    "encoder_sp": (specs.plan({}, {"tp": 2, "sequence_parallel": True}), "sequence_parallel is for language"),
+    "queries": (
+        specs.plan({"tp": 4}, {}, models={"language": specs.language(num_query_groups=2)}),
+        "num_query_groups >= tp, got 2 < 4",
+    ),
+    "uneven_middle": (
+        changed(specs.plan({"pp": 4}, {}, models=SIX_LAYERS), "language", stages=(1, 2, 3, 2)),
+        "all stages but the first and the last hold equally many layers",
+    ),
+    "sharing_encoders": (
+        specs.plan(
+            {"rank_offset": 0}, {"dp": 2, "rank_offset": 1}, audio_parallel={"tp": 2, "rank_offset": 1}, fixed=True
+        ),
+        "encoders that share ranks have the same grid",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_refused_by_name(name: str) -> None:
+    plan, rule = BEYOND[name]
+    with pytest.raises(UnsupportedError, match="cannot run this plan") as caught:
+        check_limits(plan)
+    assert rule in str(caught.value)
+    assert str(caught.value).count("fix: ") == len(list(limits_of(plan)))
+
+
+@pytest.mark.parametrize("name", ["tiny_4rank", "llava_8gpu", "llava_8gpu_colocated", "vision_audio_8gpu"])
+def test_examples_are_within_the_limits(name: str) -> None:
+    assert [str(limit) for limit in limits_of(compile_spec(load_spec(EXAMPLES / f"{name}.yaml")))] == []
+
+
+@pytest.mark.parametrize("installed", ["0.16.1", "0.20.0", "1.19.0"])
+def test_unknown_versions_are_refused(installed: str) -> None:
+    with pytest.raises(UnsupportedError, match="not known here"):
+        check_version(installed)
+
+
+def test_patches_of_the_known_version_are_not() -> None:
+    check_version("0.19.7")

@@ -1,0 +1,82 @@
+"""Layouts beyond the published sweep: each trains like its one-rank reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import specs
+from parity import measure
+
+from planner import Freeze, ModuleLayout, Plan
+
+TIED = {"language": specs.language(untie_embeddings_and_output_weights=False)}
+EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2, ffn_hidden_size=32)}
+FROZEN = Freeze(encoder=True, projection=True)
+LAYOUTS: dict[str, Plan] = {
+    # The stock submodule would skip every layer of the second stage.
+    "encoder_pp2": specs.plan({"tp": 2}, {"pp": 2}),
+    "encoder_pp2_fan_out": specs.plan({"dp": 2}, {"pp": 2}),
+    "encoder_deeper_than_language": specs.plan({}, {"pp": 4}),
+    "three_modules": specs.plan({"tp": 2}, {"dp": 2}, audio_parallel={"dp": 2}, fixed=True),
+    "three_modules_varying": specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, audio_parallel={"dp": 1, "tp": 2}),
+    "sequence_parallel": specs.plan({"tp": 2, "pp": 2, "sequence_parallel": True}, {"tp": 2, "dp": 2}, fixed=True),
+    "encoders_share_ranks": specs.plan(
+        {"tp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 2}, audio_parallel={"dp": 2, "rank_offset": 2}, fixed=True
+    ),
+    "colocated_fan_in": specs.plan({"tp": 4}, {"dp": 4}, fixed=True, placement="colocated"),
+    "colocated_fan_in_half": specs.plan({"tp": 2, "dp": 2}, {"dp": 4}, fixed=True, placement="colocated"),
+    "colocated_fan_out": specs.plan({"dp": 4}, {"tp": 4}, fixed=True, placement="colocated"),
+    "colocated_fan_out_half": specs.plan({"dp": 4}, {"tp": 2, "dp": 2}, fixed=True, placement="colocated"),
+    "colocated_equal_varying": specs.plan({"tp": 2, "dp": 2}, {"tp": 2, "dp": 2}, placement="colocated"),
+    "frozen_language": specs.plan({"tp": 2}, {"dp": 2}, fixed=True, freeze={"language": FROZEN}),
+    "frozen_encoder": specs.plan({"pp": 2}, {"pp": 2}, freeze={"images": Freeze(encoder=True)}),
+    "frozen_encoder_and_projection": specs.plan({"pp": 2}, {"dp": 2}, fixed=True, freeze={"images": FROZEN}),
+    "tied_embeddings": specs.plan({"tp": 2, "pp": 2}, {"dp": 1}, models=TIED),
+    # Bridge #4985: with two pipelines, embedding groups of each rank's own pipeline reduced across replicas.
+    "tied_embeddings_two_pipelines": specs.plan({"tp": 2, "pp": 2, "dp": 2}, {"dp": 1}, models=TIED),
+    "dp_slowest": specs.plan({"tp": 2, "pp": 2, "dp": 2, "order": "tp-cp-pp-dp"}, {"dp": 2}),
+    "grouped_queries_layer_norm": specs.plan(
+        {"tp": 2, "dp": 2},
+        {"dp": 1},
+        models={"language": specs.language(num_query_groups=2, normalization="LayerNorm", add_bias_linear=True)},
+    ),
+    "affine_projection": specs.plan({"tp": 2}, {"tp": 2}, models={"images": specs.vision(projector_hidden_size=None)}),
+    "recompute_full": specs.plan({"pp": 2}, {"dp": 1}, recompute="full"),
+    "recompute_selective": specs.plan({"tp": 2}, {"dp": 1}, recompute="selective"),
+    "experts_ep2": specs.plan({"dp": 2, "ep": 2}, {"dp": 1}, models=EXPERTS),
+    "experts_ep2_tp2": specs.plan({"tp": 2, "dp": 2, "ep": 2, "sequence_parallel": True}, {"dp": 1}, models=EXPERTS),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout_trains_as_one_rank(name: str) -> None:
+    measure(LAYOUTS[name]).check()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param(specs.plan({"tp": 2}, {"dp": 2}, fixed=True), id="fan_in"),
+        pytest.param(specs.plan({"dp": 2}, {"pp": 2}), id="encoder_pp2"),
+        pytest.param(specs.plan({"dp": 2}, {"dp": 2}, placement="colocated"), id="colocated"),
+    ],
+)
+@pytest.mark.parametrize("text_only", [(0,), (1,), (0, 1)])
+def test_text_only_microbatches(plan: Plan, text_only: tuple[int, ...]) -> None:
+    """Megatron-LM #5285: a microbatch without images must not hang, nor change what the others teach."""
+    measure(plan, text_only=text_only).check()
+
+
+@pytest.mark.parametrize("distributed_optimizer", [False, True])
+def test_bf16_is_finite_and_close(distributed_optimizer: bool) -> None:
+    plan = specs.plan({"tp": 2, "dp": 2}, {"dp": 2})
+    options: dict[str, Any] = {"dtype": "bf16", "optimizer": "adam", "lr": 1e-3}
+    parity = measure(plan, distributed_optimizer=distributed_optimizer, **options)
+    assert parity.loss < 1e-2
+    assert parity.grad_norm < 5e-2
+    assert parity.weights < 2e-2
+
+
+def test_layouts_cover_both_placements() -> None:
+    assert {plan.layout for plan in LAYOUTS.values()} == {ModuleLayout.COLOCATED, ModuleLayout.NON_COLOCATED}
