@@ -25,7 +25,7 @@ from statistics import median
 
 from layouts import three_modules
 
-from planner import Plan, Spec, compile_spec
+from planner import Plan, Spec, compile_spec, load_spec
 from planner.errors import Faults
 from planner.models import resolve_models
 from planner.placement import place
@@ -121,6 +121,8 @@ def measure_views(repeats: int) -> None:
         for rank in (0, plan.module("images").ranks[0], world - 1):
             times = seconds(lambda plan=plan, rank=rank: plan.view(rank), repeats, 200)
             report(f"rank {rank:,} of {world:,}", times, "us", VIEW_US)
+    colocated = compile_spec(load_spec(ROOT / "examples" / "llava_8gpu_colocated.yaml"))
+    report("a rank of two modules", seconds(lambda: colocated.view(3), repeats, 200), "us", VIEW_US)
     print("all views of 131,072 ranks, streamed to JSON lines")
     plan = compile_spec(three_modules(131_072))
 

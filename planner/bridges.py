@@ -265,17 +265,21 @@ class Transfers(Sequence[Transfer]):
 
     def of_source(self, lane: int) -> tuple[Transfer, ...]:
         """The transfers that leave a source lane."""
-        return tuple(self._between(lane, other) for other in _overlaps(lane, len(self.src), len(self.dst)))
+        others = _overlaps(lane, len(self.src), len(self.dst))
+        return tuple([self._between(lane, other) for other in others])
 
     def of_destination(self, lane: int) -> tuple[Transfer, ...]:
         """The transfers that reach a destination lane."""
-        return tuple(self._between(other, lane) for other in _overlaps(lane, len(self.dst), len(self.src)))
+        others = _overlaps(lane, len(self.dst), len(self.src))
+        return tuple([self._between(other, lane) for other in others])
 
     def _between(self, src: int, dst: int) -> Transfer:
         src_size, dst_size = self._lane_sizes
-        start, stop = max(src * src_size, dst * dst_size), min((src + 1) * src_size, (dst + 1) * dst_size)
-        ends = self.src.leader(src), self.dst.leader(dst)
-        return Transfer(src, dst, *ends, start - src * src_size, start - dst * dst_size, stop - start)
+        src_block, dst_block = src * src_size, dst * dst_size
+        start = src_block if src_block > dst_block else dst_block
+        stop = min(src_block + src_size, dst_block + dst_size)
+        leaders = self.src.leader(src), self.dst.leader(dst)
+        return Transfer(src, dst, *leaders, start - src_block, start - dst_block, stop - start)
 
 
 def _overlaps(lane: int, num_lanes: int, num_others: int) -> range:

@@ -126,11 +126,12 @@ class ModuleFamilies:
     def groups_of(self, rank: int, dense: tuple[int, ...], expert: tuple[int, ...]) -> list[Group]:
         """The module's groups that hold the rank at these positions of the two views, in creation order."""
         found = []
+        owner, alone = self.owner, (Box(rank),)
         for rows, (c0, c1, c2, c3) in ((self.dense, dense), (self.expert, expert)):
             for kind, base, (w0, w1, w2, w3), (s0, s1, s2, s3), dims in rows:
                 index = c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
-                lowest = rank - c0 * s0 - c1 * s1 - c2 * s2 - c3 * s3
-                found.append(Group(self.owner, kind, index, base + index, (Box(lowest, dims),)))
+                boxes = (Box(rank - c0 * s0 - c1 * s1 - c2 * s2 - c3 * s3, dims),) if dims else alone
+                found.append(Group(owner, kind, index, base + index, boxes))
         for family in self.others:
             found += family.groups_of(rank)
         return found

@@ -66,6 +66,11 @@ class Grid:
     def expert(self) -> AxisView:
         return expert_view(self.dense, self.expt_tp, self.ep)
 
+    @cached_property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of both views, in the order of their positions: pp comes twice, with equal coords."""
+        return self.dense.names + self.expert.names
+
     def size_of(self, axis: Axis) -> int:
         """Size of any axis of either view."""
         if axis in self.order:

@@ -180,7 +180,7 @@ class Plan:
             name, grid = module.name, module.grid
             dense, expert = grid.dense.position(rank), grid.expert.position(rank)
             groups += self._families_of_module[name].groups_of(rank, dense, expert)
-            at = dict(zip((*grid.dense.names, *grid.expert.names), dense + expert, strict=True))
+            at = dict(zip(grid.axes, dense + expert, strict=True))
             coords[name] = FrozenMap(at)
             infos[name] = info = _stage_info(at[Axis.PP], grid.num_stages)
             stages[name] = self._stage_view(module, at[Axis.PP])

@@ -68,3 +68,7 @@ def test_the_rooms_table_lists_every_file_of_the_planner() -> None:
 def test_the_readme_names_every_group_kind() -> None:
     for kind in GroupKind:
         assert re.search(rf"\b{kind}\b", README), kind
+
+
+def test_the_readme_holds_no_placeholder() -> None:
+    assert not re.search(r"^[A-Z]{4,}$|TODO|FIXME", README, flags=re.M)
