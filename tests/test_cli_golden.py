@@ -22,6 +22,7 @@ CASES = {
     "tiny_plan_json": ["plan", "examples/tiny_4rank.yaml", "--format", "json"],
     "tiny_views_jsonl": ["plan", "examples/tiny_4rank.yaml", "--format", "jsonl"],
     "mixed": ["plan", "tests/data/mixed.yaml"],
+    "straddling": ["plan", "tests/data/straddling.yaml", "--verify"],
     "faulty": ["plan", "tests/data/faulty.yaml"],
     "diff_placement": ["diff", "examples/llava_8gpu.yaml", "examples/llava_8gpu_colocated.yaml"],
     "diff_modules": ["diff", "examples/vision_audio_8gpu.yaml", "examples/llava_8gpu.yaml"],
