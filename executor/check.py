@@ -28,7 +28,7 @@ _BACKWARD = 1000  # gradients are numbered from here, so that no forward tensor 
 
 @attrs.frozen
 class BridgeTime:
-    """A bridge's round trip of this rank: bytes that it sent or received as a leader, and seconds."""
+    """A round trip over a bridge: bytes that cross it on all ranks together, and this rank's seconds."""
 
     name: str
     num_bytes: int

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from planner import Plan, PlanError, compile_spec, parse_spec
-from planner.loader import MAX_BYTES, file_name, read_bytes
+from planner.codec import MAX_BYTES, is_plan_text, loads
+from planner.loader import check_size, file_name, read_bytes
 
 from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
 from .errors import ExecutorError
 from .megatron_limits import check_limits
 
 OK, FAULTS, MISUSE = 0, 1, 2
-_MAX_PLAN_BYTES = 64 * MAX_BYTES
 # What torch says where a peer is gone or late; the cause is on another rank.
 _PEER_IS_GONE = ("Connection closed", "Connection reset", "Timed out", "timed out", "NCCL", "Broken pipe", "gloo")
 
@@ -85,9 +85,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def load_plan(path: str) -> Plan:
     """The plan in a JSON file, or compiled from a spec in YAML. Raises PlanError."""
-    data = read_bytes(path, _MAX_PLAN_BYTES)
-    if data.lstrip().startswith(b"{"):
-        return Plan.from_json(data.decode(errors="replace"))
+    data = read_bytes(path, MAX_BYTES)
+    if is_plan_text(data):
+        return loads(data.decode("utf-8-sig", errors="replace"), file_name(path))
+    check_size(data, path)
     return compile_spec(parse_spec(data, file_name(path)))
 
 

@@ -7,7 +7,7 @@ Gradient reduction is not overlapped: with it, a lane without images would wait 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -62,15 +62,6 @@ def default_config(*, distributed_optimizer: bool = False) -> DistributedDataPar
         use_distributed_optimizer=distributed_optimizer,
         bucket_size=None,
     )
-
-
-def wrap_precision(model: MimoModel, dtype: torch.dtype, wrapper: Callable[[Any, Any], Any] | None) -> None:
-    """Give each module to `wrapper` with its configuration, or cast it where there is none."""
-    for name, module in list(modules_of(model)):
-        if wrapper is None:
-            module.to(dtype)
-        else:
-            _replace(model, name, wrapper(config_of(name, module), module))
 
 
 def _replace(model: MimoModel, name: str, module: torch.nn.Module) -> None:

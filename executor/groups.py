@@ -5,7 +5,8 @@ nothing is ever sent, share one process group.
 
 Member-only creation is safe because names are: torch salts the name of a locally synchronised group with its own
 counter of creations, which differs between ranks that have created different groups; here the counter is set to the
-group's position in the plan before each creation, so that all members compute the same name (torch 2.6 to 2.15).
+group's position in the plan before each creation, so that all members compute the same name. That is private
+to torch and was seen to hold on 2.15 only; with NCCL it has not been run.
 """
 
 from __future__ import annotations

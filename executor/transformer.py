@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import torch
 from megatron.core.activations import quick_gelu
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_submodules
@@ -134,8 +133,3 @@ def padded_vocab_size(module: ModulePlan) -> int:
     """The vocabulary of the language module, padded to a multiple of 128 * tp as megatron-core's users do."""
     multiple = 128 * module.grid.size_of(Axis.TP)
     return -(-(model_of(module).vocab_size or 1) // multiple) * multiple
-
-
-def with_vocab_size(module: ModulePlan, vocab_size: int) -> ModulePlan:
-    """The module with another vocabulary: a one-rank reference keeps the padding of the layout it stands for."""
-    return attrs.evolve(module, model=attrs.evolve(model_of(module), vocab_size=vocab_size))

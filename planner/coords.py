@@ -217,11 +217,6 @@ class Partition:
             digits.append((self.view.num_stages, self.view.period))
         return merge(digits)
 
-    @cached_property
-    def group_size(self) -> int:
-        """Ranks in each group."""
-        return prod(size for size, _ in self._inside) * (self.view.num_stages if self._spans_stages else 1)
-
     def __len__(self) -> int:
         return self._num_across * (1 if self._spans_stages else self.view.num_stages)
 

@@ -423,7 +423,7 @@ class RankView:
         return tuple(group for group in self.groups if group.kind in (GroupKind.BRIDGE_SRC, GroupKind.BRIDGE_DST))
 
     def group(self, owner: str, kind: GroupKind | str) -> Group:
-        """The rank's group of a kind. Raises KeyError where it has none."""
+        """The rank's group of a kind: the first, where it has two `bridge_gather` groups. Raises KeyError for none."""
         for group in self.groups:
             if group.owner == owner and group.kind == kind:
                 return group
