@@ -38,6 +38,10 @@ from .ir import (
     Transfer,
     edge_name,
 )
+from .spec import Batch
+from .strategy import choose
+
+BYTES_OF = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @attrs.frozen
@@ -77,6 +81,11 @@ class Boundary:
         """Leader of lane 0: the last of its boundary ranks on the source side, the first on the other."""
         return self._start + (sum((size - 1) * by for size, by in self._lane_digits) if self.is_source else 0)
 
+    @property
+    def num_ranks(self) -> int:
+        """Boundary ranks of one lane."""
+        return self.grid.size_of(Axis.TP) * self.grid.size_of(Axis.CP)
+
     @cached_property
     def lane_stride(self) -> int:
         """Ranks from one lane to the next."""
@@ -85,6 +94,10 @@ class Boundary:
     def block(self, first: int, num_lanes: int) -> Box:
         """The boundary ranks of consecutive lanes."""
         return Box.of(self._start + first * self.lane_stride, (*self._lane_digits, (num_lanes, self.lane_stride)))
+
+    def ranks(self, lane: int) -> tuple[int, ...]:
+        """The boundary ranks of a lane, ascending."""
+        return tuple(self.boxes(lane)[0])
 
     def leader(self, lane: int) -> int:
         return self._first_leader + lane * self.lane_stride
@@ -288,6 +301,18 @@ def _overlaps(lane: int, num_lanes: int, num_others: int) -> range:
 
 
 @attrs.frozen
+class EdgeSizes:
+    """What the strategy depends on beside the grids; None where the spec does not say.
+
+    Attributes:
+        bytes_per_sample: of the edge's tensor, at the spec's dtype; the most where tokens per sample vary.
+    """
+
+    bytes_per_sample: int | None = None
+    gpus_per_node: int | None = None
+
+
+@attrs.frozen
 class Edge:
     """An edge with its two modules' grids and the size of the microbatch: everything that a bridge follows from."""
 
@@ -296,6 +321,7 @@ class Edge:
     source: Boundary
     destination: Boundary
     micro_size: int
+    sizes: EdgeSizes = EdgeSizes()
 
     @property
     def name(self) -> str:
@@ -331,10 +357,31 @@ class Edge:
             return LaneGather(wide, num_blocks)
         return BlockGather(self.source, self.destination)
 
+    @cached_property
+    def strategy(self) -> Strategy:
+        per_sample = self.sizes.bytes_per_sample
+        samples = self.micro_size // max(len(self.source), len(self.destination))  # of the largest transfer
+        return choose(
+            shares_ranks=self.shares_ranks,
+            crosses_nodes=self._crosses_nodes,
+            num_senders=self.source.num_ranks,
+            num_receivers=self.destination.num_ranks,
+            num_bytes=None if per_sample is None else samples * per_sample,
+        )
+
+    @property
+    def _crosses_nodes(self) -> bool:
+        """Whether a transfer leaves its node. Modules that share no ranks are apart as a whole, one before the other:
+        if all boundary ranks are not on one node, some lane and a lane that it feeds are not either."""
+        per_node = self.sizes.gpus_per_node
+        if per_node is None:
+            return False
+        sides = [side.block(0, len(side)) for side in (self.source, self.destination)]
+        return len({rank // per_node for side in sides for rank in (side[0], side[-1])}) > 1
+
     def bridge(self) -> Bridge:
-        strategy = Strategy.GATHER if self.shares_ranks else Strategy.LEADER
         sides = Groups(self.source), Groups(self.destination)
-        return Bridge(self.src, self.dst, strategy, self.transfers, *sides)
+        return Bridge(self.src, self.dst, self.strategy, self.transfers, *sides)
 
     def transfers_of(self, rank: int) -> EdgeTransfers | None:
         """What `rank` sends and receives as a leader of this edge; None if it leads no lane."""
@@ -346,9 +393,34 @@ class Edge:
         return EdgeTransfers(self.src, self.dst, sends, receives)
 
 
-def connect(edges: tuple[tuple[str, str], ...], modules: dict[str, ModulePlan], micro_size: int) -> tuple[Edge, ...]:
+def connect(
+    edges: tuple[tuple[str, str], ...], modules: dict[str, ModulePlan], batch: Batch, dtype: str, per_node: int | None
+) -> tuple[Edge, ...]:
     """The edges of a placed DAG, in the order given."""
     return tuple(
-        Edge(src, dst, Boundary(modules[src].grid, True), Boundary(modules[dst].grid, False), micro_size)
+        Edge(
+            src,
+            dst,
+            Boundary(modules[src].grid, True),
+            Boundary(modules[dst].grid, False),
+            batch.micro_size,
+            EdgeSizes(bytes_per_sample(modules[src], modules[dst], batch.seq_length, dtype), per_node),
+        )
         for src, dst in edges
     )
+
+
+def bytes_per_sample(source: ModulePlan, destination: ModulePlan, seq_length: int, dtype: str) -> int | None:
+    """Bytes of one sample of what `source` hands on: the most, seq_length tokens, where their number varies.
+
+    A module that feeds language has been projected into its width; None where no model gives the width.
+    """
+    hidden = width_of(source, destination)
+    tokens = source.output.tokens_per_sample or seq_length
+    return None if hidden is None else tokens * hidden * BYTES_OF[dtype]
+
+
+def width_of(source: ModulePlan, destination: ModulePlan) -> int | None:
+    """Hidden size of the tensor of an edge; None where the spec gives no model."""
+    owner = destination if destination.is_language else source
+    return owner.model.hidden_size if owner.model else None

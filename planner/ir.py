@@ -305,10 +305,11 @@ class Group:
 
 
 class Strategy(StrEnum):
-    """How the bytes of an edge move. Transfers name leaders either way."""
+    """How the bytes of an edge move; strategy.py has the rule. Transfers name leaders whatever it is."""
 
     LEADER = "leader"  # leader to leader, then broadcast inside the destination lane
-    GATHER = "gather"  # source and destination share ranks: collectives over bridge_gather groups
+    SLICES = "slices"  # every rank sends its slice, then the destination lane gathers
+    GATHER = "gather"  # source and destination share ranks: straight to every rank, inside bridge_gather groups
 
 
 @attrs.frozen
@@ -329,6 +330,39 @@ class Transfer:
     src_start: int
     dst_start: int
     num_samples: int
+
+
+class Direction(StrEnum):
+    FORWARD = "forward"  # activations, from source to destination
+    BACKWARD = "backward"  # gradients, from destination to source
+
+
+@attrs.frozen
+class Message:
+    """What one rank sends to another: the part [first / of, last / of) of a transfer's elements.
+
+    `sender` and `receiver` are equal where the rank has the samples already (gather only).
+    """
+
+    transfer: Transfer
+    sender: int
+    receiver: int
+    first: int = 0
+    last: int = 1
+    of: int = 1
+
+    def elements(self, total: int) -> slice:
+        """The message's elements, of a transfer of `total`. Parts are whole; the last ones may be short or empty."""
+        part = -(-total // self.of)
+        return slice(min(self.first * part, total), min(self.last * part, total))
+
+
+@attrs.frozen
+class Traffic:
+    """One rank's messages over one edge, in one direction."""
+
+    sends: tuple[Message, ...]
+    receives: tuple[Message, ...]
 
 
 @attrs.frozen

@@ -20,6 +20,7 @@ from .frozenmap import FrozenMap
 from .groups import Family, ModuleFamilies, families
 from .ir import (
     Bridge,
+    Direction,
     Group,
     GroupKind,
     Groups,
@@ -29,7 +30,9 @@ from .ir import (
     RankRole,
     RankView,
     StageView,
+    Traffic,
 )
+from .messages import traffic_of
 from .placement import layout_of
 from .sharing import communicators, num_communicators
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Spec, Training
@@ -164,6 +167,11 @@ class Plan:
             raise KeyError(f"no edge {src}->{dst}; the plan has {edges}")
         return self.bridges[self.edges.index((src, dst))]
 
+    def traffic(self, src: str, dst: str, rank: int, direction: Direction | str) -> Traffic:
+        """What a rank sends and receives over an edge, message by message. Raises KeyError for no such edge."""
+        self.bridge(src, dst)
+        return traffic_of(self._edges[self.edges.index((src, dst))], rank, Direction(direction))
+
     # ---- one rank
 
     def role(self, rank: int) -> RankRole:
@@ -233,7 +241,8 @@ class Plan:
 
     @cached_property
     def _edges(self) -> tuple[Edge, ...]:
-        return connect(self.edges, {module.name: module for module in self.modules}, self.batch_sizes.micro_size)
+        modules = {module.name: module for module in self.modules}
+        return connect(self.edges, modules, self.batch_sizes, self.training.dtype, self.gpus_per_node)
 
     @cached_property
     def _before(self) -> dict[str, int]:

@@ -18,14 +18,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby, product
+from itertools import groupby, product, starmap
 from math import prod
 from typing import NamedTuple
 
 from .axes import EXPERT_AXES, Axis
-from .ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView, Strategy
+from .ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView
 from .plan import Plan
 from .spec import MIMO_LANGUAGE_MODULE_KEY
+from .verify_messages import expected_strategy, message_facts
 
 MAX_RANKS = 4096
 MAX_SAMPLES = 2**20
@@ -383,8 +384,7 @@ def _hops(source: Side, destination: Side) -> Iterator[Hop]:
 
 def _bridge_facts(plan: Plan, bridge: Bridge, edge: Edge) -> Iterator[Fact]:
     where = f"bridge {edge.name}"
-    strategy = Strategy.GATHER if edge.shares_ranks else Strategy.LEADER
-    yield Fact(f"{where}: strategy", strategy, bridge.strategy)
+    yield Fact(f"{where}: strategy", expected_strategy(plan, edge), bridge.strategy)
     yield Fact(f"bridge({edge.src!r}, {edge.dst!r})", bridge, plan.bridge(edge.src, edge.dst))
     yield Fact(f"{where}: src_broadcast", list(edge.source.lanes.values()), list(bridge.src_broadcast))
     yield Fact(f"{where}: dst_broadcast", list(edge.destination.lanes.values()), list(bridge.dst_broadcast))
@@ -394,6 +394,7 @@ def _bridge_facts(plan: Plan, bridge: Bridge, edge: Edge) -> Iterator[Fact]:
         yield Fact(f"{where}: transfers[{i}]", hop, got_hop)
         yield Fact(f"{where}: transfers[{i}], by index", hop, _as_hop(bridge.transfers[i]))
     yield from _sample_facts(where, edge, got)
+    yield from starmap(Fact, message_facts(plan, edge, bridge.strategy))
 
 
 def _as_hop(transfer: object) -> Hop:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import attrs
@@ -22,6 +22,7 @@ import planner.groups
 import planner.ir
 import planner.plan
 import planner.verify
+import planner.verify_messages
 from planner import (
     Cluster,
     FrozenMap,
@@ -137,6 +138,17 @@ def lie_bridge(change: Callable[[Any], Any]) -> Any:
     return {"bridges": property(bridges)}
 
 
+def lie_messages(change: Callable[[Any], Any], rank: int = 5) -> Any:
+    """One rank's messages of images -> language, forward; rank 5 leads the last of its lanes."""
+
+    def traffic(self: Plan, src: str, dst: str, of: int, direction: str) -> Any:
+        found = Plan.traffic(self, src, dst, of, direction)
+        lied = (src, dst, of, direction) == ("images", "language", rank, "forward")
+        return attrs.evolve(found, sends=change(found.sends)) if lied else found
+
+    return {"traffic": traffic}
+
+
 # ---- lies: about ranks
 
 
@@ -203,6 +215,13 @@ LIES: dict[str, Any] = {
         lambda b: attrs.evolve(b, src_broadcast=b.dst_broadcast, dst_broadcast=b.src_broadcast)
     ),
     "the direction of a bridge": lie_bridge(lambda b: attrs.evolve(b, src=b.dst, dst=b.src)),
+    "a message never sent": lie_messages(lambda sends: sends[1:]),
+    "a message sent twice": lie_messages(lambda sends: (*sends, sends[0])),
+    "a message to another rank": lie_messages(lambda sends: tuple(attrs.evolve(m, receiver=0) for m in sends)),
+    "half a message": lie_messages(lambda sends: tuple(attrs.evolve(m, of=2) for m in sends)),
+    "a message of another transfer": lie_messages(
+        lambda sends: tuple(attrs.evolve(m, transfer=attrs.evolve(m.transfer, num_samples=9)) for m in sends)
+    ),
     "a role with its ends exchanged": {"role": end_to_front},
     "a view that cannot be had": {"view": no_view},
     "the view of another rank": lie_view(rank=lambda view: view.rank + 1),
@@ -417,11 +436,12 @@ def test_errors_name_the_place_and_both_answers() -> None:
     assert issubclass(VerificationError, AssertionError)
 
 
-def test_it_shares_no_arithmetic_with_what_it_checks() -> None:
+@pytest.mark.parametrize("file", [planner.verify, planner.verify_messages], ids=lambda file: file.__name__)
+def test_it_shares_no_arithmetic_with_what_it_checks(file: ModuleType) -> None:
     """Of the planner it imports data types only, and of their members it reads none that computes ranks."""
-    tree = ast.parse(Path(planner.verify.__file__).read_text())
+    tree = ast.parse(Path(file.__file__ or "").read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
-    assert imported <= {"axes", "ir", "plan", "spec", "errors"}
+    assert imported <= {"axes", "ir", "plan", "spec", "errors", "verify_messages"}
     members = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     computing = {
         "dense",

@@ -53,7 +53,9 @@ def _movement(plan: Plan, bridge: Bridge) -> list[str]:
         (gather,) = plan.families_by_owner.get(bridge.name, (None,))
         sizes = f" of {group_sizes(gather)}" if gather is not None and len(gather) else ""
         return ["shared ranks", f"{plural(len(gather) if gather else 0, 'gather group')}{sizes}"]
-    num_receivers = len(bridge.dst_broadcast[0])
+    num_senders, num_receivers = len(bridge.src_broadcast[0]), len(bridge.dst_broadcast[0])
+    if bridge.strategy is Strategy.SLICES:
+        return [f"slices from {num_senders} ranks per lane", f"then gathered by {num_receivers}"]
     return ["leader to leader", f"then broadcast to {num_receivers} ranks" if num_receivers > 1 else ""]
 
 

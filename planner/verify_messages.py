@@ -1,0 +1,129 @@
+"""The messages of a bridge, proven by brute force for verify.py: they bring every rank what the strategy says.
+
+Shares no arithmetic with messages.py and strategy.py: parts are fractions, and what must arrive is written down per
+rank from the lanes and hops that verify.py dealt out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Protocol
+
+from .ir import GroupKind, Message, Strategy
+from .plan import Plan
+from .spec import MIMO_LANGUAGE_MODULE_KEY
+
+Part = tuple[Fraction, Fraction]  # from, to: of a transfer's elements
+Due = dict[tuple[int, tuple[int, ...]], list[Part]]  # by rank and hop
+_WHOLE = [(Fraction(0), Fraction(1))]
+
+
+class Side(Protocol):
+    """One end of an edge: the boundary ranks and the leader of each lane."""
+
+    @property
+    def lanes(self) -> Mapping[int, tuple[int, ...]]: ...
+    @property
+    def leaders(self) -> Mapping[int, int]: ...
+
+
+class Edge(Protocol):
+    """An edge as verify.py sees it; hops have the fields of `Transfer`."""
+
+    @property
+    def src(self) -> str: ...
+    @property
+    def dst(self) -> str: ...
+    @property
+    def source(self) -> Side: ...
+    @property
+    def destination(self) -> Side: ...
+    @property
+    def hops(self) -> Sequence[Any]: ...
+    @property
+    def shares_ranks(self) -> bool: ...
+
+
+def expected_strategy(plan: Plan, edge: Edge) -> Strategy:
+    """Slices where a transfer of 2 MiB or more leaves its node and both sides have two ranks per lane."""
+    if edge.shares_ranks:
+        return Strategy.GATHER
+    per_node, tokens = plan.gpus_per_node, plan.module(edge.src).output.tokens_per_sample
+    model = plan.module(edge.dst if edge.dst == MIMO_LANGUAGE_MODULE_KEY else edge.src).model
+    if per_node is None or model is None or not model.hidden_size:
+        return Strategy.LEADER
+    ends = [(edge.source.lanes[hop.src_lane], edge.destination.lanes[hop.dst_lane]) for hop in edge.hops]
+    crosses = any(len({rank // per_node for side in pair for rank in side}) > 1 for pair in ends)
+    many = all(len(ranks) > 1 for pair in ends for ranks in pair)
+    elements = max(hop.num_samples for hop in edge.hops) * (tokens or plan.batch_sizes.seq_length) * model.hidden_size
+    large = elements * (4 if plan.training.dtype == "fp32" else 2) >= 2 << 20
+    return Strategy.SLICES if crosses and many and large else Strategy.LEADER
+
+
+def message_facts(plan: Plan, edge: Edge, strategy: Strategy) -> Iterator[tuple[str, object, object]]:
+    """(where, expected, got) of both directions."""
+    ends = [("forward", edge.source, edge.destination), ("backward", edge.destination, edge.source)]
+    ranks = sorted({rank for side in (edge.source, edge.destination) for lane in side.lanes.values() for rank in lane})
+    for direction, givers, takers in ends:
+        where = f"bridge {edge.src}->{edge.dst}, messages {direction}"
+        traffic = {rank: plan.traffic(edge.src, edge.dst, rank, direction) for rank in ranks}
+        strays = [m for rank in ranks for m in traffic[rank].sends if m.sender != rank]
+        strays += [m for rank in ranks for m in traffic[rank].receives if m.receiver != rank]
+        yield f"{where}: of another rank", [], strays
+        sent = [message for rank in ranks for message in traffic[rank].sends]
+        received = [message for rank in ranks for message in traffic[rank].receives]
+        yield f"{where}: sent and received", Counter(sent), Counter(received)
+        giving, taking = ("src_lane", "dst_lane") if direction == "forward" else ("dst_lane", "src_lane")
+        due = _due(edge.hops, takers, taking, strategy)
+        yield f"{where}: parts received", due, _parts(received, "receiver")
+        if strategy is Strategy.GATHER:
+            strange = [m for m in sent if not _is_near(m, givers.lanes[getattr(m.transfer, giving)])]
+            yield f"{where}: not from a rank that holds the samples", [], strange
+            groups = [set(ranks) for ranks in plan.groups(f"{edge.src}->{edge.dst}", GroupKind.BRIDGE_GATHER)]
+            apart = [m for m in sent if m.sender != m.receiver and not any({m.sender, m.receiver} <= g for g in groups)]
+            yield f"{where}: between ranks without a group", [], apart
+        else:
+            yield f"{where}: parts sent", _due(edge.hops, givers, giving, strategy), _parts(sent, "sender")
+
+
+def _due(
+    hops: Iterable[Any], side: Side, lane: str, strategy: Strategy
+) -> dict[tuple[int, tuple[int, ...]], list[Part]]:
+    """Per rank of a side and hop of its lane: the part that passes through the rank."""
+    found = {}
+    for hop in hops:
+        ranks = side.lanes[getattr(hop, lane)]
+        for place, rank in enumerate(ranks):
+            if strategy is Strategy.SLICES:
+                part = Fraction(place, len(ranks)), Fraction(place + 1, len(ranks))
+                found[rank, tuple(hop)] = [part]
+            elif strategy is Strategy.GATHER or rank == side.leaders[getattr(hop, lane)]:
+                found[rank, tuple(hop)] = _WHOLE
+    return found
+
+
+def _parts(messages: Iterable[Message], end: str) -> Due:
+    """Per rank and transfer, the parts of its messages, neighbours joined. Parts that overlap stay apart."""
+    found: Due = defaultdict(list)
+    for m in messages:
+        t = m.transfer
+        hop = (t.src_lane, t.dst_lane, t.src_rank, t.dst_rank, t.src_start, t.dst_start, t.num_samples)
+        found[getattr(m, end), hop].append((Fraction(m.first, m.of), Fraction(m.last, m.of)))
+    return {key: _joined(parts) for key, parts in found.items()}
+
+
+def _joined(parts: list[Part]) -> list[Part]:
+    found: list[Part] = []
+    for first, last in sorted(parts):
+        if found and found[-1][1] == first:
+            found[-1] = (found[-1][0], last)
+        else:
+            found.append((first, last))
+    return found
+
+
+def _is_near(message: Message, holders: tuple[int, ...]) -> bool:
+    """The sender holds the samples, and is the receiver itself where that holds them too."""
+    return message.sender in holders and (message.receiver not in holders or message.sender == message.receiver)
