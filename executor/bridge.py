@@ -1,110 +1,132 @@
-"""megatron-core's bridges and pipeline communicator, on groups from the plan.
+"""An edge between modules on ranks of their own: activations across it, and gradients back.
 
-Thin: who sends what is still decided by megatron-core's own maps; compare.py stops the run where these differ from
-the plan's transfers. Limits of the stock bridges are refused in megatron_limits.py.
+Carries out the plan's messages, microbatch by microbatch as the pipeline asks. Any ratio of lanes, any tokens per
+sample, tp and cp on either side (sides.py). Where tokens per sample and hidden size are known from the plan no shape
+is exchanged; else each transfer brings a header (hidden size, tokens of each sample), posted together with its rows.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+
 import torch
-import torch.distributed as dist
-from megatron.core.models.mimo.comm.colocated_communicator import BridgeDirection, ColocatedBridgeCommunicator
-from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
-from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
-from megatron.core.transformer.transformer_config import TransformerConfig
 
-from planner import Bridge, GroupKind, ModuleLayout, Plan
+from planner import Direction, ModulePlan
+from planner.bridges import width_of
 
-from .grids import PlannedGrid
+from .buffers import Buffer, Pool
+from .crossing import Receiving, Sending
 from .groups import ProcessGroups
-
-DIM_MAPPING = {"b": 0, "h": 1}  # of the flattened output of an encoder, as MimoModel gives it to colocated bridges
-
-
-class PlannedBridge(BridgeCommunicator):
-    """A BridgeCommunicator that takes its broadcast and leader groups from the plan instead of creating them."""
-
-    def __init__(
-        self, bridge: Bridge, grids: dict[str, PlannedGrid], groups: ProcessGroups, dtype: torch.dtype
-    ) -> None:
-        self._name, self._groups = bridge.name, groups
-        super().__init__(
-            grids[bridge.src],
-            grids[bridge.dst],
-            comm_dtype=dtype,
-            src_module_name=bridge.src,
-            dest_module_name=bridge.dst,
-            tensor_ndim=2,
-        )
-
-    def _get_or_create_broadcast_pg(self, ranks_list: list[list[int]]) -> dist.ProcessGroup | None:
-        mine = [tuple(sorted(ranks)) for ranks in ranks_list if self._groups.rank in ranks]
-        return self._groups.with_ranks(self._name, mine[0]) if mine else None
-
-    def _get_or_create_bridge_pg(self, ranks: list[int]) -> dist.ProcessGroup | None:
-        if self._groups.rank not in ranks:
-            return None
-        return self._groups.get(self._name, GroupKind.BRIDGE_P2P)
+from .link import Link, Posted
+from .rows import Shape
+from .sides import Held, Side
 
 
-class PlannedCommunicator(MultiModulePipelineCommunicator):
-    """The communicator of megatron-core's pipeline schedule, for any layout.
+def fixed_shape(source: ModulePlan, destination: ModulePlan, num_samples: int) -> Shape | None:
+    """The shape of a lane's rows where the plan fixes it."""
+    tokens, hidden = source.output.tokens_per_sample, width_of(source, destination)
+    return None if tokens is None or hidden is None else Shape((tokens,) * num_samples, hidden)
 
-    Modules on the same ranks exchange tensors inside MimoModel's forward; for the schedule they then have no edges.
+
+class Bridge:
+    """One end of an edge. `send` hands on a source's output, or a destination's gradient; `expect` takes the other.
+
+    Microbatches come back in the order in which they left. Under `torch.no_grad` none is expected to.
     """
 
-    def __init__(
-        self, plan: Plan, grids: dict[str, PlannedGrid], groups: ProcessGroups, config: TransformerConfig
-    ) -> None:
-        self._plan, self._groups = plan, groups
-        topology: dict[str, list[str]] = {module.name: [] for module in plan.modules}
-        if plan.layout is not ModuleLayout.COLOCATED:
-            for src, dst in plan.edges:
-                topology[src].append(dst)
-        super().__init__(grids, topology, config, module_output_ndim={name: 2 for name, _ in plan.edges})
+    def __init__(self, groups: ProcessGroups, src: str, dst: str, dtype: torch.dtype, device: torch.device) -> None:
+        plan, rank = groups.plan, groups.rank
+        planned, source = plan.bridge(src, dst), plan.module(src)
+        self.src, self.dst = src, dst
+        self.is_source = groups.view.role.is_last_stage(src)
+        self._device, self._dtype = device, dtype
+        self._side = Side(groups, src, dst, dtype, is_source=self.is_source)
+        self._pool = Pool(dtype, device)
+        out, back = tuple(Direction) if self.is_source else tuple(Direction)[::-1]
+        self._sending = Sending(plan.traffic(src, dst, rank, out).sends, out)
+        messages = plan.traffic(src, dst, rank, back).receives
+        self._receiving = Receiving(planned, messages, back, self._side.lane, rank, self._pool)
+        self.link = Link(planned.name, groups.with_peer(planned.name), max_pending=2 * plan.total_stages)
+        self._fixed = fixed_shape(source, plan.module(dst), self._side.lane.num_samples)
+        self._held: deque[Held] = deque()
+        self._spent: Buffer | None = None
 
-    def _build_bridge_comms(self) -> None:
-        for bridge in self._plan.bridges:
-            if bridge.dst in self.topology[bridge.src]:
-                made = PlannedBridge(bridge, self.module_to_grid_map, self._groups, self.config.pipeline_dtype)
-                self.bridge_comms.append(made)
+    def send(self, value: torch.Tensor | None) -> None:
+        """Hand on a microbatch: a source's output, or a destination's gradient (None: nothing depended on it).
 
+        The tensor may be used and freed afterwards, but not be written to.
+        """
+        if self.is_source:
+            assert value is not None, "a source has an output, perhaps of no rows"
+            self._send_output(value)
+        else:
+            self._send_gradient(value)
 
-class PlannedColocatedBridge(ColocatedBridgeCommunicator):
-    """A ColocatedBridgeCommunicator on the plan's gather group."""
+    def expect(self) -> Callable[[], torch.Tensor]:
+        """Post what can be posted for the next microbatch; the result waits for it."""
+        return self._expect_gradient() if self.is_source else self._expect_input()
 
-    def __init__(self, source: PlannedGrid, target: PlannedGrid, groups: ProcessGroups) -> None:
-        # Not super().__init__: it creates a group in the middle of its work.
-        self.src_grid, self.dest_grid = source, target
-        self.src_module_name, self.dest_module_name = source.module.name, target.module.name
-        self.dim_mapping = dict(DIM_MAPPING)
-        self.current_rank = groups.rank
-        self._validate_grids()
-        self._extract_parallelism_info()
-        self._build_rank_mappings()
-        self.direction, self.scale, sibling_tp = self._direction()
-        name = f"{source.module.name}->{target.module.name}"
-        self.gather_pg = groups.get(name, GroupKind.BRIDGE_GATHER)
-        self.gather_group_ranks = [] if sibling_tp is None else self._gather_ranks(sibling_tp)
+    def _send_output(self, value: torch.Tensor) -> None:
+        flat, held = self._side.rows(value)
+        if torch.is_grad_enabled():
+            self._held.append(held)
+        if self._fixed is None:
+            self.link.send(self._sending.boundaries(held.shape, self._device), Direction.FORWARD)
+        self.link.send_rows(self._sending.parts(flat, held.shape), Direction.FORWARD)
 
-    def _direction(self) -> tuple[BridgeDirection, int, int | None]:
-        """Which side has more lanes, by what factor, and that side's tp size."""
-        if self.src_dp_size > self.dest_dp_size:
-            return BridgeDirection.FAN_IN, self.src_dp_size // self.dest_dp_size, self.src_tp_size
-        if self.dest_dp_size > self.src_dp_size:
-            return BridgeDirection.FAN_OUT, self.dest_dp_size // self.src_dp_size, self.dest_tp_size
-        return BridgeDirection.EQUAL, 1, None
+    def _expect_gradient(self) -> Callable[[], torch.Tensor]:
+        held = self._held.popleft()
+        self._take_back()
+        buffer = self._spent = self._pool.take(held.shape.num_rows * held.shape.hidden)
+        posted = self.link.post(self._receiving.parts(held.shape, buffer.flat), Direction.BACKWARD)
 
-    def _gather_ranks(self, sibling_tp: int) -> list[list[int]]:
-        """megatron-core's own gather groups, kept to be compared with the plan's."""
-        fan_in = self.direction is BridgeDirection.FAN_IN
-        found: list[list[int]] = self._build_gather_groups(
-            iter_size=self.dest_dp_size if fan_in else self.src_dp_size,
-            sibling_tp_size=sibling_tp,
-            scale=self.scale,
-            rank_to_pos=self.rank_to_src_pos if fan_in else self.rank_to_dest_pos,
-        )
-        return found
+        def finish() -> torch.Tensor:
+            posted.wait()
+            self._receiving.complete(held.shape, buffer.flat)
+            return self._side.value(buffer.flat, held)
 
-    def destroy(self) -> None:
-        """Nothing: the group belongs to ProcessGroups and ends with the default group."""
+        return finish
+
+    def _take_back(self) -> None:
+        """The memory of the last gradient: its backward pass has ended."""
+        if self._spent is not None:
+            self._pool.give(self._spent)
+            self._spent = None
+
+    def _expect_input(self) -> Callable[[], torch.Tensor]:
+        if self._fixed is not None:
+            shape = self._fixed
+            buffer, posted = self._post_parts(shape)
+            return lambda: self._complete(shape, buffer, posted)
+        boundaries = self.link.post(self._receiving.boundaries(), Direction.FORWARD)
+
+        def finish() -> torch.Tensor:
+            boundaries.wait()
+            shape = self._receiving.read()
+            return self._complete(shape, *self._post_parts(shape))
+
+        return finish
+
+    def _post_parts(self, shape: Shape) -> tuple[Buffer, Posted]:
+        buffer = self._pool.take(shape.num_rows * shape.hidden)
+        return buffer, self.link.post(self._receiving.parts(shape, buffer.flat), Direction.FORWARD)
+
+    def _complete(self, shape: Shape, buffer: Buffer, posted: Posted) -> torch.Tensor:
+        posted.wait()
+        self._receiving.complete(shape, buffer.flat)
+        held = Held(shape, buffer=buffer)
+        if torch.is_grad_enabled():
+            self._held.append(held)
+        return self._side.value(buffer.flat, held).detach().requires_grad_()
+
+    def _send_gradient(self, value: torch.Tensor | None) -> None:
+        held = self._held.popleft()
+        if value is None:
+            size = held.shape.num_rows * held.shape.hidden
+            flat = torch.zeros(size, dtype=self._dtype, device=self._device)
+        else:
+            flat = self._side.gradient(value)
+        self.link.send_rows(self._sending.parts(flat, held.shape), Direction.BACKWARD)
+        if held.buffer is not None:  # the activations that this gradient belongs to are not needed any more
+            self._pool.give(held.buffer)

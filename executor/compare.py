@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from megatron.core.hyper_comm_grid import HyperCommGrid
-from megatron.core.models.mimo.comm.colocated_communicator import ColocatedBridgeCommunicator
 from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator, CommRole
 from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
 
-from planner import Bridge, GroupKind, ModuleLayout
+from planner import Axis, GroupKind, ModuleLayout, Strategy
 
 from .errors import PlanMismatchError
+from .grids import PlannedGrid, build_grids
 from .groups import ProcessGroups
+from .pipeline import position, shared_edges
 
 _DIMS = {
     GroupKind.TP: ["tp"],
@@ -36,7 +37,8 @@ def _expect(what: str, planned: Any, found: Any) -> None:
 def check_model(model: MimoModel, groups: ProcessGroups) -> None:
     """The role of this rank, the grids of all modules, and the bridges inside MimoModel."""
     role = groups.view.role
-    _expect("layout", role.mode.value, model.role.mode.value)
+    if role.mode is not ModuleLayout.MIXED:  # megatron-core knows no such layout
+        _expect("layout", role.mode.value, model.role.mode.value)
     found = {name: (stage.is_first_stage, stage.is_last_stage) for name, stage in model.role.modules.items()}
     planned = {name: (stage.is_first_stage, stage.is_last_stage) for name, stage in role.modules.items()}
     _expect(f"role of rank {groups.rank}", planned, found)
@@ -45,37 +47,48 @@ def check_model(model: MimoModel, groups: ProcessGroups) -> None:
             ordered, _ = grid._order_dims_for(grid.dim_names, dims if len(dims) > 1 else dims[0])
             enumerated = HyperCommGrid._gen_rank_enum(grid, ordered)
             _expect(f"{kind} groups of {name}", [list(ranks) for ranks in groups.plan.groups(name, kind)], enumerated)
-    for (src, dst), bridge in model.colocated_comms.items():
-        _check_colocated(bridge, groups.plan.bridge(src, dst), groups)
 
 
-def check_communicator(communicator: MultiModulePipelineCommunicator, groups: ProcessGroups) -> None:
-    """The place of this rank in the pipeline, and who sends to whom over every bridge."""
-    if groups.plan.layout is not ModuleLayout.COLOCATED:
-        _expect("stages", groups.view.total_stages, communicator.total_stages)
-        _expect(f"stage of rank {groups.rank}", groups.view.position, communicator.current_stage)
-    for bridge in communicator.bridge_comms:
-        _check_bridge(bridge, groups.plan.bridge(bridge.src_module_name, bridge.dest_module_name))
+def check_stages(groups: ProcessGroups) -> None:
+    """The place of this rank in the pipeline, where no modules share ranks with language."""
+    plan = groups.plan
+    if shared_edges(plan):
+        return
+    grids = dict(build_grids(plan, groups))
+    topology: dict[str, list[str]] = {name: [] for name in grids}
+    for src, dst in plan.edges:
+        topology[src].append(dst)
+    count = MultiModulePipelineCommunicator.compute_total_pipeline_stages
+    first = next(iter(groups.view.role.modules))
+    found = count(topology, grids, groups.rank, first) - 1, count(topology, grids)
+    _expect(f"stage of rank {groups.rank}, and stages", position(plan, groups.rank), found)
 
 
-def _check_bridge(found: BridgeCommunicator, planned: Bridge) -> None:
-    pairs = sorted((transfer.src_rank, transfer.dst_rank) for transfer in planned.transfers)
-    sends = [
-        (rank, other)
-        for rank, info in found.comm_map.items()
-        if info.role is CommRole.SENDER
-        for other in info.send_to_ranks
-    ]
-    receives = [
-        (other, rank)
-        for rank, info in found.comm_map.items()
-        if info.role is CommRole.RECEIVER
-        for other in info.recv_from_ranks
-    ]
-    _expect(f"senders of {planned.name}", pairs, sorted(sends))
-    _expect(f"receivers of {planned.name}", pairs, sorted(receives))
+def check_leaders(groups: ProcessGroups) -> None:
+    """Who sends to whom over every bridge that megatron-core could carry itself: dp sizes that divide, and cp 1."""
+    grids = build_grids(groups.plan, groups)
+    for planned in groups.plan.bridges:
+        source, destination = (groups.plan.module(name).grid for name in (planned.src, planned.dst))
+        divides = not source.num_lanes % destination.num_lanes or not destination.num_lanes % source.num_lanes
+        has_cp = max(source.size_of(Axis.CP), destination.size_of(Axis.CP)) > 1
+        if divides and not has_cp and planned.strategy is not Strategy.GATHER:
+            pairs = sorted((transfer.src_rank, transfer.dst_rank) for transfer in planned.transfers)
+            sends, receives = _stock_pairs(grids[planned.src], grids[planned.dst], groups.rank)
+            _expect(f"senders of {planned.name}", pairs, sends)
+            _expect(f"receivers of {planned.name}", pairs, receives)
 
 
-def _check_colocated(found: ColocatedBridgeCommunicator, planned: Bridge, groups: ProcessGroups) -> None:
-    ranks = sorted(groups.plan.groups(planned.name, GroupKind.BRIDGE_GATHER))
-    _expect(f"gather groups of {planned.name}", ranks, sorted(map(tuple, found.gather_group_ranks)))
+def _stock_pairs(source: PlannedGrid, target: PlannedGrid, rank: int) -> tuple[list[Any], list[Any]]:
+    """(sender, receiver) pairs as megatron-core's BridgeCommunicator maps them: of its senders, and of its receivers.
+
+    Its constructor would create groups and wait for the world; its maps need neither.
+    """
+    found = object.__new__(BridgeCommunicator)
+    found.src_grid, found.dest_grid, found.current_rank, found.comm_map = source, target, rank, {}
+    senders, _ = found.get_leader_rank(source, is_src=True)
+    receivers, _ = found.get_leader_rank(target, is_src=False)
+    found.build_comm_map(senders, receivers)
+    maps = found.comm_map.items()
+    sends = [(one, to) for one, info in maps if info.role is CommRole.SENDER for to in info.send_to_ranks]
+    gets = [(of, one) for one, info in maps if info.role is CommRole.RECEIVER for of in info.recv_from_ranks]
+    return sorted(sends), sorted(gets)

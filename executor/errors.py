@@ -17,3 +17,7 @@ class UnsupportedError(ExecutorError):
 
 class PlanMismatchError(ExecutorError):
     """megatron-core derived something else than the plan says: the run would train another layout."""
+
+
+class LostPeerError(ExecutorError):
+    """Another rank died, or did not answer in time."""

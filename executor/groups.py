@@ -12,7 +12,7 @@ to torch and was seen to hold on 2.15 only; with NCCL it has not been run.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import timedelta
 
@@ -73,6 +73,19 @@ class ProcessGroups:
             if group.owner == owner and group.ranks == ranks:
                 return opened
         raise KeyError(f"the plan gives rank {self.rank} no group {ranks} of {owner}")
+
+    def with_peer(self, owner: str) -> Callable[[int], dist.ProcessGroup]:
+        """Finds the group in which an edge's ranks send to one another: the first of them that holds the peer.
+
+        Both ends of a message find the same one, since they share the same groups in the same order.
+        """
+        kinds = (GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)
+        candidates = [
+            (frozenset(group.ranks), opened)
+            for group, opened in self._opened
+            if group.owner == owner and group.kind in kinds
+        ]
+        return lambda peer: next(opened for ranks, opened in candidates if peer in ranks)
 
     def __iter__(self) -> Iterator[tuple[Group, dist.ProcessGroup]]:
         """The rank's groups with their process groups, in creation order."""

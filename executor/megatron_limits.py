@@ -2,8 +2,7 @@
 
 The planner refuses only what is meaningless; a plan may be valid and still beyond megatron-core 0.19, whose answer
 is sometimes an assertion deep in a constructor and sometimes a wrong gradient. Each rule here names its cause:
-`megatron-core` for the library itself, `bridge` for its BridgeCommunicator and ColocatedBridgeCommunicator, `model`
-for the model builder of this package.
+`megatron-core` for the library itself, `model` for the ready models and the one forward pass of this package.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from importlib.metadata import version
 
 import attrs
 
-from planner import Axis, ModuleLayout, ModulePlan, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, Plan
 
 from .errors import UnsupportedError
 
@@ -55,29 +54,18 @@ def check_limits(plan: Plan) -> None:
 
 def limits_of(plan: Plan) -> Iterator[Limit]:
     """Every limit that the plan is beyond, in the order of its modules and edges."""
-    yield from _layout(plan)
     for module in plan.modules:
-        yield from _axes(plan, module)
+        yield from _axes(module)
         yield from _stages(module)
         yield from _role(plan, module)
-    yield from _edges(plan)
     yield from _shared_ranks(plan)
 
 
-def _layout(plan: Plan) -> Iterator[Limit]:
-    if plan.layout is ModuleLayout.MIXED:
-        rule = "modules share some ranks with language and not others; a rank's forward returns one of its modules only"
-        yield Limit("megatron-core", "placement", rule, "put every module on all ranks, or none on language's")
-
-
-def _axes(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
+def _axes(module: ModulePlan) -> Iterator[Limit]:
     where, size = f"modules.{module.name}", module.grid.size_of
     if size(Axis.CP) > 1:
-        rule = f"cp = 1, got {size(Axis.CP)}: the bridges and local attention refuse context parallelism"
-        yield Limit("bridge", where, rule, "use cp: 1")
-    if plan.layout is ModuleLayout.COLOCATED and module.num_stages > 1:
-        rule = f"pp = 1 where modules share all ranks, got {module.num_stages}: every stage would be first and last"
-        yield Limit("megatron-core", where, rule, "use pp: 1, or place the modules apart")
+        rule = f"cp = 1, got {size(Axis.CP)}: local attention refuses context parallelism"
+        yield Limit("model", where, rule, "use cp: 1")
     groups = module.model.num_query_groups if module.model else None
     if groups is not None and groups < size(Axis.TP):
         rule = f"num_query_groups >= tp, got {groups} < {size(Axis.TP)}"
@@ -99,12 +87,12 @@ def _role(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
         return
     where = f"modules.{module.name}"
     outgoing = [dst for src, dst in plan.edges if src == module.name]
-    if len(outgoing) > 1:
-        rule = f"one outgoing edge, got {len(outgoing)}: only the last edge's gradient would be kept"
-        yield Limit("bridge", where, rule, "let the module feed language only")
+    if not outgoing:
+        rule = f"MimoModel ends with language; {module.name} comes after it"
+        yield Limit("megatron-core", where, rule, "leave the module out")
     elif outgoing != ["language"]:
-        rule = f"MimoModel runs encoders that feed language; {module.name} feeds {outgoing or 'nothing'}"
-        yield Limit("megatron-core", where, rule, "let the module feed language")
+        rule = f"ready encoders feed language, and take no other module's output; {module.name} feeds {outgoing}"
+        yield Limit("model", where, rule, "let the module feed language only")
     if module.special_token_id is None:
         rule = "MimoModel places a module's output at its special_token_id; there is none"
         yield Limit("megatron-core", where, rule, "add special_token_id")
@@ -113,32 +101,42 @@ def _role(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
         yield Limit("megatron-core", f"{where}.output", rule, "write `output: {tensor_dims: 2}`")
 
 
-def _edges(plan: Plan) -> Iterator[Limit]:
-    for src, dst in plan.edges:
-        source, target = plan.module(src), plan.module(dst)
-        num_src, num_dst = source.grid.num_lanes, target.grid.num_lanes
-        where = f"edge {src}->{dst}"
-        if num_src % num_dst and num_dst % num_src:
-            rule = f"dp sizes divide one another, got {num_src} and {num_dst}"
-            yield Limit("bridge", where, rule, f"use a dp for {src} that divides {num_dst}, or a multiple of it")
-        varies = source.output.tokens_per_sample is None
-        if varies and num_src > num_dst:
-            rule = f"tokens per sample are fixed where dp shrinks ({num_src} to {num_dst}): gradients are cut equally"
-            yield Limit("bridge", where, rule, f"add tokens_per_sample to {src}, or use dp <= {num_dst} there")
-        elif varies and num_src != num_dst and plan.layout is ModuleLayout.COLOCATED:
-            rule = f"tokens per sample are fixed where dp differs on shared ranks ({num_src} and {num_dst})"
-            yield Limit("bridge", where, rule, f"add tokens_per_sample to {src}, or use equal dp")
-
-
 def _shared_ranks(plan: Plan) -> Iterator[Limit]:
-    """Encoders may share ranks when they share all of their grid: one forward pass, one slice of input_ids."""
-    if plan.layout is not ModuleLayout.NON_COLOCATED:
-        return
-    encoders = [module for module in plan.modules if not module.is_language]
-    for place, one in enumerate(encoders):
-        for other in encoders[place + 1 :]:
-            overlap = set(one.ranks) & set(other.ranks)
-            if overlap and one.grid != other.grid:
-                grids = f"{one.name} has {one.grid}, {other.name} {other.grid}"
-                rule = f"encoders that share ranks have the same grid; {grids}"
-                yield Limit("megatron-core", f"modules.{other.name}", rule, "give them equal axes, or place them apart")
+    """One forward pass per rank: it runs the rank's encoders, then its language stage.
+
+    So an encoder that shares ranks with language runs inside language's first stage, and encoders that share ranks
+    apart from language must be at the same place of the pipeline.
+    """
+    language = plan.module(MIMO_LANGUAGE_MODULE_KEY)
+    inside = [module for module in _encoders(plan) if _overlap(module, language)]
+    for module in inside:
+        where = f"modules.{module.name}"
+        if module.num_stages > 1:
+            rule = (
+                f"an encoder on ranks of language has pp = 1, got {module.num_stages}: it runs inside one stage"
+            )
+            yield Limit("model", where, rule, "use pp: 1, or place the modules apart")
+        later = [rank for rank in _overlap(module, language) if language.grid.coord(rank, Axis.PP) > 0]
+        if later:
+            rule = f"an encoder shares ranks with language's first stage only; rank {later[0]} is of a later one"
+            yield Limit("model", where, rule, "use pp: 1 for language, or other ranks for the encoder")
+    for place, one in enumerate(_encoders(plan)):
+        for other in _encoders(plan)[place + 1 :]:
+            if not _overlap(one, other):
+                continue
+            where = f"modules.{other.name}"
+            if (one in inside) != (other in inside):
+                rule = f"of {one.name} and {other.name}, which share ranks, both or neither share ranks with language"
+                yield Limit("model", where, rule, "place them apart")
+            elif one.grid != other.grid and max(one.num_stages, other.num_stages) > 1:
+                rule = f"encoders that share ranks have pp = 1 or the same grid; {one.grid} and {other.grid}"
+                yield Limit("model", where, rule, "give them pp: 1 or equal axes, or place them apart")
+
+
+def _encoders(plan: Plan) -> list[ModulePlan]:
+    return [module for module in plan.modules if not module.is_language]
+
+
+def _overlap(one: ModulePlan, other: ModulePlan) -> range:
+    """The ranks of both."""
+    return range(max(one.grid.rank_offset, other.grid.rank_offset), min(one.grid.end, other.grid.end))

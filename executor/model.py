@@ -7,6 +7,7 @@ module's class, because MimoModel reads language's configuration everywhere.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,10 +24,13 @@ from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
 
-from .bridge import PlannedColocatedBridge
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
+from .errors import ExecutorError
 from .grids import build_grids, collection_of
 from .groups import ProcessGroups
+from .pipeline import shared_edges
+from .rows import SIZES
+from .shared_bridge import SharedBridge
 from .transformer import block_spec, model_of, padded_vocab_size, transformer_config
 
 ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}
@@ -57,7 +61,12 @@ class LanguageModel(GPTModel):
 
 
 class PlannedMimoModel(MimoModel):
-    """MimoModel whose bridges between modules on the same ranks use the plan's groups."""
+    """MimoModel on the plan's bridges, with one forward pass for every layout.
+
+    megatron-core has one for ranks that hold all modules and one for ranks that hold encoders or language. Here a rank
+    runs its encoders, hands what feeds language on the same ranks over the edge's `SharedBridge`, and runs its
+    language stage, if any; what feeds language elsewhere is its output, for the pipeline to send.
+    """
 
     def __init__(self, config: MimoModelConfig, groups: ProcessGroups, **kwargs: Any) -> None:
         # Not a module's attribute yet: torch's Module is not initialised here.
@@ -67,13 +76,73 @@ class PlannedMimoModel(MimoModel):
             super().__init__(config, **kwargs)
 
     def _build_colocated_communicators(self) -> None:
+        """None: `connect` makes them, when the dtype and the device are known."""
+
+    def connect(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Make the bridges between modules that share ranks."""
         groups: ProcessGroups = self._planned_groups
-        grids = self.mimo_config.module_to_grid_map
-        for edge in groups.plan.bridges:
-            self.colocated_comms[edge.src, edge.dst] = PlannedColocatedBridge(grids[edge.src], grids[edge.dst], groups)
+        role = groups.view.role
+        self.shared_bridges = tuple(
+            SharedBridge(groups, src, dst, dtype, device)
+            for src, dst in shared_edges(groups.plan)
+            if role.is_last_stage(src) or role.is_first_stage(dst)
+        )
+
+    def forward(  # noqa: PLR0917  MimoModel's own arguments, in its order
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        loss_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        modality_inputs: dict[str, dict[str, Any]] | None = None,
+        packing_kwargs: dict[str, Any] | None = None,
+        modality_input_ids: Mapping[str, torch.Tensor] | None = None,
+    ) -> tuple[Any, torch.Tensor | None]:
+        """As MimoModel's, with one argument more.
+
+        Args:
+            modality_input_ids: per encoder the ids of its lane's samples, (samples, tokens), where its lanes are not
+                those of `input_ids`: modules on the same ranks with different dp.
+        """
+        received = dict(getattr(self, "input_tensors", None) or {})
+        ids = {name: (modality_input_ids or {}).get(name, input_ids) for name in self.modality_submodules}
+        outputs = {name: self._encode(name, ids[name], modality_inputs, received.pop(name, None)) for name in ids}
+        for bridge in self.shared_bridges:
+            arrived = bridge.exchange(outputs.get(bridge.src))
+            if bridge.has_destination:
+                received[bridge.src] = arrived
+                outputs.pop(bridge.src, None)
+            else:
+                outputs[bridge.src] = arrived
+        if self.language_model is None:
+            return outputs, loss_mask
+        result: tuple[Any, torch.Tensor | None] = self._forward_language_module(
+            input_ids, position_ids, attention_mask, loss_mask, labels, received, packing_kwargs
+        )
+        return result
+
+    def _encode(
+        self, name: str, input_ids: torch.Tensor, inputs: dict[str, dict[str, Any]] | None, received: Any
+    ) -> torch.Tensor:
+        """One encoder's stage. On its last stage the result says how many tokens each sample has."""
+        output: torch.Tensor | None = self.modality_submodules[name](
+            encoder_inputs=(inputs or {}).get(name), hidden_states=received
+        )
+        is_empty = output is None
+        if output is None:
+            output = self._empty_encoder_output(name)
+        if is_empty or self.role.is_last_stage(name):
+            sizes = (input_ids == self.special_token_ids[name]).sum(dim=1).tolist()
+            if is_empty and any(sizes):
+                raise ExecutorError(f"{name}: input_ids have places for {sum(sizes)} tokens, but there are no inputs")
+            setattr(output, SIZES, sizes)
+        return output
 
 
-def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: bool = False) -> PlannedMimoModel:
+def build_model(
+    plan: Plan, groups: ProcessGroups, dtype: torch.dtype, device: torch.device, *, meta: bool = False
+) -> PlannedMimoModel:
     """The rank's part of the model, not yet wrapped, its parameters not yet filled; without storage on `meta`."""
     config = MimoModelConfig(
         language_model_spec=language_spec(plan.module(MIMO_LANGUAGE_MODULE_KEY), groups, dtype),
@@ -91,6 +160,7 @@ def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: 
     model = PlannedMimoModel(config, groups, cp_group=cp_group, tp_group=tp_group)
     _freeze(model, plan)
     model.to(dtype)
+    model.connect(dtype, device)
     return model
 
 

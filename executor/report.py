@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from planner import Plan
 
-from .check import BridgeTime, Findings
+from .check import Findings
+from .check_bridges import BridgeTime
 from .groups import ProcessGroups, StartUp
 from .train import Step
 

@@ -21,8 +21,7 @@ from megatron.core.process_groups_config import MultiModuleProcessGroupCollectio
 from planner import MIMO_LANGUAGE_MODULE_KEY, Plan
 from planner.data import INPUT_IDS, LABELS, LOSS_MASK, POSITION_IDS
 
-from .bridge import PlannedCommunicator
-from .compare import check_communicator, check_model
+from .compare import check_leaders, check_model, check_stages
 from .data import Microbatch, Synthetic
 from .ddp import default_config, wrap
 from .device import memory_bytes
@@ -32,6 +31,7 @@ from .grids import collection_of
 from .groups import ProcessGroups
 from .model import PlannedMimoModel, build_model
 from .optimizer import build_optimizer, optimizer_config
+from .pipeline import PipelineCommunicator
 from .rng import seed_streams
 from .weights import initialize
 
@@ -85,15 +85,16 @@ class Trainer:
         self.plan, self.view, self._device, self._samples = plan, groups.view, device, samples
         dtype = DTYPES[settings.dtype]
         seed_streams(groups, settings.seed)
-        self.model = build_model(plan, groups, dtype).to(device)
+        self.model = build_model(plan, groups, dtype, device).to(device)
         check_model(self.model, groups)
         initialize(self.model, settings.seed)
         wrap(self.model, groups, default_config(distributed_optimizer=settings.distributed_optimizer))
         self._finalizer = Finalizer(groups, device)
         config = self.model.config
         config.finalize_model_grads_func = self._finalizer
-        self._communicator = PlannedCommunicator(plan, self.model.mimo_config.module_to_grid_map, groups, config)
-        check_communicator(self._communicator, groups)
+        self._communicator = PipelineCommunicator(groups, config, device)
+        check_stages(groups)
+        check_leaders(groups)
         self._collection = _schedule_collection(groups)
         chosen = optimizer_config(
             optimizer=settings.optimizer,
@@ -147,6 +148,7 @@ class Trainer:
             labels=text[LABELS],
             loss_mask=text[LOSS_MASK],
             modality_inputs=self._modality_inputs(batch),
+            modality_input_ids=self._modality_input_ids(batch),
         )
         return output, partial(summed_loss, loss_mask)
 
@@ -155,6 +157,11 @@ class Trainer:
         slices = self.view.batch_slices
         samples = slices.get(MIMO_LANGUAGE_MODULE_KEY) or next(iter(slices.values()))
         return batch.text_of(samples)
+
+    def _modality_input_ids(self, batch: Microbatch) -> dict[str, torch.Tensor]:
+        """The ids of each encoder's own lane."""
+        slices = self.view.batch_slices
+        return {name: batch.text[INPUT_IDS][slices[name]].to(self._device) for name in self.model.modality_submodules}
 
     def _modality_inputs(self, batch: Microbatch) -> dict[str, Any] | None:
         """The inputs of every encoder whose first stage this rank is."""

@@ -142,17 +142,23 @@ class Boundary:
 
 
 @attrs.frozen
-class Leaders:
-    """The single group of all leaders of both sides: every transfer of the edge runs in it."""
+class Ends:
+    """The single group of all ranks that send or receive: every transfer of the edge runs in it.
+
+    The leaders of both sides; where lanes send slices, all of their boundary ranks.
+    """
 
     src: Boundary
     dst: Boundary
+    sliced: bool = False
 
     def __len__(self) -> int:
         return 1
 
     @cached_property
     def _boxes(self) -> tuple[Box, Box]:
+        if self.sliced:
+            return self.src.block(0, len(self.src)), self.dst.block(0, len(self.dst))
         return self.src.leaders(), self.dst.leaders()
 
     def boxes(self, index: int) -> Sequence[Box]:  # noqa: ARG002  there is only one
@@ -162,8 +168,8 @@ class Leaders:
         return None
 
     def indices(self, rank: int) -> tuple[int, ...]:
-        led = self.src.lane_led_by(rank) is not None or self.dst.lane_led_by(rank) is not None
-        return (0,) if led else ()
+        lane = Boundary.lane_of if self.sliced else Boundary.lane_led_by
+        return (0,) if any(lane(side, rank) is not None for side in (self.src, self.dst)) else ()
 
 
 @attrs.frozen
@@ -343,7 +349,7 @@ class Edge:
         else:
             yield GroupKind.BRIDGE_SRC, self.source
             yield GroupKind.BRIDGE_DST, self.destination
-            yield GroupKind.BRIDGE_P2P, Leaders(self.source, self.destination)
+            yield GroupKind.BRIDGE_P2P, Ends(self.source, self.destination, self.strategy is Strategy.SLICES)
 
     def _gather_sets(self) -> RankSets:
         sides = (self.source, self.destination)

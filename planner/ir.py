@@ -341,7 +341,8 @@ class Direction(StrEnum):
 class Message:
     """What one rank sends to another: the part [first / of, last / of) of a transfer's elements.
 
-    `sender` and `receiver` are equal where the rank has the samples already (gather only).
+    `sender` and `receiver` are equal where the rank has the samples already (gather only). `leads`: it is the first of
+    its transfer to its receiver, and brings the sample boundaries where these vary.
     """
 
     transfer: Transfer
@@ -350,6 +351,7 @@ class Message:
     first: int = 0
     last: int = 1
     of: int = 1
+    leads: bool = True
 
     def elements(self, total: int) -> slice:
         """The message's elements, of a transfer of `total`. Parts are whole; the last ones may be short or empty."""

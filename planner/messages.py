@@ -71,7 +71,7 @@ def _sliced(transfer: Transfer, senders: tuple[int, ...], receivers: tuple[int, 
     for i, sender in enumerate(senders):
         for j in range(i * out // into, ((i + 1) * out - 1) // into + 1):
             first, last = max(i * out, j * into), min((i + 1) * out, (j + 1) * into)
-            yield Message(transfer, sender, receivers[j], first, last, of)
+            yield Message(transfer, sender, receivers[j], first, last, of, leads=first == j * into)
 
 
 def _gathered(transfer: Transfer, side: Boundary, lane: int, receivers: tuple[int, ...]) -> Iterator[Message]:

@@ -23,7 +23,7 @@ from math import prod
 from typing import NamedTuple
 
 from .axes import EXPERT_AXES, Axis
-from .ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView
+from .ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView, Strategy
 from .plan import Plan
 from .spec import MIMO_LANGUAGE_MODULE_KEY
 from .verify_messages import expected_strategy, message_facts
@@ -482,8 +482,11 @@ def _bridge_groups(plan: Plan, edge: Edge) -> Iterator[tuple[GroupKind, list[Ran
     else:
         yield GroupKind.BRIDGE_SRC, list(edge.source.lanes.values())
         yield GroupKind.BRIDGE_DST, list(edge.destination.lanes.values())
-        leaders = sorted([*edge.source.leaders.values(), *edge.destination.leaders.values()])
-        yield GroupKind.BRIDGE_P2P, [tuple(leaders)]
+        sides = (edge.source, edge.destination)
+        leaders = [rank for side in sides for rank in side.leaders.values()]
+        every = [rank for side in sides for ranks in side.lanes.values() for rank in ranks]
+        sliced = expected_strategy(plan, edge) is Strategy.SLICES
+        yield GroupKind.BRIDGE_P2P, [tuple(sorted(every if sliced else leaders))]
 
 
 def _seat_groups(plan: Plan, tables: Mapping[str, Table], edges: Iterable[Edge]) -> list[Seated]:

@@ -78,6 +78,9 @@ def message_facts(plan: Plan, edge: Edge, strategy: Strategy) -> Iterator[tuple[
         giving, taking = ("src_lane", "dst_lane") if direction == "forward" else ("dst_lane", "src_lane")
         due = _due(edge.hops, takers, taking, strategy)
         yield f"{where}: parts received", due, _parts(received, "receiver")
+        first = {(m.receiver, m.transfer): min(o.first for o in received if _ends(o) == _ends(m)) for m in received}
+        led = {key: [m.first for m in received if m.leads and _ends(m) == key] for key in first}
+        yield f"{where}: parts that bring the boundaries", {key: [part] for key, part in first.items()}, led
         if strategy is Strategy.GATHER:
             strange = [m for m in sent if not _is_near(m, givers.lanes[getattr(m.transfer, giving)])]
             yield f"{where}: not from a rank that holds the samples", [], strange
@@ -122,6 +125,10 @@ def _joined(parts: list[Part]) -> list[Part]:
         else:
             found.append((first, last))
     return found
+
+
+def _ends(message: Message) -> tuple[int, object]:
+    return message.receiver, message.transfer
 
 
 def _is_near(message: Message, holders: tuple[int, ...]) -> bool:
