@@ -90,7 +90,7 @@ class Side:
         padded[: local.shape[0]] = local
         gathered = local.new_empty(len(parts) * longest, local.shape[1])
         self._over_cp(dist.all_gather_into_tensor, gathered, padded)
-        pieces = gathered.view(len(parts), longest, -1)
+        pieces = gathered.view(len(parts), longest, local.shape[1])
         return join([piece[: sum(of)] for piece, of in zip(pieces, parts, strict=True)], parts)
 
     def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
