@@ -60,6 +60,12 @@ class Synthetic:
     seed: int
     text_only: tuple[int, ...] = ()
 
+    def __attrs_post_init__(self) -> None:
+        fixed = [module.name for module in self.plan.modules if module.output.tokens_per_sample is not None]
+        if fixed and self.text_only:
+            rule = f"a fixed tokens_per_sample is that of every sample, but microbatches {self.text_only} have none"
+            raise ExecutorError(f"modules.{fixed[0]}.output: {rule}; leave tokens_per_sample out where it varies")
+
     def microbatch(self, step: int, index: int) -> Microbatch:
         """Microbatch `index` of `step`, on the CPU."""
         digest = hashlib.sha256(f"{self.seed}:{step}:{index}".encode()).digest()

@@ -109,7 +109,7 @@ def groups_of_transfers(text: str) -> dict[str, list[str]]:
 
             return call
 
-        for name in ("send", "recv", "P2POp", "broadcast"):
+        for name in ("isend", "irecv", "send", "recv", "P2POp", "broadcast"):
             stack.enter_context(mock.patch.object(dist, name, recorded(name, getattr(dist, name))))
         trainer.step(0)
     return {name: sorted(users) for name, users in found.items()}

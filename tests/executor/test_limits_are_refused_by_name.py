@@ -30,17 +30,29 @@ THREE = specs.plan({}, {}, audio_parallel={})
 SIX_LAYERS = {"language": specs.language(num_layers=8)}
 BEYOND = {
     "cp": (specs.plan({"cp": 2}, {}), "cp = 1, got 2"),
-    "ratio": (specs.plan({"dp": 2}, {"dp": 3}, micro_size=6), "dp sizes divide one another, got 3 and 2"),
-    "fan_in_varying": (specs.plan({}, {"dp": 2}), "tokens per sample are fixed where dp shrinks"),  # defect e
-    "colocated_varying": (specs.plan({"tp": 2}, {"dp": 2}, placement="colocated"), "tokens per sample are fixed"),
-    "colocated_pp": (specs.plan({"pp": 2}, {"pp": 2}, placement="colocated"), "pp = 1 where modules share all ranks"),
-    "mixed": (specs.plan({"tp": 2, "rank_offset": 0}, {"rank_offset": 0}), "modules share some ranks with language"),
-    "two_edges": (  # defect i
-        routed(THREE, {"audio": ("images", "language"), "images": ("language",)}),
-        "one outgoing edge, got 2",
+    "colocated_pp": (
+        specs.plan({"pp": 2}, {"dp": 2}, placement="colocated"),
+        "shares ranks with language's first stage only; rank 1 is of a later one",
     ),
-    "chain": (routed(THREE, {"audio": ("images",), "images": ("language",)}), "encoders that feed language"),
-    "generator": (routed(THREE, {"language": ("audio",), "images": ("language",)}), "encoders that feed language"),
+    "colocated_encoder_pp": (
+        specs.plan({"tp": 2}, {"pp": 2}, placement="colocated"),
+        "an encoder on ranks of language has pp = 1, got 2",
+    ),
+    "inside_and_apart": (
+        specs.plan(
+            {"tp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 1}, audio_parallel={"dp": 2, "rank_offset": 2}
+        ),
+        "of images and audio, which share ranks, both or neither share ranks with language",
+    ),
+    "two_edges": (
+        routed(THREE, {"audio": ("images", "language"), "images": ("language",)}),
+        "take no other module's output; audio feeds ['language', 'images']",
+    ),
+    "chain": (routed(THREE, {"audio": ("images",), "images": ("language",)}), "audio feeds ['images']"),
+    "generator": (
+        routed(THREE, {"language": ("audio",), "images": ("language",)}),
+        "MimoModel ends with language; audio comes after it",
+    ),
     "no_token": (changed(THREE, "images", special_token_id=None), "places a module's output at its special_token_id"),
     "three_dims": (changed(THREE, "images", output=Output(tensor_dims=3)), "tensor_dims = 2, got 3"),
     "encoder_sp": (specs.plan({}, {"tp": 2, "sequence_parallel": True}), "sequence_parallel is for language"),
@@ -54,9 +66,9 @@ BEYOND = {
     ),
     "sharing_encoders": (
         specs.plan(
-            {"rank_offset": 0}, {"dp": 2, "rank_offset": 1}, audio_parallel={"tp": 2, "rank_offset": 1}, fixed=True
+            {"rank_offset": 0}, {"pp": 2, "rank_offset": 1}, audio_parallel={"tp": 2, "rank_offset": 1}, fixed=True
         ),
-        "encoders that share ranks have the same grid",
+        "encoders that share ranks have pp = 1 or the same grid",
     ),
 }
 

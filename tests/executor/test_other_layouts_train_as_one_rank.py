@@ -28,6 +28,43 @@ LAYOUTS: dict[str, Plan] = {
     "colocated_fan_in_half": specs.plan({"tp": 2, "dp": 2}, {"dp": 4}, fixed=True, placement="colocated"),
     "colocated_fan_out": specs.plan({"dp": 4}, {"tp": 4}, fixed=True, placement="colocated"),
     "colocated_fan_out_half": specs.plan({"dp": 4}, {"tp": 2, "dp": 2}, fixed=True, placement="colocated"),
+    # Any ratio of lanes, and sample boundaries that travel.
+    "three_to_two": specs.plan({"dp": 2}, {"dp": 3}, micro_size=6),
+    "two_to_three": specs.plan({"dp": 3}, {"dp": 2}, micro_size=6),
+    "fan_in_varying": specs.plan({"tp": 2}, {"dp": 2}),
+    "fan_out_varying": specs.plan({"dp": 4}, {"dp": 2}),
+    "two_ratios": specs.plan({"dp": 2}, {"dp": 3}, audio_parallel={"dp": 1, "tp": 2}, micro_size=6),
+    "short_branch": specs.plan({"pp": 2}, {"pp": 3}, audio_parallel={}, models={"images": specs.vision(num_layers=3)}),
+    "colocated_fan_in_varying": specs.plan({"tp": 4}, {"dp": 4}, placement="colocated"),
+    "colocated_four_to_two_varying": specs.plan({"tp": 2, "dp": 2}, {"dp": 4}, placement="colocated"),
+    "colocated_fan_out_varying": specs.plan({"dp": 4}, {"tp": 4}, placement="colocated"),
+    "colocated_three_modules": specs.plan({"tp": 2}, {"dp": 2}, audio_parallel={"tp": 2}, placement="colocated"),
+    "colocated_three_to_two": specs.plan(
+        {"tp": 3, "dp": 2},
+        {"tp": 2, "dp": 3},
+        micro_size=6,
+        placement="colocated",
+        models={
+            "language": specs.language(num_attention_heads=6, hidden_size=48, ffn_hidden_size=96),
+            "images": specs.vision(projector_hidden_size=48),
+        },
+    ),
+    # Modules that share some ranks: encoders on part of language's ranks, on more than these, or beside them.
+    "encoder_on_some_ranks": specs.plan({"tp": 2, "dp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 0}),
+    "encoder_on_more_ranks": specs.plan({"tp": 2, "rank_offset": 0}, {"dp": 4, "rank_offset": 0}),
+    "encoder_on_the_first_stage": specs.plan({"tp": 2, "pp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 0}),
+    "encoder_beside_and_on_the_first_stage": specs.plan(
+        {"dp": 2, "pp": 2, "rank_offset": 1}, {"dp": 3, "rank_offset": 0}, micro_size=6
+    ),
+    "one_encoder_inside_one_apart": specs.plan(
+        {"tp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 0}, audio_parallel={"dp": 2, "rank_offset": 2}
+    ),
+    "encoders_share_ranks_otherwise": specs.plan(
+        {"tp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 2}, audio_parallel={"tp": 2, "rank_offset": 2}
+    ),
+    "encoders_share_some_ranks": specs.plan(
+        {"rank_offset": 0}, {"dp": 2, "rank_offset": 1}, audio_parallel={"dp": 2, "rank_offset": 2}
+    ),
     "colocated_equal_varying": specs.plan({"tp": 2, "dp": 2}, {"tp": 2, "dp": 2}, placement="colocated"),
     "frozen_language": specs.plan({"tp": 2}, {"dp": 2}, fixed=True, freeze={"language": FROZEN}),
     "frozen_encoder": specs.plan({"pp": 2}, {"pp": 2}, freeze={"images": Freeze(encoder=True)}),
@@ -57,9 +94,10 @@ def test_layout_trains_as_one_rank(name: str) -> None:
 @pytest.mark.parametrize(
     "plan",
     [
-        pytest.param(specs.plan({"tp": 2}, {"dp": 2}, fixed=True), id="fan_in"),
+        pytest.param(specs.plan({"tp": 2}, {"dp": 2}), id="fan_in"),
         pytest.param(specs.plan({"dp": 2}, {"pp": 2}), id="encoder_pp2"),
         pytest.param(specs.plan({"dp": 2}, {"dp": 2}, placement="colocated"), id="colocated"),
+        pytest.param(specs.plan({"tp": 2}, {"dp": 2}, placement="colocated"), id="colocated_fan_in"),
     ],
 )
 @pytest.mark.parametrize("text_only", [(0,), (1,), (0, 1)])
@@ -78,5 +116,5 @@ def test_bf16_is_finite_and_close(distributed_optimizer: bool) -> None:
     assert parity.weights < 2e-2
 
 
-def test_layouts_cover_both_placements() -> None:
-    assert {plan.layout for plan in LAYOUTS.values()} == {ModuleLayout.COLOCATED, ModuleLayout.NON_COLOCATED}
+def test_layouts_cover_all_placements() -> None:
+    assert {plan.layout for plan in LAYOUTS.values()} == set(ModuleLayout)
