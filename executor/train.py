@@ -32,7 +32,7 @@ from .grids import collection_of
 from .groups import ProcessGroups
 from .model import PlannedMimoModel, build_model
 from .optimizer import build_optimizer, optimizer_config
-from .rng import seed_streams
+from .rng import Streams, seed_streams
 from .weights import initialize
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -88,6 +88,7 @@ class Trainer:
         self.model = build_model(plan, groups, dtype).to(device)
         check_model(self.model, groups)
         initialize(self.model, settings.seed)
+        Streams(groups.view, settings.seed).attach(self.model)
         wrap(self.model, groups, default_config(distributed_optimizer=settings.distributed_optimizer))
         self._finalizer = Finalizer(groups, device)
         config = self.model.config
