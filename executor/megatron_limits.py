@@ -16,6 +16,7 @@ import attrs
 from planner import Axis, ModuleLayout, ModulePlan, Plan
 
 from .errors import UnsupportedError
+from .layers import Layers, choose_layers
 
 KNOWN_VERSION = "0.19"
 KNOWN_RANGE = f">={KNOWN_VERSION},<0.20"
@@ -73,8 +74,7 @@ def _layout(plan: Plan) -> Iterator[Limit]:
 def _axes(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
     where, size = f"modules.{module.name}", module.grid.size_of
     if size(Axis.CP) > 1:
-        rule = f"cp = 1, got {size(Axis.CP)}: the bridges and local attention refuse context parallelism"
-        yield Limit("bridge", where, rule, "use cp: 1")
+        yield from _context(where, module, size(Axis.CP))
     if plan.layout is ModuleLayout.COLOCATED and module.num_stages > 1:
         rule = f"pp = 1 where modules share all ranks, got {module.num_stages}: every stage would be first and last"
         yield Limit("megatron-core", where, rule, "use pp: 1, or place the modules apart")
@@ -85,6 +85,16 @@ def _axes(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
     if module.sequence_parallel and not module.is_language and size(Axis.TP) > 1:
         rule = "sequence_parallel is for language: an encoder's class token leaves its sequence indivisible"
         yield Limit("model", where, rule, "remove sequence_parallel from the encoder")
+
+
+def _context(where: str, module: ModulePlan, cp: int) -> Iterator[Limit]:
+    yield Limit("bridge", where, f"cp = 1, got {cp}: the bridges refuse context parallelism", "use cp: 1")
+    if not module.is_language:
+        rule = f"cp = 1, got {cp}: the encoders do not divide their sequences"
+        yield Limit("model", where, rule, "use cp: 1, or more tp")
+    elif choose_layers() is Layers.LOCAL:
+        rule = f"cp = 1 with local attention, got {cp}: context parallelism needs Transformer Engine's, on a GPU"
+        yield Limit("model", where, rule, "use cp: 1, or a GPU with transformer-engine installed")
 
 
 def _stages(module: ModulePlan) -> Iterator[Limit]:

@@ -29,7 +29,9 @@ def routed(plan: Plan, topology: dict[str, tuple[str, ...]]) -> Plan:
 THREE = specs.plan({}, {}, audio_parallel={})
 SIX_LAYERS = {"language": specs.language(num_layers=8)}
 BEYOND = {
-    "cp": (specs.plan({"cp": 2}, {}), "cp = 1, got 2"),
+    "cp": (specs.plan({"cp": 2}, {}), "cp = 1, got 2: the bridges refuse"),
+    "cp_attention": (specs.plan({"cp": 2}, {}), "cp = 1 with local attention, got 2"),
+    "cp_encoder": (specs.plan({}, {"cp": 2}), "the encoders do not divide their sequences"),
     "ratio": (specs.plan({"dp": 2}, {"dp": 3}, micro_size=6), "dp sizes divide one another, got 3 and 2"),
     "fan_in_varying": (specs.plan({}, {"dp": 2}), "tokens per sample are fixed where dp shrinks"),  # defect e
     "colocated_varying": (specs.plan({"tp": 2}, {"dp": 2}, placement="colocated"), "tokens per sample are fixed"),
