@@ -175,6 +175,24 @@ def grids(text: str) -> dict[str, Any]:
         return {"members": members, "created": created, "refusal": refusal}
 
 
+def groups_under_older_naming(text: str) -> list[Any]:
+    """The fault that stops a rank under another torch's way of naming, and how many groups it has made by then."""
+
+    def named(ranks: Any, use_hashed_name: bool) -> str:
+        return f"{ranks} {len(dist.distributed_c10d._world.pg_names)}"
+
+    plan = Plan.from_json(text)
+    context = connect(TIMEOUT)
+    with started(context, plan.digest, plan.world_size):
+        before = dist.get_pg_count()
+        with mock.patch.object(dist.distributed_c10d, "_process_group_name", named):
+            try:
+                ProcessGroups(plan, context.rank, context.timeout)
+            except ExecutorError as error:
+                return [str(error).partition("name: ")[2].partition(".")[0], dist.get_pg_count() - before]
+    return []
+
+
 def command(*arguments: str) -> tuple[int, str, str]:
     """Run the executor's command line as one rank: exit code, standard output, standard error."""
     out, err = io.StringIO(), io.StringIO()
