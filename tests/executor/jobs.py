@@ -193,6 +193,10 @@ def groups_under_older_naming(text: str) -> list[Any]:
     return []
 
 
+def visible_gpus() -> tuple[str | None, int]:
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+
+
 def command(*arguments: str) -> tuple[int, str, str]:
     """Run the executor's command line as one rank: exit code, standard output, standard error."""
     out, err = io.StringIO(), io.StringIO()
