@@ -97,9 +97,11 @@ def _check(options: argparse.Namespace, context: Context) -> int:
     with started(context, plan.digest, plan.world_size):
         from . import report  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
         from .check import check  # noqa: PLC0415
+        from .compare import check_layout  # noqa: PLC0415
         from .groups import ProcessGroups  # noqa: PLC0415
 
         groups = ProcessGroups(plan, context.rank, context.timeout)
+        check_layout(groups)
         reports = report.gather(check(groups, context.device), groups)
         if context.is_first:
             print(report.table(plan, reports))

@@ -19,7 +19,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import executor.check
 import executor.cli
+import executor.compare
 from executor import device
+from executor.compare import check_layout
 from executor.context import Context, Versions, connect, started
 from executor.data import Synthetic
 from executor.ddp import modules_of
@@ -193,6 +195,46 @@ def groups_under_older_naming(text: str) -> list[Any]:
     return []
 
 
+class WithOneRankLess:
+    """A plan whose first group of one kind of language has lost its last rank."""
+
+    def __init__(self, plan: Plan, kind: str) -> None:
+        self._plan, self._kind = plan, kind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plan, name)
+
+    def groups(self, owner: str, kind: str) -> list[tuple[int, ...]]:
+        found = list(self._plan.groups(owner, kind))
+        if (owner, kind) == ("language", self._kind):
+            found[0] = found[0][:-1]
+        return found
+
+
+def compare_layouts(texts: list[str], kinds: list[str]) -> list[dict[str, str]]:
+    """Per plan, megatron-core's derivations for three of its ranks beside the plan's, then with a fault per kind."""
+    results = []
+    for text in texts:
+        plan = Plan.from_json(text)
+        errors = {}
+        for rank in {0, plan.world_size // 2, plan.world_size - 1}:
+            dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=plan.world_size)
+            try:
+                with device.ready():
+                    groups = ProcessGroups(plan, rank)
+                    check_layout(groups)
+                    for kind in kinds:
+                        groups.plan = WithOneRankLess(plan, kind)  # type: ignore[assignment]
+                        try:
+                            check_layout(groups)
+                        except ExecutorError as error:
+                            errors[kind] = str(error)
+            finally:
+                dist.destroy_process_group()
+        results.append(errors)
+    return results
+
+
 def visible_gpus() -> tuple[str | None, int]:
     return os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
 
@@ -232,6 +274,13 @@ def command_without(absent: int, *arguments: str) -> tuple[int, str, str]:
 def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
     """As `command`, with another version of megatron-core on every rank."""
     with mock.patch("executor.megatron_limits.version", return_value=installed):
+        return command(*arguments)
+
+
+def command_with_another_megatron(*arguments: str) -> tuple[int, str, str]:
+    """As `command`, with a megatron-core that would make other embedding groups."""
+    other = {"embd": lambda ranks: [ranks[0], ranks[-1]]}
+    with mock.patch.object(executor.compare, "_EMBEDDINGS", other):
         return command(*arguments)
 
 
