@@ -129,7 +129,9 @@ class Trainer:
         loss = self._total(losses) / max(1, num_tokens)
         # Both numbers are the whole world's, so that all ranks stop at the same step.
         if not updated:
-            raise ExecutorError(f"step {step}: gradients are not finite; lower the learning rate, or use fp32")
+            raise ExecutorError(
+                f"step {step}: gradients are not finite; no weight was changed; lower the learning rate"
+            )
         if not (math.isfinite(grad_norm) and math.isfinite(loss)):
             found = f"loss {loss}, gradient norm {grad_norm}"
             raise ExecutorError(f"step {step}: not finite: {found}; the weights are spoilt, lower the learning rate")
