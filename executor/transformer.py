@@ -65,7 +65,8 @@ def transformer_config(module: ModulePlan, dtype: torch.dtype) -> TransformerCon
         activation_func=_ACTIVATIONS[model.activation or "gelu"],
         tensor_model_parallel_size=size(Axis.TP),
         pipeline_model_parallel_size=module.num_stages,
-        context_parallel_size=size(Axis.CP),
+        # Local attention refuses more; such a plan cannot run then (megatron_limits.py), only be built to be counted.
+        context_parallel_size=1 if choose_layers() is Layers.LOCAL else size(Axis.CP),
         sequence_parallel=module.sequence_parallel and size(Axis.TP) > 1,
         expert_model_parallel_size=size(Axis.EP),
         expert_tensor_parallel_size=size(Axis.EXPT_TP),

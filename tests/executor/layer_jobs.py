@@ -9,10 +9,12 @@ from unittest import mock
 from megatron.core.models.backends import LocalSpecProvider
 from megatron.core.models.gpt import gpt_layer_specs
 from megatron.core.transformer.enums import AttnMaskType
+from torch import float32
 
 from executor import transformer
 from executor.errors import ExecutorError
 from executor.layers import Layers
+from planner import Plan
 
 
 class FusedLinear:
@@ -53,6 +55,12 @@ def modules_of_a_block(chosen: str) -> dict[str, str]:
         "last norm": block.layer_norm.__name__,
         "mask": attention.params["attn_mask_type"].name,
     }
+
+
+def context_parallel_size(text: str, chosen: str) -> int:
+    """What language's configuration says to these layers."""
+    with mock.patch.object(transformer, "choose_layers", return_value=Layers(chosen)):
+        return transformer.transformer_config(Plan.from_json(text).module("language"), float32).context_parallel_size
 
 
 def broken_transformer_engine() -> str:

@@ -71,3 +71,10 @@ def test_context_parallelism_of_language_needs_transformer_engine() -> None:
     assert rules[False] == [
         "cp = 1 with local attention, got 2: context parallelism needs Transformer Engine's, on a GPU"
     ]
+
+
+def test_only_transformer_engines_layers_are_told_of_context_parallelism() -> None:
+    """Local attention asserts at construction; a plan beyond it is still built on the meta device, to be counted."""
+    text = specs.plan({"cp": 2}, {}).to_json()
+    assert ranks.run(1, "layer_jobs:context_parallel_size", text, "transformer_engine") == [2]
+    assert ranks.run(1, "layer_jobs:context_parallel_size", text, "local") == [1]
