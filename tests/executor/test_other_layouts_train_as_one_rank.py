@@ -20,6 +20,7 @@ LAYOUTS: dict[str, Plan] = {
     "encoder_pp2_fan_out": specs.plan({"dp": 2}, {"pp": 2}),
     "encoder_deeper_than_language": specs.plan({}, {"pp": 4}),
     "three_modules": specs.plan({"tp": 2}, {"dp": 2}, audio_parallel={"dp": 2}, fixed=True),
+    # Megatron-LM #5062: with tokens per sample that vary, embeddings met the wrong samples.
     "three_modules_varying": specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, audio_parallel={"dp": 1, "tp": 2}),
     "sequence_parallel": specs.plan({"tp": 2, "pp": 2, "sequence_parallel": True}, {"tp": 2, "dp": 2}, fixed=True),
     "encoders_share_ranks": specs.plan(

@@ -29,5 +29,6 @@ def test_a_shifted_slice_fails_check() -> None:
 
 @pytest.mark.parametrize("fault", ["unscaled_module", "shifted_slice"])
 def test_a_fault_breaks_parity(fault: str) -> None:
+    """A module scaled by another rule (Bridge #5555, #4959), or fed the samples of another lane (#2956, #5525)."""
     parity = measure(PLAN, fault=fault)
     assert parity.weights > 1e-4
