@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from statistics import median
+from unittest import mock
 
 import torch.distributed as dist
 from jobs import TIMEOUT
 from megatron.core.hyper_comm_grid import HyperCommGrid
+from stock_bridge import StockCommunicator
 
+import executor.train
 from executor.context import Context, connect, started
 from executor.data import Synthetic
 from executor.groups import ProcessGroups
 from executor.train import Settings, Trainer
 from planner import Axis, ModulePlan, Plan
 
+_STEPS = 8
 _PAIRS = [["dp", "cp"], ["tp", "cp"], ["tp", "pp"]]
 _DENSE = ["tp", "cp", "pp", "dp", *_PAIRS, ["tp", "dp", "cp"], ["tp", "cp", "dp", "pp"]]
 _EXPERT = ["ep", "expt_tp", "expt_dp", ["expt_tp", "ep"], ["expt_tp", "ep", "pp"]]
@@ -74,12 +79,25 @@ def _create_bridges(plan: Plan) -> None:
                 dist.new_group(list(ranks), backend="gloo")
 
 
-def step(text: str) -> float:
-    """Seconds of the fastest of a few steps."""
+def step(text: str, stock: bool) -> float:
+    """Median seconds of a few steps of the executor's trainer, with its own communicator or with the stock one."""
     plan = Plan.from_json(text)
     context = connect(TIMEOUT)
-    with started(context, plan.digest, plan.world_size):
+    with started(context, plan.digest, plan.world_size), _stock() if stock else nullcontext():
         groups = ProcessGroups(plan, context.rank, context.timeout)
         settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
         trainer = Trainer(plan, groups, Synthetic(plan, 7), settings, context.device)
-        return min(step.seconds for step in trainer.run(5))
+        assert isinstance(trainer._communicator, StockCommunicator) == stock
+        first, *others = (step.seconds for step in trainer.run(_STEPS))
+        del first  # buffers are made in it
+        return median(others)
+
+
+@contextmanager
+def _stock() -> Iterator[None]:
+    """The trainer takes megatron-core's own communicator; how it differs from the executor's is not checked."""
+    with (
+        mock.patch.object(executor.train, "PlannedCommunicator", StockCommunicator),
+        mock.patch.object(executor.train, "check_communicator"),
+    ):
+        yield

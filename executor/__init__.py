@@ -1,7 +1,7 @@
 """Turns a plan into process groups, a MimoModel and training steps, under torchrun.
 
-    torchrun --nproc-per-node=8 -m executor check spec.yaml
-    torchrun --nproc-per-node=8 -m executor train spec.yaml --steps 20
+    torchrun --standalone --nproc-per-node=8 -m executor check spec.yaml
+    torchrun --standalone --nproc-per-node=8 -m executor train spec.yaml --steps 20
 
 Nothing happens here that is not in the plan. `device` is imported first because where there is no GPU it must
 prepare megatron-core's import.

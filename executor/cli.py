@@ -22,11 +22,10 @@ from planner.loader import check_size, file_name, read_bytes
 
 from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
 from .errors import ExecutorError
+from .lost import describe, is_lost_rank
 from .megatron_limits import check_limits
 
 OK, FAULTS, MISUSE = 0, 1, 2
-# What torch says where a peer is gone or late; the cause is on another rank.
-_PEER_IS_GONE = ("Connection closed", "Connection reset", "Timed out", "timed out", "NCCL", "Broken pipe", "gloo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,10 +53,9 @@ def _speak(context: Context, text: str) -> int:
 
 
 def _unexpected(context: Context, error: Exception) -> str:
-    """A traceback; but one line where another rank is the cause."""
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in _PEER_IS_GONE):
-        line = str(error).strip().splitlines()[0][:200]
-        return f"rank {context.rank} lost another rank, which died or did not come within {context.timeout}: {line}"
+    """A traceback; but two lines where another rank is the cause."""
+    if is_lost_rank(error):
+        return describe(error, context.rank, context.timeout)
     return f"rank {context.rank} failed:\n{traceback.format_exc()}"
 
 
@@ -99,9 +97,11 @@ def _check(options: argparse.Namespace, context: Context) -> int:
     with started(context, plan.digest, plan.world_size):
         from . import report  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
         from .check import check  # noqa: PLC0415
+        from .compare import check_layout  # noqa: PLC0415
         from .groups import ProcessGroups  # noqa: PLC0415
 
         groups = ProcessGroups(plan, context.rank, context.timeout)
+        check_layout(groups)
         reports = report.gather(check(groups, context.device), groups)
         if context.is_first:
             print(report.table(plan, reports))

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron.core.hyper_comm_grid import HyperCommGrid
+from megatron.core.models.mimo.config.role import RankRole
 from megatron.core.models.mimo.model.base import MimoModel
+from megatron.core.parallel_state import default_embedding_ranks, default_position_embedding_ranks
 from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator, CommRole
 from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
 
-from planner import Axis, GroupKind, ModuleLayout, Strategy
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, Strategy
 
 from .errors import PlanMismatchError
-from .grids import PlannedGrid, build_grids
+from .grids import KINDS, PlannedGrid, build_grids, rank_enum
 from .groups import ProcessGroups
 from .pipeline import position, shared_edges
 
-_DIMS = {
-    GroupKind.TP: ["tp"],
-    GroupKind.DP: ["dp"],
-    GroupKind.PP: ["pp"],
-    GroupKind.DP_CP: ["dp", "cp"],
-    GroupKind.MP: ["tp", "pp"],
+_EMBEDDINGS = {
+    GroupKind.EMBD: default_embedding_ranks,
+    GroupKind.POS_EMBD: default_position_embedding_ranks,
 }
 
 
@@ -34,27 +32,50 @@ def _expect(what: str, planned: Any, found: Any) -> None:
         raise PlanMismatchError(f"{what}: the plan says {planned}, megatron-core {found}; nothing was trained")
 
 
-def check_model(model: MimoModel, groups: ProcessGroups) -> None:
-    """The role of this rank, the grids of all modules, and the bridges inside MimoModel."""
+def check_layout(groups: ProcessGroups) -> None:
+    """What megatron-core derives without a model: groups of every kind, leaders of bridges, this rank's role and stage.
+
+    Left out: the expert view where pp's stride cuts an axis unevenly, which no grid of megatron-core expresses.
+    """
+    plan, grids = groups.plan, build_grids(groups.plan, groups)
+    for name, grid in grids.items():
+        for (view, dims), kind in KINDS.items():
+            if (enumerated := rank_enum(grid, dims, view)) is not None:
+                _expect(f"{kind} groups of {name}", list(plan.groups(name, kind)), enumerated)
+    _check_embeddings(groups, grids)
+    _check_leaders(groups, grids)
+    _check_stages(groups, grids)
+    _check_role(RankRole.build([module.name for module in plan.modules if not module.is_language], grids), groups)
+
+
+def _check_embeddings(groups: ProcessGroups, grids: dict[str, PlannedGrid]) -> None:
+    """megatron-core's choice of stages, for every pipeline of language."""
+    pipelines = rank_enum(grids[MIMO_LANGUAGE_MODULE_KEY], frozenset({"pp"}), "base") or []
+    for kind, choose in _EMBEDDINGS.items():
+        chosen = [tuple(choose(list(ranks))) for ranks in pipelines]
+        _expect(f"{kind} groups of language", list(groups.plan.groups(MIMO_LANGUAGE_MODULE_KEY, kind)), chosen)
+
+
+def _check_role(found: RankRole, groups: ProcessGroups) -> None:
     role = groups.view.role
     if role.mode is not ModuleLayout.MIXED:  # megatron-core knows no such layout
-        _expect("layout", role.mode.value, model.role.mode.value)
-    found = {name: (stage.is_first_stage, stage.is_last_stage) for name, stage in model.role.modules.items()}
+        _expect("layout", role.mode.value, found.mode.value)
+    stages = {name: (stage.is_first_stage, stage.is_last_stage) for name, stage in found.modules.items()}
     planned = {name: (stage.is_first_stage, stage.is_last_stage) for name, stage in role.modules.items()}
-    _expect(f"role of rank {groups.rank}", planned, found)
-    for name, grid in model.mimo_config.module_to_grid_map.items():
-        for kind, dims in _DIMS.items():
-            ordered, _ = grid._order_dims_for(grid.dim_names, dims if len(dims) > 1 else dims[0])
-            enumerated = HyperCommGrid._gen_rank_enum(grid, ordered)
-            _expect(f"{kind} groups of {name}", [list(ranks) for ranks in groups.plan.groups(name, kind)], enumerated)
+    _expect(f"role of rank {groups.rank}", planned, stages)
 
 
-def check_stages(groups: ProcessGroups) -> None:
+def check_model(model: MimoModel, groups: ProcessGroups) -> None:
+    """The layout, and the role that MimoModel took."""
+    check_layout(groups)
+    _check_role(model.role, groups)
+
+
+def _check_stages(groups: ProcessGroups, grids: dict[str, PlannedGrid]) -> None:
     """The place of this rank in the pipeline, where no modules share ranks with language."""
     plan = groups.plan
     if shared_edges(plan):
         return
-    grids = dict(build_grids(plan, groups))
     topology: dict[str, list[str]] = {name: [] for name in grids}
     for src, dst in plan.edges:
         topology[src].append(dst)
@@ -64,9 +85,8 @@ def check_stages(groups: ProcessGroups) -> None:
     _expect(f"stage of rank {groups.rank}, and stages", position(plan, groups.rank), found)
 
 
-def check_leaders(groups: ProcessGroups) -> None:
+def _check_leaders(groups: ProcessGroups, grids: dict[str, PlannedGrid]) -> None:
     """Who sends to whom over every bridge that megatron-core could carry itself: dp sizes that divide, and cp 1."""
-    grids = build_grids(groups.plan, groups)
     for planned in groups.plan.bridges:
         source, destination = (groups.plan.module(name).grid for name in (planned.src, planned.dst))
         divides = not source.num_lanes % destination.num_lanes or not destination.num_lanes % source.num_lanes

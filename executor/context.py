@@ -71,7 +71,10 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     if missing and len(missing) < len(_VARIABLES):
         raise ExecutorError(f"the environment lacks {', '.join(missing)}: start with torchrun")
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    store = HashStore() if missing else _open_store(rank, timeout)
+    # The launcher's store outlives a restart, and so would the keys of the attempt before: torch's own rendezvous
+    # keeps attempts apart in this way (torch/distributed/rendezvous.py, _create_c10d_store).
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"attempt{attempt}", HashStore() if missing else _open_store(rank, timeout))
     store.set_timeout(timeout)
     chosen = device.select(int(os.environ.get("LOCAL_RANK", rank)))
     return Context(rank, world_size, chosen, timeout, store, Claim(PrefixStore("claim", store), rank))

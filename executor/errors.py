@@ -12,7 +12,7 @@ class DisagreementError(ExecutorError):
 
 
 class UnsupportedError(ExecutorError):
-    """The plan is valid, but the installed megatron-core cannot run it."""
+    """The plan is valid, but the installed megatron-core or torch cannot run it."""
 
 
 class PlanMismatchError(ExecutorError):

@@ -6,6 +6,7 @@ MimoModel, the optimizer and the bridges ask a HyperCommGrid for groups by dims,
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch.distributed as dist
@@ -13,11 +14,13 @@ from megatron.core.hyper_comm_grid import HyperCommGrid, _RankViewSpec
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from planner import Axis, GroupKind, ModulePlan, Plan
+from planner.ir import Grid
 
 from .groups import ProcessGroups
 
 _BASE, _EXPERT = "base", "expert"
-_KINDS: dict[tuple[str, frozenset[str]], GroupKind] = {
+_HIGH = "_high"  # the second dim of an expert axis that pp's stride cuts in two
+KINDS: dict[tuple[str, frozenset[str]], GroupKind] = {
     (_BASE, frozenset({"tp"})): GroupKind.TP,
     (_BASE, frozenset({"cp"})): GroupKind.CP,
     (_BASE, frozenset({"pp"})): GroupKind.PP,
@@ -47,12 +50,10 @@ class PlannedGrid(HyperCommGrid):
         self.rank_offset, self.size = grid.rank_offset, grid.size
         self.shape, self.dim_names = list(grid.sizes), [axis.value for axis in grid.order]
         self.backend = None
-        expert = [Axis.EXPT_TP, Axis.EP, Axis.EXPT_DP, Axis.PP]
-        sizes = [grid.size_of(axis) for axis in expert]
-        self._views = {
-            _BASE: _RankViewSpec(_BASE, self.shape, self.dim_names, []),
-            _EXPERT: _RankViewSpec(_EXPERT, sizes, [axis.value for axis in expert], ["pp"]),
-        }
+        self._views = {_BASE: _RankViewSpec(_BASE, self.shape, self.dim_names, [])}
+        if (dims := expert_dims(grid)) is not None:
+            names, sizes = zip(*dims, strict=True)
+            self._views[_EXPERT] = _RankViewSpec(_EXPERT, list(sizes), list(names), ["pp"])
         self._pgs: dict[Any, Any] = {}
         self._groups = groups
 
@@ -81,9 +82,42 @@ class PlannedGrid(HyperCommGrid):
     @staticmethod
     def _kind(dims: str | list[str], view: str | None) -> GroupKind:
         key = (view or _BASE, frozenset([dims] if isinstance(dims, str) else dims))
-        if key not in _KINDS:
+        if key not in KINDS:
             raise KeyError(f"the plan has no kind for the dims {sorted(key[1])} of the view {key[0]!r}")
-        return _KINDS[key]
+        return KINDS[key]
+
+
+def expert_dims(grid: Grid) -> list[tuple[str, int]] | None:
+    """Names and sizes of the expert view's dims, fastest first; None where no box of dims expresses it.
+
+    Every rank keeps its pp coord, so pp keeps its stride. Where that falls inside an expert axis and cuts it evenly,
+    the axis becomes two dims, one on either side of pp, the second with `_high` after its name.
+    """
+    place = grid.order.index(Axis.PP)
+    stride, below = prod(grid.sizes[:place]), 1
+    dims: list[tuple[str, int]] = []
+    stages = (Axis.PP.value, grid.size_of(Axis.PP))
+    for axis in (Axis.EXPT_TP, Axis.EP, Axis.EXPT_DP):
+        size = grid.size_of(axis)
+        if below <= stride < below * size:
+            low, high = stride // below, below * size // stride
+            if stride % below or below * size % stride:
+                return None
+            dims += (
+                [stages, (axis.value, size)] if low == 1 else [(axis.value, low), stages, (axis.value + _HIGH, high)]
+            )
+        else:
+            dims.append((axis.value, size))
+        below *= size
+    return dims if stages in dims else [*dims, stages]
+
+
+def rank_enum(grid: PlannedGrid, dims: frozenset[str], view: str) -> list[tuple[int, ...]] | None:
+    """megatron-core's own enumeration of the groups over `dims`; None where it cannot express the view."""
+    if view not in grid._views:
+        return None
+    names = [name for name in grid._views[view].dim_names if name.removesuffix(_HIGH) in dims]
+    return [tuple(ranks) for ranks in HyperCommGrid.get_rank_enum(grid, names, view=view)]
 
 
 def build_grids(plan: Plan, groups: ProcessGroups | None) -> dict[str, PlannedGrid]:

@@ -6,7 +6,7 @@ nothing is ever sent, share one process group.
 Member-only creation is safe because names are: torch salts the name of a locally synchronised group with its own
 counter of creations, which differs between ranks that have created different groups; here the counter is set to the
 group's position in the plan before each creation, so that all members compute the same name. That is private
-to torch and was seen to hold on 2.15 only; with NCCL it has not been run.
+to torch, and tried before the first group (naming.py); with NCCL it has not been run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.distributed import distributed_c10d
 from planner import Group, GroupKind, Plan
 
 from .gloo import one_device
+from .naming import check_naming
 
 
 @attrs.frozen
@@ -41,7 +42,9 @@ class ProcessGroups:
     """The process groups of one rank, by owner and kind. Nothing is created after construction."""
 
     def __init__(self, plan: Plan, rank: int, timeout: timedelta | None = None) -> None:
+        """Raises UnsupportedError, on every rank alike, where this torch gives members different names."""
         started = time.perf_counter()
+        check_naming()
         self.plan = plan
         self.view = plan.view(rank)
         self._timeout = timeout

@@ -15,6 +15,7 @@ import attrs
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, Plan
 
 from .errors import UnsupportedError
+from .layers import Layers, choose_layers
 
 KNOWN_VERSION = "0.19"
 KNOWN_RANGE = f">={KNOWN_VERSION},<0.20"
@@ -64,8 +65,7 @@ def limits_of(plan: Plan) -> Iterator[Limit]:
 def _axes(module: ModulePlan) -> Iterator[Limit]:
     where, size = f"modules.{module.name}", module.grid.size_of
     if size(Axis.CP) > 1:
-        rule = f"cp = 1, got {size(Axis.CP)}: local attention refuses context parallelism"
-        yield Limit("model", where, rule, "use cp: 1")
+        yield from _context(where, module, size(Axis.CP))
     groups = module.model.num_query_groups if module.model else None
     if groups is not None and groups < size(Axis.TP):
         rule = f"num_query_groups >= tp, got {groups} < {size(Axis.TP)}"
@@ -73,6 +73,15 @@ def _axes(module: ModulePlan) -> Iterator[Limit]:
     if module.sequence_parallel and not module.is_language and size(Axis.TP) > 1:
         rule = "sequence_parallel is for language: an encoder's class token leaves its sequence indivisible"
         yield Limit("model", where, rule, "remove sequence_parallel from the encoder")
+
+
+def _context(where: str, module: ModulePlan, cp: int) -> Iterator[Limit]:
+    if not module.is_language:
+        rule = f"cp = 1, got {cp}: the encoders do not divide their sequences"
+        yield Limit("model", where, rule, "use cp: 1, or more tp")
+    elif choose_layers() is Layers.LOCAL:
+        rule = f"cp = 1 with local attention, got {cp}: context parallelism needs Transformer Engine's, on a GPU"
+        yield Limit("model", where, rule, "use cp: 1, or a GPU with transformer-engine installed")
 
 
 def _stages(module: ModulePlan) -> Iterator[Limit]:
@@ -112,9 +121,7 @@ def _shared_ranks(plan: Plan) -> Iterator[Limit]:
     for module in inside:
         where = f"modules.{module.name}"
         if module.num_stages > 1:
-            rule = (
-                f"an encoder on ranks of language has pp = 1, got {module.num_stages}: it runs inside one stage"
-            )
+            rule = f"an encoder on ranks of language has pp = 1, got {module.num_stages}: it runs inside one stage"
             yield Limit("model", where, rule, "use pp: 1, or place the modules apart")
         later = [rank for rank in _overlap(module, language) if language.grid.coord(rank, Axis.PP) > 0]
         if later:

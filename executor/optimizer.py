@@ -1,12 +1,17 @@
-"""megatron-core's multi-module optimizer, built so that every rank takes part in every gather of it.
+"""megatron-core's multi-module optimizer, built so that all ranks take part in its gathers and agree on each update.
 
 `get_mimo_optimizer` builds one optimizer per module of the rank, and each build gathers the keys of parameter groups
 over the *world*, twice (dense and expert parameters; megatron/core/optimizer/__init__.py, 0.19). Ranks with fewer
 modules than others would leave the gathers of the others unanswered: a hang wherever two encoders share ranks. Such a
 rank answers here with no keys.
+
+`MimoOptimizer` takes the largest norm over the world, and a maximum forgets a NaN: in fp32 and bf16, where nothing
+else looks for one, a rank's broken gradients went into its weights unseen.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.distributed as dist
@@ -23,12 +28,39 @@ _GATHERS_PER_MODULE = 2
 
 def build_optimizer(model: MimoModel, groups: ProcessGroups, config: OptimizerConfig) -> MimoOptimizer:
     """The optimizer of this rank's modules; collective over the world."""
-    optimizer = get_mimo_optimizer(model, config)
+    made = get_mimo_optimizer(model, config)
     missing = most_modules_on_a_rank(groups.plan) - len(groups.view.role.modules)
     for _ in range(_GATHERS_PER_MODULE * missing):
         answers: list[list[object]] = [[]] * groups.plan.world_size
         dist.all_gather_object(answers, [])
-    return optimizer
+    return PlannedOptimizer(made.module_infos, made.config)
+
+
+class PlannedOptimizer(MimoOptimizer):
+    """A MimoOptimizer that updates no weight on any rank where gradients of any rank are not finite."""
+
+    _norms: dict[str, float] | None = None
+
+    @torch.no_grad()
+    def prepare_grads(self) -> bool:
+        """Whether this rank's gradients are unfit; `step` asks for it first, and agrees on it over the world."""
+        found = super().prepare_grads()
+        self._norms = self._module_norms()  # kept: a norm reads all gradients
+        return found or not all(map(math.isfinite, self._norms.values()))
+
+    @torch.no_grad()
+    def get_grad_norm(self) -> float:
+        """The norm over all modules of the world: each module's counts once, from ranks that hold it."""
+        norms = self._norms if self._norms is not None else self._module_norms()
+        self._norms = None
+        squares = torch.tensor([norms.get(name, 0.0) ** 2 for name in sorted(self.module_infos)], device="cuda")
+        dist.all_reduce(squares, op=dist.ReduceOp.MAX)
+        return float(squares.sum().sqrt().item())
+
+    def _module_norms(self) -> dict[str, float]:
+        """The norms of this rank's modules; collective over the groups of each."""
+        active = {name: info.optimizer for name, info in self.module_infos.items() if info.is_active}
+        return {name: float(made.get_grad_norm() or 0.0) for name, made in active.items() if made is not None}
 
 
 def most_modules_on_a_rank(plan: Plan) -> int:

@@ -48,9 +48,10 @@ def table(plan: Plan, reports: Sequence[RankReport]) -> str:
         rows.append((owner, str(sum(map(len, families))), str(sum(1 for family in families if len(family)))))
     seconds = max(report.start_up.seconds for report in reports)
     opened = sum(report.num_opened for report in reports)
+    most = max(report.start_up.num_communicators for report in reports)
     lines = [
-        f"{plan.world_size} ranks, {plan.num_groups} groups on {opened} communicators, created in {seconds:.2f} s "
-        f"(slowest rank; at most {max(report.start_up.num_communicators for report in reports)} on one rank)",
+        f"{plan.world_size} ranks, {plan.num_groups} groups on {opened} communicators, at most {most} on one rank",
+        f"created in {seconds:.2f} s on the slowest rank",
         "",
         *_aligned(rows),
     ]

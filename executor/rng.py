@@ -1,26 +1,95 @@
-"""Random streams of a rank, for dropout. The ready models have none, and draw nothing.
+"""Random streams: every module of a rank draws from states of its own, for dropout and other noise.
 
-megatron-core keeps one tracker for all modules of a process. On ranks that hold several modules, one module's draws
-would follow the other's tp coord and order: dropout there would need a tracker per module.
+megatron-core keeps one tracker for all modules of a process, and torch one default state. On ranks that hold several
+modules, one module's draws would then follow another's order and tp coord: masks of replicated activations would
+differ between tp ranks, a silently wrong model. Here each module's states are put in place while its forward runs,
+under the names that megatron-core's layers ask for, and taken out after it.
+Which ranks share a stream is decided in seeds.py.
+
+Recomputed layers are right without more: megatron-core's checkpoint saves the states that it finds, the module's,
+and brings them back for the time of the recomputation. Not so where a whole module's forward is recomputed from
+outside: it would draw anew.
 """
 
 from __future__ import annotations
 
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from .grids import collection_of
+import torch
+from megatron.core.models.mimo.model.base import MimoModel
+from megatron.core.tensor_parallel import random
+
+from planner import MIMO_LANGUAGE_MODULE_KEY, RankView
+
+from .ddp import modules_of
 from .groups import ProcessGroups
+from .seeds import Seeds
+
+
+class Streams:
+    """The random states of a rank's modules. `of(module)` makes one module's the process's own."""
+
+    def __init__(self, view: RankView, seed: int) -> None:
+        self._states = {name: _states_of(Seeds.of(view, name, seed, lanes_differ=True)) for name in view.role.modules}
+        self._active: str | None = None
+
+    @contextmanager
+    def of(self, module: str) -> Iterator[None]:
+        """While active, all draws are `module`'s; what was before comes back after. Entered twice, it is one."""
+        if self._active == module:
+            yield
+            return
+        outside, active_outside = random._get_all_rng_states(), self._active
+        random._set_all_rng_states(*self._states[module])
+        self._active = module
+        try:
+            yield
+        finally:
+            self._states[module] = random._get_all_rng_states()
+            random._set_all_rng_states(*outside)
+            self._active = active_outside
+
+    def attach(self, model: MimoModel) -> None:
+        """Let the forward of every module of the model run in its own states. Before the modules are wrapped.
+
+        `forward` itself is replaced: MimoModel calls it directly, past torch's hooks. And it calls language's
+        embedding outside of language's forward.
+        """
+        for name, module in modules_of(model):
+            self._attach(module, name)
+            if name == MIMO_LANGUAGE_MODULE_KEY and getattr(module, "embedding", None) is not None:
+                self._attach(module.embedding, name)
+
+    def _attach(self, module: torch.nn.Module, name: str) -> None:
+        forward: Callable[..., Any] = module.forward
+
+        @functools.wraps(forward)
+        def in_own_states(*args: Any, **kwargs: Any) -> Any:
+            with self.of(name):
+                return forward(*args, **kwargs)
+
+        module.forward = in_own_states
+
+
+def _states_of(seeds: Seeds) -> tuple[Any, ...]:
+    """The states of the CPU, of the device and of megatron-core's tracker that these seeds start."""
+    outside = random._get_all_rng_states()
+    tracker = random.get_cuda_rng_tracker()
+    tracker.reset()
+    torch.default_generator.manual_seed(seeds.default)
+    torch.cuda.manual_seed(seeds.default)
+    tracker.add(random._DATA_PARALLEL_RNG_TRACKER_NAME, seeds.default)
+    tracker.add(random._MODEL_PARALLEL_RNG_TRACKER_NAME, seeds.tensor)
+    tracker.add(random._EXPERT_PARALLEL_RNG_TRACKER_NAME, seeds.expert)
+    states: tuple[Any, ...] = random._get_all_rng_states()
+    random._set_all_rng_states(*outside)
+    return states
 
 
 def seed_streams(groups: ProcessGroups, seed: int) -> None:
-    """Seed the tracker from the coords of the rank's first module; another stream for every module."""
-    names = [module.name for module in groups.plan.modules]
+    """Seed what is drawn outside of any module's forward: as weights of the rank's first module, alike on all lanes."""
     first = next(iter(groups.view.role.modules))
-    collection = collection_of(first, groups)
-    model_parallel_cuda_manual_seed(
-        seed + 100_000 * names.index(first),
-        tp_rank=collection.tp.rank(),
-        ep_rank=collection.ep.rank(),
-        etp_rank=collection.expt_tp.rank(),
-        force_reset_rng=True,
-    )
+    random._set_all_rng_states(*_states_of(Seeds.of(groups.view, first, seed, lanes_differ=False)))

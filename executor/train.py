@@ -21,7 +21,7 @@ from megatron.core.process_groups_config import MultiModuleProcessGroupCollectio
 from planner import MIMO_LANGUAGE_MODULE_KEY, Plan
 from planner.data import INPUT_IDS, LABELS, LOSS_MASK, POSITION_IDS
 
-from .compare import check_leaders, check_model, check_stages
+from .compare import check_model
 from .data import Microbatch, Synthetic
 from .ddp import default_config, wrap
 from .device import memory_bytes
@@ -32,7 +32,7 @@ from .groups import ProcessGroups
 from .model import PlannedMimoModel, build_model
 from .optimizer import build_optimizer, optimizer_config
 from .pipeline import PipelineCommunicator
-from .rng import seed_streams
+from .rng import Streams, seed_streams
 from .weights import initialize
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -88,13 +88,12 @@ class Trainer:
         self.model = build_model(plan, groups, dtype, device).to(device)
         check_model(self.model, groups)
         initialize(self.model, settings.seed)
+        Streams(groups.view, settings.seed).attach(self.model)
         wrap(self.model, groups, default_config(distributed_optimizer=settings.distributed_optimizer))
         self._finalizer = Finalizer(groups, device)
         config = self.model.config
         config.finalize_model_grads_func = self._finalizer
         self._communicator = PipelineCommunicator(groups, config, device)
-        check_stages(groups)
-        check_leaders(groups)
         self._collection = _schedule_collection(groups)
         chosen = optimizer_config(
             optimizer=settings.optimizer,
@@ -129,7 +128,9 @@ class Trainer:
         loss = self._total(losses) / max(1, num_tokens)
         # Both numbers are the whole world's, so that all ranks stop at the same step.
         if not updated:
-            raise ExecutorError(f"step {step}: gradients are not finite; lower the learning rate, or use fp32")
+            raise ExecutorError(
+                f"step {step}: gradients are not finite; no weight was changed; lower the learning rate"
+            )
         if not (math.isfinite(grad_norm) and math.isfinite(loss)):
             found = f"loss {loss}, gradient norm {grad_norm}"
             raise ExecutorError(f"step {step}: not finite: {found}; the weights are spoilt, lower the learning rate")

@@ -12,17 +12,22 @@ from typing import Any
 
 import torch
 from megatron.core.activations import quick_gelu
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_submodules
+from megatron.core.extensions.transformer_engine import HAVE_TE, TENorm
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_submodules,
+    get_gpt_layer_with_transformer_engine_submodules,
+)
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch.nn import functional
 
 from planner import Axis, Model, ModulePlan
 
 from .errors import ExecutorError
+from .layers import Layers, choose_layers
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": functional.gelu,
@@ -60,6 +65,8 @@ def transformer_config(module: ModulePlan, dtype: torch.dtype) -> TransformerCon
         activation_func=_ACTIVATIONS[model.activation or "gelu"],
         tensor_model_parallel_size=size(Axis.TP),
         pipeline_model_parallel_size=module.num_stages,
+        # Local attention refuses more; such a plan cannot run then (megatron_limits.py), only be built to be counted.
+        context_parallel_size=1 if choose_layers() is Layers.LOCAL else size(Axis.CP),
         sequence_parallel=module.sequence_parallel and size(Axis.TP) > 1,
         expert_model_parallel_size=size(Axis.EP),
         expert_tensor_parallel_size=size(Axis.EXPT_TP),
@@ -113,20 +120,36 @@ class LocalNorm:
 
 
 def layer_spec(config: TransformerConfig, mask: AttnMaskType) -> ModuleSpec:
-    """A transformer layer of megatron-core's own modules, which run on any device."""
+    """A transformer layer, of Transformer Engine's or of megatron-core's own modules."""
+    build = {Layers.LOCAL: _local_submodules, Layers.TRANSFORMER_ENGINE: _transformer_engine_submodules}
+    submodules = build[choose_layers()](config)
+    submodules.self_attention.params = {"attn_mask_type": mask}
+    return ModuleSpec(module=TransformerLayer, submodules=submodules)
+
+
+def _local_submodules(config: TransformerConfig) -> TransformerLayerSubmodules:
+    """Modules of megatron-core, which run on any device."""
     submodules = get_gpt_layer_local_submodules(
         num_experts=config.num_moe_experts, moe_grouped_gemm=False, normalization=config.normalization
     )
     submodules.input_layernorm = LocalNorm
     if config.num_moe_experts is None or submodules.pre_mlp_layernorm is not None:
         submodules.pre_mlp_layernorm = LocalNorm
-    submodules.self_attention.params = {"attn_mask_type": mask}
-    return ModuleSpec(module=TransformerLayer, submodules=submodules)
+    return submodules
+
+
+# Not run on a GPU, nor with the package: tested are the choice and the specs, with stand-ins for its modules.
+def _transformer_engine_submodules(config: TransformerConfig) -> TransformerLayerSubmodules:
+    """Modules of Transformer Engine, which holds most norms inside its linear layers."""
+    if not HAVE_TE:
+        raise ExecutorError("transformer_engine is installed but does not import: repair it, or uninstall it")
+    return get_gpt_layer_with_transformer_engine_submodules(num_experts=config.num_moe_experts, moe_grouped_gemm=False)
 
 
 def block_spec(config: TransformerConfig, mask: AttnMaskType, num_layers: int) -> TransformerBlockSubmodules:
     """The layers of one stage, and the norm that follows the last stage's."""
-    return TransformerBlockSubmodules(layer_specs=[layer_spec(config, mask)] * num_layers, layer_norm=LocalNorm)
+    norm = LocalNorm if choose_layers() is Layers.LOCAL else TENorm
+    return TransformerBlockSubmodules(layer_specs=[layer_spec(config, mask)] * num_layers, layer_norm=norm)
 
 
 def padded_vocab_size(module: ModulePlan) -> int:

@@ -59,6 +59,14 @@ def test_python_examples_run() -> None:
             assert value == eval(shown)  # noqa: S307
 
 
+def test_torchrun_commands_take_any_free_port() -> None:
+    """Two runs on one machine would meet at torchrun's default port."""
+    (block,) = blocks("sh")
+    commands = [line for line in block.splitlines() if line.startswith("torchrun ")]
+    assert commands
+    assert all(" --standalone " in command for command in commands)
+
+
 def test_the_rooms_table_lists_every_file_of_the_planner() -> None:
     rooms = README.partition("## Rooms")[2].partition("\n## ")[0]
     for path in (ROOT / "planner").glob("*.py"):

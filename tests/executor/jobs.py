@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 from unittest import mock
@@ -19,10 +20,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import executor.check
 import executor.cli
+import executor.compare
+import executor.train
 from executor import device
+from executor.compare import check_layout
 from executor.context import Context, Versions, connect, started
 from executor.data import Synthetic
-from executor.ddp import modules_of
+from executor.ddp import default_config, modules_of
 from executor.errors import ExecutorError
 from executor.grids import build_grids
 from executor.groups import ProcessGroups
@@ -50,7 +54,7 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
     original = Plan.from_json(text)
     plan = reference_of(original) if reference else original
     samples = Synthetic(original, seed=7, text_only=tuple(options.get("text_only", ())))
-    with ready(plan) as (context, groups), faults.planted(options.get("fault", ""), groups):
+    with ready(plan) as (context, groups), faults.planted(options.get("fault", ""), groups), overlap(options):
         settings = Settings(
             dtype=options.get("dtype", "fp32"),
             optimizer=options.get("optimizer", "sgd"),
@@ -64,6 +68,18 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
             for part in slices_of(trainer.model)
         ]
         return {"steps": steps, "parts": parts}
+
+
+@contextmanager
+def overlap(options: dict[str, Any]) -> Iterator[None]:
+    """Ask for gradients that are reduced while the backward pass runs, where the options do."""
+    asked = dataclasses.replace(default_config(), overlap_grad_reduce=options.get("overlap", False))
+    with (
+        mock.patch.object(executor.train, "default_config", return_value=asked)
+        if asked.overlap_grad_reduce
+        else nullcontext()
+    ):
+        yield
 
 
 def train_reference(text: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +104,56 @@ def train_with_bad_gradients(text: str, victim: int) -> tuple[list[bool], str]:
         kept = [torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
         trainer._optimizer.prepare_grads = real
         return kept, f"{error}; then step {trainer.step(2).step}"
+
+
+def train_with_nan(text: str, victim: int) -> tuple[str, bool]:
+    """One step in fp32 in which a rank's gradients hold a NaN: this rank's error, and whether its weights are kept."""
+    plan = Plan.from_json(text)
+    with ready(plan) as (context, groups):
+        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
+        if context.rank == victim:
+            real = trainer._optimizer.prepare_grads
+
+            def spoil() -> bool:
+                next(iter(trainer.model.parameters())).main_grad.fill_(float("nan"))
+                return bool(real())
+
+            trainer._optimizer.prepare_grads = spoil
+        before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+        error = ""
+        try:
+            trainer.step(0)
+        except ExecutorError as caught:
+            error = str(caught)
+        return error, all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def groups_made_while_training(text: str) -> list[int]:
+    """torch's count of groups before the trainer is built, then after it, and after each of two steps."""
+    plan = Plan.from_json(text)
+    world = dist.distributed_c10d._world
+    with ready(plan) as (context, groups):
+        counts = [world.group_count]
+        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7, text_only=(1,)), settings, context.device)
+        counts.append(world.group_count)
+        for _ in trainer.run(2):
+            counts.append(world.group_count)
+        return counts
+
+
+def groups_created(text: str) -> list[tuple[int, ...]]:
+    """The ranks of every group that this rank asks torch for."""
+    plan = Plan.from_json(text)
+    real, made = dist.new_group, []
+
+    def new_group(ranks: list[int], **options: Any) -> Any:
+        made.append(tuple(ranks))
+        return real(ranks, **options)
+
+    with mock.patch.object(dist, "new_group", new_group), ready(plan):
+        return made
 
 
 def groups_of_transfers(text: str) -> dict[str, list[str]]:
@@ -175,6 +241,68 @@ def grids(text: str) -> dict[str, Any]:
         return {"members": members, "created": created, "refusal": refusal}
 
 
+def groups_under_older_naming(text: str) -> list[Any]:
+    """The fault that stops a rank under another torch's way of naming, and how many groups it has made by then."""
+
+    def named(ranks: Any, use_hashed_name: bool) -> str:
+        return f"{ranks} {len(dist.distributed_c10d._world.pg_names)}"
+
+    plan = Plan.from_json(text)
+    context = connect(TIMEOUT)
+    with started(context, plan.digest, plan.world_size):
+        before = dist.get_pg_count()
+        with mock.patch.object(dist.distributed_c10d, "_process_group_name", named):
+            try:
+                ProcessGroups(plan, context.rank, context.timeout)
+            except ExecutorError as error:
+                return [str(error).partition("name: ")[2].partition(".")[0], dist.get_pg_count() - before]
+    return []
+
+
+class WithOneRankLess:
+    """A plan whose first group of one kind of language has lost its last rank."""
+
+    def __init__(self, plan: Plan, kind: str) -> None:
+        self._plan, self._kind = plan, kind
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plan, name)
+
+    def groups(self, owner: str, kind: str) -> list[tuple[int, ...]]:
+        found = list(self._plan.groups(owner, kind))
+        if (owner, kind) == ("language", self._kind):
+            found[0] = found[0][:-1]
+        return found
+
+
+def compare_layouts(texts: list[str], kinds: list[str]) -> list[dict[str, str]]:
+    """Per plan, megatron-core's derivations for three of its ranks beside the plan's, then with a fault per kind."""
+    results = []
+    for text in texts:
+        plan = Plan.from_json(text)
+        errors = {}
+        for rank in {0, plan.world_size // 2, plan.world_size - 1}:
+            dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=plan.world_size)
+            try:
+                with device.ready():
+                    groups = ProcessGroups(plan, rank)
+                    check_layout(groups)
+                    for kind in kinds:
+                        groups.plan = WithOneRankLess(plan, kind)  # type: ignore[assignment]
+                        try:
+                            check_layout(groups)
+                        except ExecutorError as error:
+                            errors[kind] = str(error)
+            finally:
+                dist.destroy_process_group()
+        results.append(errors)
+    return results
+
+
+def visible_gpus() -> tuple[str | None, int]:
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+
+
 def command(*arguments: str) -> tuple[int, str, str]:
     """Run the executor's command line as one rank: exit code, standard output, standard error."""
     out, err = io.StringIO(), io.StringIO()
@@ -210,6 +338,13 @@ def command_without(absent: int, *arguments: str) -> tuple[int, str, str]:
 def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
     """As `command`, with another version of megatron-core on every rank."""
     with mock.patch("executor.megatron_limits.version", return_value=installed):
+        return command(*arguments)
+
+
+def command_with_another_megatron(*arguments: str) -> tuple[int, str, str]:
+    """As `command`, with a megatron-core that would make other embedding groups."""
+    other = {"embd": lambda ranks: [ranks[0], ranks[-1]]}
+    with mock.patch.object(executor.compare, "_EMBEDDINGS", other):
         return command(*arguments)
 
 

@@ -76,7 +76,8 @@ def _run(
 
 @functools.cache
 def _start_server() -> None:
-    """Start the process that imports everything and forks ranks. It finds modules by PYTHONPATH only."""
+    """Start the process that imports everything and forks ranks. It finds modules by PYTHONPATH only, and no GPU."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     saved = os.environ.get("PYTHONPATH")
     paths = [str(_HERE), str(_HERE.parents[1]), str(_HERE.parents[1] / "benchmarks"), *([saved] if saved else [])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,11 +109,37 @@ def test_a_dead_rank_ends_the_run(victim: int) -> None:
     assert all("lost another rank" in message and "Traceback" not in message for message in messages)
 
 
-def test_under_torchrun() -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "executor", "check"]
+def test_the_readmes_commands_under_torchrun(tmp_path: Path) -> None:
+    """Word by word, on 4 CPU ranks: `check` proves, `train` and its reference tell the same story."""
+    (block,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    checked, trained, reference = (_run(line, tmp_path) for line in block.splitlines())
+    assert "all groups and bridges are as planned" in checked
+    assert "4 ranks, 53 groups" in checked
+    steps, wanted = (
+        [line.split("tokens/s")[0].split()[:-1] for line in out.splitlines()] for out in (trained, reference)
+    )
+    assert len(steps) == len(wanted) == 20
+    for step, want in zip(steps, wanted, strict=True):  # printed to six places
+        assert float(step[3]) == pytest.approx(float(want[3]), abs=1e-5)
+    written = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in written] == list(range(20))
+    assert all(set(step) == {"step", "loss", "grad_norm", "num_tokens", "seconds"} for step in written)
+    assert max(len(line) for out in (checked, trained, reference) for line in out.splitlines()) <= 80
+
+
+def _run(line: str, place: Path) -> str:
+    """Standard output of a command line of the README, with this interpreter."""
+    program, *arguments = line.split()
+    start = {"torchrun": [sys.executable, "-m", "torch.distributed.run"], "python": [sys.executable]}[program]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, str(ROOT / "tests" / "data" / "two_ranks.yaml")],
-        capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
-    )  # fmt: skip
+        [*start, *arguments], capture_output=True, text=True, timeout=180, check=False, cwd=place, env=environment
+    )
     assert done.returncode == 0, done.stderr
-    assert "all groups and bridges are as planned" in done.stdout
+    return done.stdout
+
+
+def test_ranks_of_tests_see_no_gpu() -> None:
+    """Tests start more ranks than a machine has GPUs, and compare with the CPU's numbers."""
+    assert ranks.run(1, "jobs:visible_gpus") == [("", 0)]

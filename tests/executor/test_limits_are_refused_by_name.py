@@ -29,7 +29,8 @@ def routed(plan: Plan, topology: dict[str, tuple[str, ...]]) -> Plan:
 THREE = specs.plan({}, {}, audio_parallel={})
 SIX_LAYERS = {"language": specs.language(num_layers=8)}
 BEYOND = {
-    "cp": (specs.plan({"cp": 2}, {}), "cp = 1, got 2"),
+    "cp": (specs.plan({"cp": 2}, {}), "cp = 1 with local attention, got 2"),
+    "cp_encoder": (specs.plan({}, {"cp": 2}), "the encoders do not divide their sequences"),
     "colocated_pp": (
         specs.plan({"pp": 2}, {"dp": 2}, placement="colocated"),
         "shares ranks with language's first stage only; rank 1 is of a later one",

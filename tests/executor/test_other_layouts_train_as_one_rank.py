@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ LAYOUTS: dict[str, Plan] = {
     "encoder_pp2_fan_out": specs.plan({"dp": 2}, {"pp": 2}),
     "encoder_deeper_than_language": specs.plan({}, {"pp": 4}),
     "three_modules": specs.plan({"tp": 2}, {"dp": 2}, audio_parallel={"dp": 2}, fixed=True),
+    # Megatron-LM #5062: with tokens per sample that vary, embeddings met the wrong samples.
     "three_modules_varying": specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, audio_parallel={"dp": 1, "tp": 2}),
     "sequence_parallel": specs.plan({"tp": 2, "pp": 2, "sequence_parallel": True}, {"tp": 2, "dp": 2}, fixed=True),
     "encoders_share_ranks": specs.plan(
@@ -106,14 +108,34 @@ def test_text_only_microbatches(plan: Plan, text_only: tuple[int, ...]) -> None:
     measure(plan, text_only=text_only).check()
 
 
+ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 1e-3}
+SHARDED = [
+    pytest.param(specs.plan({"tp": 2, "dp": 2}, {"dp": 2}), id="apart"),
+    pytest.param(specs.plan({"tp": 2}, {"dp": 2}, fixed=True, placement="colocated"), id="colocated"),
+]
+
+
 @pytest.mark.parametrize("distributed_optimizer", [False, True])
-def test_bf16_is_finite_and_close(distributed_optimizer: bool) -> None:
-    plan = specs.plan({"tp": 2, "dp": 2}, {"dp": 2})
-    options: dict[str, Any] = {"dtype": "bf16", "optimizer": "adam", "lr": 1e-3}
-    parity = measure(plan, distributed_optimizer=distributed_optimizer, **options)
+@pytest.mark.parametrize("plan", SHARDED)
+def test_adam_trains_as_one_rank(plan: Plan, distributed_optimizer: bool) -> None:
+    """Adam turns the smallest gradients, which are rounding, into steps as large as any: hence the wider bound.
+
+    A weight moves by 3e-3 in these steps; a shard that another lane overwrites, or that is never gathered, is off by
+    as much.
+    """
+    parity = measure(plan, distributed_optimizer=distributed_optimizer, **ADAM)
+    assert parity.loss <= 1e-6
+    assert parity.grad_norm <= 1e-5
+    assert parity.weights <= 5e-5
+
+
+@pytest.mark.parametrize("distributed_optimizer", [False, True])
+def test_bf16_runs_finite_and_close(distributed_optimizer: bool) -> None:
+    """No bound on weights: one step of bf16 near 1 is 8e-3, more than they move. The fp32 test has the number."""
+    parity = measure(SHARDED[0].values[0], distributed_optimizer=distributed_optimizer, dtype="bf16", **ADAM)
     assert parity.loss < 1e-2
     assert parity.grad_norm < 5e-2
-    assert parity.weights < 2e-2
+    assert parity.weights < math.inf
 
 
 def test_layouts_cover_all_placements() -> None:
