@@ -74,7 +74,7 @@ class PlannedMimoModel(MimoModel):
 
 
 def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: bool = False) -> PlannedMimoModel:
-    """The rank's part of the model, not yet wrapped, its parameters not yet filled; without storage on `meta`."""
+    """The rank's part of the model, not yet wrapped, filled or frozen; without storage on `meta`."""
     config = MimoModelConfig(
         language_model_spec=language_spec(plan.module(MIMO_LANGUAGE_MODULE_KEY), groups, dtype),
         modality_submodules_spec={
@@ -89,7 +89,6 @@ def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: 
     tp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.TP)
     cp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.CP)
     model = PlannedMimoModel(config, groups, cp_group=cp_group, tp_group=tp_group)
-    _freeze(model, plan)
     model.to(dtype)
     return model
 
@@ -167,17 +166,3 @@ def _num_layers(module: ModulePlan, groups: ProcessGroups) -> int:
     """Layers of this rank's stage."""
     coords = groups.view.coords.get(module.name)
     return (module.stages or (0,))[coords[Axis.PP]] if coords else 0
-
-
-def _freeze(model: MimoModel, plan: Plan) -> None:
-    """Turn off gradients of the parts that the spec freezes."""
-    for module in plan.modules:
-        if module.is_language:
-            parts = [model.language_model] if module.freeze.all else []
-        else:
-            submodules = dict(model.modality_submodules.items()).get(module.name)
-            frozen = (("encoders", module.freeze.encoder), ("input_projections", module.freeze.projection))
-            parts = [getattr(submodules, part) for part, is_frozen in frozen if submodules is not None and is_frozen]
-        for part in parts:
-            if part is not None:
-                part.requires_grad_(False)
