@@ -18,7 +18,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed import distributed_c10d
 
-from planner import Plan
+from planner import Plan, Spec, compile_spec
 
 from .agree import agree
 from .context import DEFAULT_TIMEOUT, Versions
@@ -78,6 +78,13 @@ def topology_of(plan: Plan) -> dict[str, list[str]]:
     return found
 
 
+def compiled(given: Plan | Spec) -> Plan:
+    """A plan as it is; a spec compiled for the world, or while there is none for what it covers. Raises PlanError."""
+    if isinstance(given, Plan):
+        return given
+    return compile_spec(given, world_size=dist.get_world_size() if dist.is_initialized() else None)
+
+
 def check_plan(plan: Plan) -> None:
     """Compare a plan with what is to run it: the size of the world, if there is one, versions, megatron-core's limits.
 
@@ -118,13 +125,13 @@ def open_groups(
 
 
 def refuse_bound_device() -> None:
-    """Raise where NCCL's default group is bound to a device: every new group would then wait for the whole world.
+    """Raise where the default group is bound to a device: every new group would then wait for the whole world.
 
-    torch makes groups of such a world by splitting its communicator, in which every rank takes part; a plan's groups
-    are created by their members only.
+    On NCCL torch makes groups of such a world by splitting its communicator, in which every rank takes part; a
+    plan's groups are created by their members only.
     """
     bound = distributed_c10d._get_default_group().bound_device_id
-    if bound is not None and "nccl" in dist.get_backend():
+    if bound is not None:
         raise UnsupportedError(
             f"the default process group is bound to {bound}: torch would split its communicator for every new group, "
             "which waits for all ranks, and a plan's groups are created by their members only\n"

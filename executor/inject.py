@@ -7,7 +7,6 @@ the user left at their defaults are filled in (`spec_limits.py` has refused thos
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, ModuleStageInfo
 
 from .infra import MimoModelInfra
-from .spec_limits import AXES, Part, class_of, parts_of
+from .spec_limits import AXES, Part, parameters_of, parts_of
 
 
 @attrs.frozen(kw_only=True)
@@ -80,10 +79,5 @@ def _inject(part: Part, infra: MimoModelInfra) -> None:
         found["tp_group"] = collection.tp
     else:
         found |= {"pre_process": stage.is_first_stage, "post_process": stage.is_last_stage}
-    taken = _taken(part.spec) if part.module.name != MIMO_LANGUAGE_MODULE_KEY else set(found)
+    taken = parameters_of(part.spec) if part.module.name != MIMO_LANGUAGE_MODULE_KEY else set(found)
     part.spec.params = {**(part.spec.params or {}), **{name: one for name, one in found.items() if name in taken}}
-
-
-def _taken(spec: ModuleSpec) -> set[str]:
-    made = class_of(spec)
-    return set(inspect.signature(made).parameters) if made is not None else set()

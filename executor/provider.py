@@ -21,7 +21,7 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.models.mimo.config.base_configs import MimoModelConfig
 from megatron.core.transformer.spec_utils import ModuleSpec
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Spec, compile_spec
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Spec
 
 from . import device
 from .compare import check_model
@@ -29,7 +29,7 @@ from .ddp import wrap, wrap_precision
 from .errors import ExecutorError, UnsupportedError
 from .freeze import Frozen, freeze
 from .groups import ProcessGroups
-from .infra import MimoModelInfra, check_plan, infra_of, open_groups
+from .infra import MimoModelInfra, check_plan, compiled, infra_of, open_groups
 from .inject import Making, specs_of_rank
 from .meta import on_meta
 from .model import PlannedMimoModel, build_model
@@ -90,12 +90,10 @@ class MimoModelProvider:
     @property
     def plan(self) -> Plan:
         """The plan. Raises PlanError where a spec was given that has none for the world."""
-        if isinstance(self._given, Plan):
-            return self._given
-        if not dist.is_initialized():
-            return compile_spec(self._given)
-        self._given = compile_spec(self._given, world_size=dist.get_world_size())
-        return self._given
+        plan = compiled(self._given)
+        if dist.is_initialized():  # until then another world may come
+            self._given = plan
+        return plan
 
     @property
     def tensor_model_parallel_size(self) -> int:

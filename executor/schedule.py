@@ -19,7 +19,7 @@ from megatron.core.hyper_comm_grid import HyperCommGrid
 from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, ModuleLayout, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, ModuleLayout, Plan, Spec
 
 from .bridge import DIM_MAPPING, PlannedCommunicator
 from .compare import check_communicator
@@ -27,11 +27,12 @@ from .ddp import modules_of
 from .errors import ExecutorError
 from .gradients import ModulesAndGrids
 from .grids import PlannedGrid, build_grids
-from .infra import MimoModelInfra, open_groups, topology_of
+from .infra import MimoModelInfra, compiled, open_groups, topology_of
 
 
-def build_hypercomm_grids(plan: Plan) -> dict[str, PlannedGrid]:
+def build_hypercomm_grids(plan: Plan | Spec) -> dict[str, PlannedGrid]:
     """Every module's grid, on groups that are created here; a provider's infra has its own already. Collective."""
+    plan = compiled(plan)
     return build_grids(plan, open_groups(plan))
 
 
@@ -54,13 +55,14 @@ class ColocatedCommConfig:
 
 
 def build_colocated_comm_config(
-    plan: Plan, module_to_grid_map: dict[str, PlannedGrid] | None = None
+    plan: Plan | Spec, module_to_grid_map: dict[str, PlannedGrid] | None = None
 ) -> ColocatedCommConfig:
     """The bridges of a colocated plan, on a provider's grids, or on grids without groups if these are left out.
 
     Raises:
         ExecutorError: the plan's modules are not on the same ranks.
     """
+    plan = compiled(plan)
     if plan.layout is not ModuleLayout.COLOCATED:
         raise ExecutorError(f"layout = {plan.layout.value}: only modules on the same ranks have colocated bridges")
     grids = build_grids(plan, None) if module_to_grid_map is None else module_to_grid_map

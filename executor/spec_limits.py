@@ -7,6 +7,7 @@ that the specs run into (MimoModel's own code was read, and run, for each).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -152,6 +153,12 @@ def class_of(spec: ModuleSpec) -> Any:
     return found if isinstance(found, type) else None
 
 
+def parameters_of(spec: ModuleSpec) -> set[str]:
+    """What the class that a spec names takes, by name."""
+    made = class_of(spec)
+    return set(inspect.signature(made).parameters) if made is not None else set()
+
+
 # ---- rules
 
 
@@ -201,11 +208,20 @@ def _forward(part: Part) -> Iterator[Limit]:
         yield Limit("megatron-core", part.where, rule, remedy)
     encoders = (part.spec.submodules or {}).get("encoders") or {}
     blocks = [name for name, spec in encoders.items() if issubclass(class_of(spec) or object, TransformerBlock)]
+    yield from _stages(part, encoders)
     if blocks and made.encode is ModalitySubmodules.encode:
         rule = (
             f"encoders hand on (samples, tokens, hidden), but {', '.join(blocks)} is a TransformerBlock: tokens first"
         )
         yield Limit("megatron-core", part.where, rule, "wrap it in a module that transposes its output")
+
+
+def _stages(part: Part, encoders: Mapping[str, ModuleSpec]) -> Iterator[Limit]:
+    """An encoder of several stages is told its own, or finds it in the groups."""
+    unaware = [name for name, spec in encoders.items() if not {"pre_process", "pg_collection"} & parameters_of(spec)]
+    if part.module.num_stages > 1 and unaware:
+        rule = f"pp = {part.module.num_stages}, but {', '.join(unaware)} takes neither pre_process nor pg_collection"
+        yield Limit("model", part.where, rule, "let it build its stage's layers only, or use pp: 1")
 
 
 def _encoders(part: Part) -> Iterator[Limit]:

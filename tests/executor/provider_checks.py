@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+import attrs
 import specs
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from executor.ddp import modules_of
 from executor.grids import build_grids
 from executor.sampler import GlobalOrder
 from executor.spec_limits import spec_limits_of
-from planner import Plan
+from planner import Plan, compile_spec
 
 APART = specs.plan({"tp": 2, "pp": 2}, {"dp": 2}, fixed=True)
 STAGED = specs.plan({}, {"pp": 2}, fixed=True)
@@ -66,6 +67,12 @@ def block(plan: Plan) -> ModuleSpec:
     return spec
 
 
+def plain(plan: Plan) -> ModuleSpec:
+    spec = user_specs.plain_images(plan)
+    spec.submodules["encoders"]["vit"].params["config"] = user_specs.vision_config()
+    return spec
+
+
 def with_group(plan: Plan) -> ModuleSpec:
     return user_specs.language(plan, pg_collection=ProcessGroupCollection())
 
@@ -86,6 +93,7 @@ def spec_faults() -> dict[str, list[tuple[str, str, str]]]:
         "per_token": limits(APART, language(APART, calculate_per_token_loss=False)),
         "per_token_projection": limits(APART, None, projection(APART, calculate_per_token_loss=False)),
         "skipped_layers": limits(STAGED, None, stock(STAGED)),
+        "unaware_of_stages": limits(STAGED, None, plain(STAGED)),
         "tokens_first": limits(APART, None, block(APART)),
         "dropout_under_sp": limits(SEQUENCE, language(SEQUENCE, hidden_dropout=0.1)),
         "scatter_under_sp": limits(
@@ -133,6 +141,11 @@ def spec_faults() -> dict[str, list[tuple[str, str, str]]]:
     }
 
 
+def half_precision(plan: Plan) -> Plan:
+    spec = plan.to_spec()
+    return compile_spec(attrs.evolve(spec, training=attrs.evolve(spec.training, dtype="fp16")))
+
+
 def refusals() -> dict[str, str]:
     """By name, what a call is told."""
     plan, varying = APART, specs.plan({}, {})
@@ -152,6 +165,7 @@ def refusals() -> dict[str, str]:
         "virtual_later": refusal(lambda: setattr(provider, "virtual_pipeline_model_parallel_size", 2)),
         "fp16": refusal(lambda: provider_of(plan, fp16=True)),
         "fp16_later": refusal(given(fp16=True)),
+        "fp16_plan": refusal(library.LlavaMimoProvider(plan=half_precision(plan)).build_infra),
         "overlap": refusal(given(varying, ddp_config=overlap)),
         "fsdp": refusal(given(use_megatron_fsdp=True)),
         "fsdp2": refusal(given(use_torch_fsdp2=True)),

@@ -198,20 +198,47 @@ def launches(good: str, others: list[str], limited: str, larger: str) -> dict[st
             said["version"] = refusal(provider_of(plan).build_infra)
         default = dist.distributed_c10d._get_default_group()
         default.bound_device_id = torch.device("cuda:0")
-        with mock.patch.object(dist, "get_backend", return_value="nccl"):
-            said["bound"] = refusal(provider_of(plan).build_infra)
-            said["grids"] = refusal(lambda: library.build_hypercomm_grids(plan))
+        said["bound"] = refusal(provider_of(plan).build_infra)
+        said["grids"] = refusal(lambda: library.build_hypercomm_grids(plan))
         groups = len(dist.distributed_c10d._world.pg_map) - before
         return {"said": said, "groups": groups}
 
 
-def spec_for_the_world(text: str) -> dict[str, Any]:
+def plain_encoder(text: str) -> list[tuple[float, float, int]]:
+    """Three steps with an encoder that is no module of megatron-core's."""
+    plan = Plan.from_json(text)
+    with world():
+        provider = provider_of(plan, modality_submodules_spec={"images": user_specs.plain_images(plan)})
+        (model,) = provider.provide_distributed_model(pre_wrap_hook=filled)
+        loop = Loop(plan, model, provider.build_infra(), user_specs.summed_loss)
+        return [loop.step(number) for number in range(3)]
+
+
+def tied(text: str) -> list[list[Any]]:
+    """The tied weight on this rank as the user's modules draw it, and after two steps; none where it has none."""
+    plan = Plan.from_json(text)
+    with world() as rank:
+        provider = provider_of(
+            plan, language_model_spec=user_specs.language(plan, share_embeddings_and_output_weights=True)
+        )
+        (model,) = provider.provide_distributed_model()
+        loop = Loop(plan, model, provider.build_infra(), user_specs.summed_loss)
+        if rank not in plan.module("language").ranks:
+            loop.step(0), loop.step(1)
+            return []
+        weight = model.language_model.module.shared_embedding_or_output_weight()
+        found = [weight.detach().clone().tolist()]
+        loop.step(0), loop.step(1)
+        return [*found, weight.detach().tolist()]
+
+
+def spec_for_the_world(spec: Any) -> dict[str, Any]:
     """A spec whose dp is left to the world."""
-    spec = Plan.from_json(text).to_spec()
     outside = library.LlavaMimoProvider(plan=spec, bf16=False)
     before = outside.plan.world_size
     with world():
         infra = outside.build_infra()
+        library.validate_no_stub_ranks(library.build_hypercomm_grids(spec), dist.get_world_size())
         return {"before": before, "world": infra.plan.world_size, "same": outside.plan is infra.plan}
 
 

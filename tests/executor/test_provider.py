@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import ranks
 import specs
 from parity import assemble
 
-from planner import Freeze, Plan, compile_spec
+from planner import Freeze, FrozenMap, Parallel, Plan
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 APART = specs.plan({"tp": 2, "pp": 2}, {"dp": 2}, fixed=True)
@@ -105,10 +106,28 @@ def test_bridge_2879_frozen_parameters_are_on_the_device() -> None:
 
 
 def test_a_spec_is_compiled_for_the_world() -> None:
-    open_dp = compile_spec(specs.plan({}, {"dp": 1}, fixed=True).to_spec(), world_size=None).to_spec()
-    assert compile_spec(open_dp).world_size == 2
-    for result in ranks.run(2, "provider_jobs:spec_for_the_world", compile_spec(open_dp).to_json()):
-        assert (result["world"], result["same"]) == (2, True)
+    spec = specs.plan({}, {}, fixed=True).to_spec()
+    parallel = {"language": Parallel(dp=1), "images": Parallel()}
+    modules = {name: attrs.evolve(module, parallel=parallel[name]) for name, module in spec.modules.items()}
+    spec = attrs.evolve(spec, modules=FrozenMap(modules))
+    for result in ranks.run(3, "provider_jobs:spec_for_the_world", spec):
+        assert (result["before"], result["world"], result["same"]) == (2, 3, True)
+
+
+def test_an_encoder_that_is_not_megatrons() -> None:
+    """Without a configuration of its own, and whole on every tp rank: the layout must not show."""
+    plans = [specs.plan({}, {"tp": 2}, fixed=True), specs.plan({"dp": 2}, {"dp": 2}, fixed=True)]
+    divided, spread = (ranks.run(p.world_size, "provider_jobs:plain_encoder", p.to_json()) for p in plans)
+    assert all(steps == divided[0] for steps in divided)
+    for one, other in zip(divided[0], spread[0], strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+
+
+def test_tied_embeddings_stay_tied_over_stages() -> None:
+    plan = specs.plan({"pp": 2}, {}, fixed=True)
+    first, last, _ = ranks.run(plan.world_size, "provider_jobs:tied", plan.to_json())
+    assert first == last
+    assert first[0] != first[1]
 
 
 def test_the_ready_provider_builds_any_rank_without_storage() -> None:

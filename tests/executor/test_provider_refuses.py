@@ -49,6 +49,7 @@ RULES = {
         "calculate_per_token_loss = True in every module",
     ),
     "skipped_layers": ("modality_submodules_spec['images']", "pp = 2, but VisionModalitySubmodules.forward is"),  # a
+    "unaware_of_stages": ("modality_submodules_spec['images']", "pp = 2, but vit takes neither pre_process nor"),
     "tokens_first": ("modality_submodules_spec['images']", "vit is a TransformerBlock: tokens first"),  # defect b
     "dropout_under_sp": ("language_model_spec", "hidden_dropout = 0 under sequence parallelism, got 0.1"),  # defect c
     "scatter_under_sp": ("language_model_spec", "scatter_embedding_sequence_parallel = False under sequence"),
@@ -103,6 +104,7 @@ SAID = {
     "virtual_later": "virtual_pipeline_model_parallel_size = 2: megatron-core has no interleaved schedule",
     "fp16": "fp16: loss scaling over several modules is not right in megatron-core 0.19",
     "fp16_later": "fp16: loss scaling over several modules is not right in megatron-core 0.19",
+    "fp16_plan": "fp16: loss scaling over several modules is not right in megatron-core 0.19",
     "overlap": "Megatron-LM #5285",
     "fsdp": "FSDP is not for several modules",
     "fsdp2": "FSDP is not for several modules",

@@ -38,6 +38,18 @@ class UserVision(VisionEncoder):
             torch.nn.init.normal_(self.input_part.class_token)
 
 
+class PlainVision(torch.nn.Module):
+    """An encoder that knows nothing of megatron-core: every tp rank holds all of it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, width, 4, stride=4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(samples, 3, side, side) -> (samples, patches, width)."""
+        return functional.gelu(self.patches(inputs)).flatten(2).transpose(1, 2)
+
+
 def config(**changes: Any) -> TransformerConfig:
     """The sizes of specs.language(), and what every module must say."""
     sizes: dict[str, Any] = {
@@ -106,6 +118,13 @@ def images(plan: Plan, **changes: Any) -> ModuleSpec:
         module=VisionModalitySubmodules if module.num_stages == 1 else EncoderSubmodules,
         submodules={"encoders": {"vit": encoder}, "input_projections": [projector]},
     )
+
+
+def plain_images(plan: Plan) -> ModuleSpec:
+    """Images with the plain encoder; the projection has the only configuration."""
+    spec = images(plan)
+    spec.submodules["encoders"] = {"vit": ModuleSpec(module=PlainVision, params={"width": 16})}
+    return spec
 
 
 def summed_loss(loss_mask: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
