@@ -115,6 +115,8 @@ def own_loop(text: str, options: dict[str, Any]) -> dict[str, Any]:
         )
         loop = Loop(plan, model, infra, user_specs.summed_loss)
         steps = [loop.step(number) for number in range(3)]
+        with library.multimodule_no_sync(module_to_grid_tuple=loop.pairs):
+            inside = reducing(loop.pairs)
         library.validate_no_stub_ranks(infra.module_to_grid_map, dist.get_world_size())
         library.validate_data_loader_contract(infra, 8, 4, 2)
         spec = provider.language_model_spec
@@ -123,6 +125,7 @@ def own_loop(text: str, options: dict[str, Any]) -> dict[str, Any]:
         return {
             "steps": steps,
             "parts": parts_of(model),
+            "reducing": (inside, reducing(loop.pairs)),
             "called": called,
             "created": dist.distributed_c10d._world.group_count - count,
             "same_infra": provider.get_or_build_infra() is provider.build_infra() is infra,
@@ -139,6 +142,11 @@ def own_loop(text: str, options: dict[str, Any]) -> dict[str, Any]:
             "in_grid": [library.is_current_rank_in_grid(grid) for grid in infra.module_to_grid_map.values()],
             "rank": rank,
         }
+
+
+def reducing(pairs: list[tuple[Any, Any]]) -> set[bool]:
+    """Whether the modules would reduce their gradients now."""
+    return {group.is_last_microbatch for module, _ in pairs for group in module.bucket_groups}
 
 
 def plain(spec: Any) -> dict[str, Any]:
@@ -230,6 +238,15 @@ def tied(text: str) -> list[list[Any]]:
         found = [weight.detach().clone().tolist()]
         loop.step(0), loop.step(1)
         return [*found, weight.detach().tolist()]
+
+
+def another_grid(text: str) -> str:
+    """What provide() says where megatron-core derives other groups than the plan's: images' axes trade places."""
+    plan = Plan.from_json(text)
+    with world():
+        provider = provider_of(plan)
+        provider.build_infra().module_to_grid_map["images"].shape.reverse()
+        return refusal(provider.provide)
 
 
 def spec_for_the_world(spec: Any) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def test_a_loop_of_ones_own_trains_like_the_trainer(name: str) -> None:
         assert result["called"] == ["second", "post"]
         assert result["created"] == 0, "Bridge HEAD creates every group three times; here once, before"
         assert result["same_infra"]
+        assert result["reducing"] == ({False}, {True})
         assert result["untouched"]
         assert result["participating"] == [module.name for module in plan.modules if module.name in role.modules]
         assert set(result["absent"]) == {module.name for module in plan.modules} - set(role.modules)

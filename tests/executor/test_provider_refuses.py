@@ -33,6 +33,12 @@ def test_launches_end_before_any_group() -> None:
             assert "init_process_group without device_id" in said[call]
 
 
+def test_what_megatron_core_derives_is_compared_with_the_plan() -> None:
+    plan = specs.plan({}, {"dp": 2, "order": "dp-cp-pp-tp"}, fixed=True)
+    for said in ranks.run(plan.world_size, "provider_jobs:another_grid", plan.to_json()):
+        assert "of images: the plan says" in said
+
+
 def test_a_loss_that_counts_no_tokens_stops_all_ranks() -> None:
     """megatron-core takes two values for a mean; gradients would then be off by the number of tokens."""
     for said in ranks.run(3, "provider_jobs:bad_losses", GOOD.to_json()):
