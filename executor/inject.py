@@ -34,12 +34,14 @@ def specs_of_rank(
     infra: MimoModelInfra, language: ModuleSpec, modalities: Mapping[str, ModuleSpec], making: Making
 ) -> tuple[ModuleSpec, dict[str, ModuleSpec]]:
     """The specs of language and of every encoder for this rank."""
-    language, modalities = copy.deepcopy((language, dict(modalities)))
-    for part in parts_of(infra.plan, language, modalities):
+    # One by one: a config that modules share must become several, since their sizes differ.
+    language = copy.deepcopy(language)
+    own = {name: copy.deepcopy(spec) for name, spec in modalities.items()}
+    for part in parts_of(infra.plan, language, own):
         for _, config in part.configs:
             _fill(config, part, making)
         _inject(part, infra)
-    return language, modalities
+    return language, own
 
 
 def _fill(config: TransformerConfig, part: Part, making: Making) -> None:

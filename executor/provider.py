@@ -130,6 +130,7 @@ class MimoModelProvider:
                 run the plan or the specs: with every reason.
         """
         check_plan(self.plan)
+        self._check_names()
         self._check_specs(weights_come_later=True)
 
     def initialize_model_parallel(self, *_: Any, **__: Any) -> None:
@@ -236,6 +237,19 @@ class MimoModelProvider:
         return PlannedMimoModel(config, infra.groups, tp_group=tp, cp_group=cp)
 
     # ---- parts
+
+    def _check_names(self) -> None:
+        """What is given by module is given for the plan's encoders: a name that is none would change nothing."""
+        encoders = {module.name for module in self.plan.modules if not module.is_language}
+        for field in ("freeze_modality_encoders", "freeze_modality_projections", "special_token_ids"):
+            unknown = sorted(set(getattr(self, field) or ()) - encoders)
+            if unknown:
+                raise ExecutorError(
+                    f"{field}: {', '.join(unknown)} is no encoder of the plan, which has {sorted(encoders)}; rename it"
+                )
+        missing = sorted(encoders - set(self._special_token_ids()))
+        if missing:
+            raise ExecutorError(f"special_token_ids: {', '.join(missing)} has none: nothing says where its output goes")
 
     def _special_token_ids(self) -> dict[str, int]:
         if self.special_token_ids is not None:

@@ -178,6 +178,9 @@ def refusals() -> dict[str, str]:
         "llava_specs": refusal(
             library.LlavaMimoProvider(plan=plan, language_model_spec=user_specs.language(plan)).finalize
         ),
+        "freeze_name": refusal(lambda: provider_of(plan, freeze_modality_encoders={"image": True}).finalize()),
+        "token_name": refusal(lambda: provider_of(plan, special_token_ids={"image": 7}).finalize()),
+        "no_token": refusal(lambda: provider_of(plan, special_token_ids={}).finalize()),
         "apart": refusal(lambda: library.build_colocated_comm_config(plan)),
         "not_mimo": refusal(lambda: library.unwrap_mimo_model(torch.nn.Linear(1, 1))),
         "stub": refusal(lambda: library.validate_no_stub_ranks(grids, 8)),

@@ -199,6 +199,8 @@ def launches(good: str, others: list[str], limited: str, larger: str) -> dict[st
             "plans": refusal(provider_of(Plan.from_json(others[rank])).build_infra),
             "settings": refusal(provider_of(plan, seed=rank).build_infra),
             "limit": refusal(provider_of(Plan.from_json(limited)).build_infra),
+            "finalize": refusal(provider_of(Plan.from_json(limited)).finalize),
+            "grids_limit": refusal(lambda: library.build_hypercomm_grids(Plan.from_json(limited))),
             "world": refusal(provider_of(Plan.from_json(larger)).build_infra),
             "specs": refusal(bad.build_infra),
         }
@@ -238,6 +240,22 @@ def tied(text: str) -> list[list[Any]]:
         found = [weight.detach().clone().tolist()]
         loop.step(0), loop.step(1)
         return [*found, weight.detach().tolist()]
+
+
+def shared_config(text: str) -> dict[str, Any]:
+    """Sizes in the configurations of a rank, where language and the projection were given one configuration."""
+    plan = Plan.from_json(text)
+    with world():
+        language, images = user_specs.language(plan), user_specs.images(plan)
+        images.submodules["input_projections"][0].params["config"] = language.params["config"]
+        provider = provider_of(plan, language_model_spec=language, modality_submodules_spec={"images": images})
+        model = provider.provide()
+        projections = [one for part in model.modality_submodules.values() for one in part.input_projections]
+        return {
+            "language": model.config.tensor_model_parallel_size,
+            "stages": model.config.pipeline_model_parallel_size,
+            "projections": [one.config.tensor_model_parallel_size for one in projections],
+        }
 
 
 def another_grid(text: str) -> str:

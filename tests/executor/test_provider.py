@@ -115,6 +115,13 @@ def test_a_spec_is_compiled_for_the_world() -> None:
         assert (result["before"], result["world"], result["same"]) == (2, 3, True)
 
 
+def test_modules_may_share_a_configuration() -> None:
+    """Each gets its own sizes."""
+    for rank, result in enumerate(ranks.run(APART.world_size, "provider_jobs:shared_config", APART.to_json())):
+        assert (result["language"], result["stages"]) == (2, 2)
+        assert result["projections"] == ([1] if "images" in APART.role(rank).modules else [])
+
+
 def test_an_encoder_that_is_not_megatrons() -> None:
     """Without a configuration of its own, and whole on every tp rank: the layout must not show."""
     plans = [specs.plan({}, {"tp": 2}, fixed=True), specs.plan({"dp": 2}, {"dp": 2}, fixed=True)]

@@ -28,6 +28,8 @@ def test_launches_end_before_any_group() -> None:
         assert "world size = 3, but the plan is for 4 ranks" in said["world"]
         assert "num_layers = 4 in the plan (stages [4]), got 2" in said["specs"]
         assert "megatron-core 0.16.1 is not known here" in said["version"]
+        assert "cp = 1, got 2" in said["finalize"]
+        assert "cp = 1, got 2" in said["grids_limit"]
         for call in ("bound", "grids"):
             assert "the default process group is bound to cuda:0" in said[call]
             assert "init_process_group without device_id" in said[call]
@@ -121,6 +123,9 @@ SAID = {
     "no_group": "call torch.distributed.init_process_group",
     "no_specs": "no spec of it was given",
     "llava_specs": "give yours to MimoModelProvider",
+    "freeze_name": "freeze_modality_encoders: image is no encoder of the plan, which has ['images']",
+    "token_name": "special_token_ids: image is no encoder of the plan",
+    "no_token": "special_token_ids: images has none",
     "apart": "only modules on the same ranks have colocated bridges",
     "not_mimo": "expected a MimoModel, wrapped or not, got Linear",
     "stub": "ranks 6, 7 have no module",
