@@ -1,8 +1,8 @@
 """User ModuleSpecs that would train silently wrong, or fail late, refused by name before any collective.
 
 megatron-core trusts the specs that it is given. Those of `model.py` keep these rules by construction; a user's are
-held to them here, all faults at once. `model` marks what belongs to the specs, `megatron-core` a defect of 0.19
-that the specs run into (MimoModel's own code was read, and run, for each).
+held to them here, all faults at once. `spec` marks what the specs themselves say wrong, `megatron-core` what they
+run into in 0.19.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ AXES = {
     "context_parallel_size": Axis.CP,
     "expert_model_parallel_size": Axis.EP,
 }
+# What else makes megatron-core share out layers.
+_STAGE_SETTINGS = (
+    "pipeline_model_parallel_layout",
+    "account_for_embedding_in_pipeline_split",
+    "account_for_loss_in_pipeline_split",
+)
 
 
 @attrs.frozen(eq=False)
@@ -101,8 +107,8 @@ def spec_limits_of(
     several = most_modules_on_a_rank(plan) > 1
     for part in parts_of(plan, language, modalities):
         yield from _params(part)
-        yield from _encoders(part)
         if part.kind == "submodules":
+            yield from _config_somewhere(part)
             yield from _forward(part)
         for where, config in part.configs:
             yield from _losses(where, config)
@@ -113,7 +119,7 @@ def spec_limits_of(
                 yield from _layers(where, part, config)
             if not (weights_come_later or config.perform_initialization):
                 rule = "perform_initialization = False, and no pre_wrap_hook fills the parameters: they hold anything"
-                yield Limit("model", where, rule, "set perform_initialization=True, or give a pre_wrap_hook")
+                yield Limit("spec", where, rule, "set perform_initialization=True, or give a pre_wrap_hook")
 
 
 def parts_of(plan: Plan, language: ModuleSpec | None, modalities: Mapping[str, ModuleSpec]) -> Iterator[Part]:
@@ -166,13 +172,13 @@ def _modules(plan: Plan, language: ModuleSpec | None, modalities: Mapping[str, M
     planned = [module.name for module in plan.modules if not module.is_language]
     if language is None:
         rule = f"the plan has a module {MIMO_LANGUAGE_MODULE_KEY}, and no spec of it was given"
-        yield Limit("model", "language_model_spec", rule, "give one; LlavaMimoProvider makes its own")
-    elif not any(isinstance(value, TransformerConfig) for value in [(language.params or {}).get("config")]):
+        yield Limit("spec", "language_model_spec", rule, "give one; LlavaMimoProvider makes its own")
+    elif not isinstance((language.params or {}).get("config"), TransformerConfig):
         rule = "MimoModel reads params['config'], a TransformerConfig; there is none"
         yield Limit("megatron-core", "language_model_spec", rule, "add it")
     if sorted(modalities) != sorted(planned):
         rule = f"one spec per encoder of the plan: {planned}, got {sorted(modalities)}"
-        yield Limit("model", "modality_submodules_spec", rule, "name the specs as the plan's modules")
+        yield Limit("spec", "modality_submodules_spec", rule, "name the specs as the plan's modules")
 
 
 def _params(part: Part) -> Iterator[Limit]:
@@ -183,7 +189,7 @@ def _params(part: Part) -> Iterator[Limit]:
     ]
     if taken:
         rule = f"process groups come from the plan, got params {', '.join(taken)}"
-        yield Limit("model", part.where, rule, "remove them from the spec")
+        yield Limit("spec", part.where, rule, "remove them from the spec")
     scatters = (part.spec.params or {}).get("scatter_embedding_sequence_parallel", True)
     if part.kind == "language" and part.is_sequence_parallel and scatters:
         rule = "scatter_embedding_sequence_parallel = False under sequence parallelism: MimoModel scatters itself"
@@ -221,22 +227,20 @@ def _stages(part: Part, encoders: Mapping[str, ModuleSpec]) -> Iterator[Limit]:
     unaware = [name for name, spec in encoders.items() if not {"pre_process", "pg_collection"} & parameters_of(spec)]
     if part.module.num_stages > 1 and unaware:
         rule = f"pp = {part.module.num_stages}, but {', '.join(unaware)} takes neither pre_process nor pg_collection"
-        yield Limit("model", part.where, rule, "let it build its stage's layers only, or use pp: 1")
+        yield Limit("spec", part.where, rule, "let it build its stage's layers only, or use pp: 1")
 
 
-def _encoders(part: Part) -> Iterator[Limit]:
-    if part.kind != "submodules":
-        return
+def _config_somewhere(part: Part) -> Iterator[Limit]:
     kinds = ("encoder",) if part.module.num_stages > 1 else ("encoder", "projection")  # projections are on the last
     if not any(list(inner.configs) for inner in _walk(part) if inner.kind in kinds):
         rule = f"some {' or '.join(kinds)} has a TransformerConfig: it says how gradients are summed; there is none"
-        yield Limit("model", part.where, rule, "give the encoder or its projection a config")
+        yield Limit("spec", part.where, rule, "give the encoder or its projection a config")
 
 
 def _losses(where: str, config: TransformerConfig) -> Iterator[Limit]:
     if not config.calculate_per_token_loss:
         rule = "calculate_per_token_loss = True in every module: gradients are sums over tokens; got False"
-        yield Limit("model", where, rule, "set calculate_per_token_loss=True")
+        yield Limit("spec", where, rule, "set calculate_per_token_loss=True")
 
 
 def _sizes(where: str, part: Part, config: TransformerConfig) -> Iterator[Limit]:
@@ -245,11 +249,11 @@ def _sizes(where: str, part: Part, config: TransformerConfig) -> Iterator[Limit]
         found, planned = getattr(config, name), part.module.grid.size_of(axis)
         if found not in (1, planned) and (part.is_staged or axis is Axis.TP):
             rule = f"{name} = {axis} of {part.module.name} = {planned}, got {found}"
-            yield Limit("model", where, rule, "leave it out: the plan fills it in")
+            yield Limit("spec", where, rule, "leave it out: the plan fills it in")
     planned_flag = part.is_sequence_parallel
     if part.kind != "nested" and config.sequence_parallel != planned_flag:
         rule = f"sequence_parallel = {planned_flag} in the plan for this part, got {config.sequence_parallel}"
-        yield Limit("model", where, rule, f"set sequence_parallel={planned_flag}, or change the plan's")
+        yield Limit("spec", where, rule, f"set sequence_parallel={planned_flag}, or change the plan's")
     if config.virtual_pipeline_model_parallel_size is not None:
         rule = f"no interleaved schedule, got virtual pipeline size {config.virtual_pipeline_model_parallel_size}"
         yield Limit("megatron-core", where, rule, "leave it out")
@@ -263,7 +267,7 @@ def _dtypes(where: str, config: TransformerConfig, dtype: torch.dtype) -> Iterat
         wrong.append(f"pipeline_dtype {config.pipeline_dtype}")
     if wrong:
         rule = f"the provider's dtype is {dtype}, got {' and '.join(wrong)}"
-        yield Limit("model", where, rule, "leave them out, or change the provider's bf16")
+        yield Limit("spec", where, rule, "leave them out, or change the provider's bf16")
 
 
 def _dropout(where: str, config: TransformerConfig, *, several: bool) -> Iterator[Limit]:
@@ -284,9 +288,13 @@ def _layers(where: str, part: Part, config: TransformerConfig) -> Iterator[Limit
         return
     if config.num_layers != sum(stages):
         rule = f"num_layers = {sum(stages)} in the plan (stages {list(stages)}), got {config.num_layers}"
-        yield Limit("model", where, rule, "give the plan and the spec the same model")
+        yield Limit("spec", where, rule, "give the plan and the spec the same model")
     ends = config.num_layers_in_first_pipeline_stage, config.num_layers_in_last_pipeline_stage
     planned = (stages[0], stages[-1])
     if any(one is not None and one != other for one, other in zip(ends, planned, strict=True)):
         rule = f"first and last stage hold {planned} layers in the plan, got {ends}"
-        yield Limit("model", where, rule, "leave num_layers_in_first/last_pipeline_stage out")
+        yield Limit("spec", where, rule, "leave num_layers_in_first/last_pipeline_stage out")
+    set_otherwise = [name for name in _STAGE_SETTINGS if getattr(config, name)]
+    if set_otherwise:
+        rule = f"layers per stage are the plan's, {list(stages)}, got {', '.join(set_otherwise)}"
+        yield Limit("spec", where, rule, "leave it out, and write `stages` in the plan's spec")

@@ -125,6 +125,19 @@ def spec_faults() -> dict[str, list[tuple[str, str, str]]]:
                 num_layers_in_last_pipeline_stage=1,
             ),
         ),
+        "stage_settings": limits(
+            STAGED,
+            None,
+            user_specs.images(
+                STAGED,
+                config=user_specs.vision_config(
+                    num_layers=3,
+                    pipeline_model_parallel_size=2,
+                    pipeline_dtype=torch.float32,
+                    account_for_embedding_in_pipeline_split=True,
+                ),
+            ),
+        ),
         "group": limits(APART, with_group(APART)),
         "no_weights": limits(APART, language(APART, perform_initialization=False), weights_come_later=False),
         "weights_by_hook": limits(APART, language(APART, perform_initialization=False)),

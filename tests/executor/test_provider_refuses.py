@@ -69,6 +69,7 @@ RULES = {
     "pipeline_dtype": ("language_model_spec", "dtype is torch.bfloat16, got pipeline_dtype torch.float32"),
     "layers": ("language_model_spec", "num_layers = 4 in the plan (stages [2, 2]), got 8"),
     "stage_layers": ("language_model_spec", "first and last stage hold (2, 2) layers in the plan, got (3, 1)"),
+    "stage_settings": ("encoders['vit']", "are the plan's, [2, 2], got account_for_embedding_in_pipeline_split"),
     "group": ("language_model_spec", "process groups come from the plan, got params pg_collection"),
     "no_weights": ("language_model_spec", "perform_initialization = False, and no pre_wrap_hook"),
     "no_config": ("modality_submodules_spec['images']", "some encoder or projection has a TransformerConfig"),
