@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from statistics import median
+from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
@@ -17,6 +18,8 @@ import executor.train
 from executor.context import Context, connect, started
 from executor.data import Synthetic
 from executor.groups import ProcessGroups
+from executor.infra import MimoModelInfra
+from executor.schedule import unwrap_mimo_model
 from executor.train import Settings, Trainer
 from planner import Axis, ModulePlan, Plan
 
@@ -95,9 +98,10 @@ def step(text: str, stock: bool) -> float:
 
 @contextmanager
 def _stock() -> Iterator[None]:
-    """The trainer takes megatron-core's own communicator; how it differs from the executor's is not checked."""
-    with (
-        mock.patch.object(executor.train, "PlannedCommunicator", StockCommunicator),
-        mock.patch.object(executor.train, "check_communicator"),
-    ):
+    """The trainer takes megatron-core's own communicator."""
+    with mock.patch.object(executor.train, "build_communicator", _stock_communicator):
         yield
+
+
+def _stock_communicator(model: Any, infra: MimoModelInfra) -> StockCommunicator:
+    return StockCommunicator(infra.plan, infra.module_to_grid_map, infra.groups, unwrap_mimo_model(model).config)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, ModulePlan, Plan
-from planner.data import INPUT_IDS, LABELS, LOSS_MASK, POSITION_IDS
+from planner.data import INPUT_IDS, LABELS, LOSS_MASK, MODALITY_INPUTS, POSITION_IDS
 
 from .errors import ExecutorError
 from .transformer import model_of
@@ -37,15 +38,10 @@ class Microbatch:
     items: Mapping[str, torch.Tensor]
     num_items: Mapping[str, tuple[int, ...]]
 
-    def text_of(self, samples: slice) -> dict[str, torch.Tensor]:
-        """Language's tensors of some samples."""
-        return {key: value[samples] for key, value in self.text.items()}
-
-    def items_of(self, module: str, samples: slice) -> torch.Tensor | None:
-        """A module's inputs of some samples; None where they have none."""
-        counts = self.num_items[module]
-        first, count = sum(counts[: samples.start]), sum(counts[samples])
-        return self.items[module][first : first + count] if count else None
+    def as_batch(self, encoders: Mapping[str, str]) -> dict[str, Any]:
+        """The arguments of MimoModel's forward. encoders: the name of each module's encoder."""
+        inputs = {name: {encoders[name]: {"inputs": items}} for name, items in self.items.items()}
+        return {**self.text, MODALITY_INPUTS: inputs}
 
 
 @attrs.frozen

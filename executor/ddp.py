@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from planner import MIMO_LANGUAGE_MODULE_KEY
 
+from .errors import ExecutorError
 from .grids import collection_of
 from .groups import ProcessGroups
 
@@ -73,6 +74,15 @@ def default_config(*, distributed_optimizer: bool = False) -> DistributedDataPar
     )
 
 
+def wrap_precision(model: MimoModel, dtype: torch.dtype, wrapper: Callable[[Any, Any], Any] | None) -> None:
+    """Give each module to `wrapper` with its configuration, or cast it where there is none."""
+    for name, module in list(modules_of(model)):
+        if wrapper is None:
+            module.to(dtype)
+        else:
+            _replace(model, name, wrapper(config_of(name, module), module))
+
+
 def _replace(model: MimoModel, name: str, module: torch.nn.Module) -> None:
     if name == MIMO_LANGUAGE_MODULE_KEY:
         model.language_model = module
@@ -81,9 +91,16 @@ def _replace(model: MimoModel, name: str, module: torch.nn.Module) -> None:
 
 
 def config_of(name: str, module: Any) -> TransformerConfig:
-    """The transformer configuration of a module: an encoder's is that of its first encoder."""
+    """The transformer configuration of a module. An encoder's is its first encoder's or projection's that has one.
+
+    Raises:
+        ExecutorError: there is none.
+    """
     while isinstance(module, Float16Module):
         module = module.module
     if name == MIMO_LANGUAGE_MODULE_KEY:
         return module.config
-    return next(iter(module.encoders.values())).config
+    for part in (*module.encoders.values(), *module.input_projections):
+        if isinstance(getattr(part, "config", None), TransformerConfig):
+            return part.config
+    raise ExecutorError(f"no encoder or projection of {name} on this rank has a TransformerConfig; give it one")

@@ -31,6 +31,11 @@ def select(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def current() -> torch.device:
+    """The device that this process uses."""
+    return torch.device("cuda", torch.cuda.current_device()) if ON_GPU else torch.device("cpu")
+
+
 @contextmanager
 def ready() -> Iterator[None]:
     """While active, megatron-core runs on this process's device."""

@@ -15,9 +15,14 @@ from megatron.core.distributed import finalize_model_grads
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, RankView
 
-from .ddp import modules_of
-from .grids import collection_of
-from .groups import ProcessGroups
+from . import device
+from .errors import ExecutorError
+from .grids import PlannedGrid
+from .infra import MimoModelInfra
+
+ModulesAndGrids = list[tuple[Any, PlannedGrid]]
+
+_REMEDY = "return (sum of losses, num_tokens, report) from the loss function, and calculate_per_token_loss=True"
 
 
 def counts_tokens(view: RankView) -> bool:
@@ -27,31 +32,68 @@ def counts_tokens(view: RankView) -> bool:
     return view.coords[MIMO_LANGUAGE_MODULE_KEY][Axis.TP] == 0
 
 
-class Finalizer:
-    """What the schedule calls after the last microbatch. Keeps the step's token count and number."""
+def finalize_model_grads_multimodule(
+    model: Any,  # noqa: ARG001  the schedule's; module_to_grid_tuple has its modules
+    num_tokens: torch.Tensor | None = None,
+    pg_collection: Any = None,  # noqa: ARG001  the plan's groups decide
+    force_all_reduce: bool | None = False,
+    *,
+    infra: MimoModelInfra,
+    module_to_grid_tuple: ModulesAndGrids,
+) -> int:
+    """Reduce every module's gradients over its own groups, then divide all by the one global token count.
 
-    def __init__(self, groups: ProcessGroups, device: torch.device) -> None:
-        self._groups, self._device = groups, device
-        self.num_tokens = 0
+    What the schedule calls after the last microbatch, once the two keyword arguments are bound. Collective.
 
-    def __call__(
-        self,
-        model: list[Any],
-        num_tokens: torch.Tensor | None = None,
-        pg_collection: Any = None,  # noqa: ARG002  the plan's groups decide
-        force_all_reduce: bool = False,
-    ) -> None:
-        """Reduce and scale the gradients of every module of this rank."""
-        for name, module in modules_of(model[0]):
-            collection = collection_of(name, self._groups)
-            finalize_model_grads([module], None, pg_collection=collection, force_all_reduce=force_all_reduce)
-        self.num_tokens = self._count(num_tokens)
-        for _, module in modules_of(model[0]):
-            module.scale_gradients(1.0 / max(1, self.num_tokens))
+    Args:
+        num_tokens: tokens of this rank's microbatches.
 
-    def _count(self, num_tokens: torch.Tensor | None) -> int:
-        """Tokens of the global batch: the only number that all ranks must share in a step."""
-        counted = num_tokens is not None and counts_tokens(self._groups.view)
-        total = torch.tensor([int(num_tokens) if counted and num_tokens is not None else 0], device=self._device)
-        dist.all_reduce(total)
-        return int(total.item())
+    Returns:
+        Tokens of the global batch.
+
+    Raises:
+        ExecutorError: on all ranks, where the loss function does not count its tokens.
+    """
+    total = _count(num_tokens, infra)
+    for module, grid in module_to_grid_tuple:
+        collection = infra.pg_collections[grid.module.name]
+        finalize_model_grads([module], None, pg_collection=collection, force_all_reduce=bool(force_all_reduce))
+    if total == 0:
+        _refuse_gradients(module_to_grid_tuple)
+    scale_gradients(module_to_grid_tuple, total)
+    return total
+
+
+def scale_gradients(module_to_grid_tuple: ModulesAndGrids, num_tokens: int) -> None:
+    """Divide the gradients of every module by the global number of tokens."""
+    for module, _ in module_to_grid_tuple:
+        module.scale_gradients(1.0 / max(1, num_tokens))
+
+
+def _count(num_tokens: torch.Tensor | None, infra: MimoModelInfra) -> int:
+    """Tokens of the global batch: the only number that all ranks must share in a step."""
+    counted = counts_tokens(infra.groups.view)
+    mine = int(num_tokens) if counted and num_tokens is not None else 0
+    total = torch.tensor([mine, counted and num_tokens is None], dtype=torch.int64, device=device.current())
+    dist.all_reduce(total)
+    tokens, uncounted = total.tolist()
+    if uncounted:
+        raise ExecutorError(
+            f"num_tokens is None on {uncounted} ranks of language's last stage: gradients are sums over tokens, "
+            f"divided by their number\n    fix: {_REMEDY}"
+        )
+    return int(tokens)
+
+
+def _refuse_gradients(module_to_grid_tuple: ModulesAndGrids) -> None:
+    """Raise where there are gradients and no tokens. A batch whose tokens are all masked has neither."""
+    largest = torch.zeros(1, device=device.current())
+    for module, _ in module_to_grid_tuple:
+        for buffer in (*module.buffers, *module.expert_parallel_buffers):
+            largest = torch.maximum(largest, buffer.grad_data.abs().max().float().reshape(1))
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    if float(largest.item()) > 0:
+        raise ExecutorError(
+            "the global batch has gradients, but num_tokens = 0: the loss function returned two values, whose loss "
+            f"megatron-core averages over microbatches, or counts no tokens\n    fix: {_REMEDY}"
+        )

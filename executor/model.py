@@ -24,6 +24,7 @@ from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
 
+from . import device
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
 from .errors import ExecutorError
 from .grids import build_grids, collection_of
@@ -68,25 +69,21 @@ class PlannedMimoModel(MimoModel):
     language stage, if any; what feeds language elsewhere is its output, for the pipeline to send.
     """
 
-    def __init__(self, config: MimoModelConfig, groups: ProcessGroups, **kwargs: Any) -> None:
-        # Not a module's attribute yet: torch's Module is not initialised here.
-        object.__setattr__(self, "_planned_groups", groups)
+    def __init__(self, config: MimoModelConfig, groups: ProcessGroups, dtype: torch.dtype, **kwargs: Any) -> None:
+        """`dtype`: of what encoders hand on."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
             super().__init__(config, **kwargs)
-
-    def _build_colocated_communicators(self) -> None:
-        """None: `connect` makes them, when the dtype and the device are known."""
-
-    def connect(self, dtype: torch.dtype, device: torch.device) -> None:
-        """Make the bridges between modules that share ranks."""
-        groups: ProcessGroups = self._planned_groups
         role = groups.view.role
+        self.plan = groups.plan
         self.shared_bridges = tuple(
-            SharedBridge(groups, src, dst, dtype, device)
+            SharedBridge(groups, src, dst, dtype, device.current())
             for src, dst in shared_edges(groups.plan)
             if role.is_last_stage(src) or role.is_first_stage(dst)
         )
+
+    def _build_colocated_communicators(self) -> None:
+        """None: `shared_bridges` do their work."""
 
     def forward(  # noqa: PLR0917  MimoModel's own arguments, in its order
         self,
@@ -140,10 +137,8 @@ class PlannedMimoModel(MimoModel):
         return output
 
 
-def build_model(
-    plan: Plan, groups: ProcessGroups, dtype: torch.dtype, device: torch.device, *, meta: bool = False
-) -> PlannedMimoModel:
-    """The rank's part of the model, not yet wrapped, its parameters not yet filled; without storage on `meta`."""
+def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: bool = False) -> PlannedMimoModel:
+    """The rank's part of the model, not yet wrapped, filled or frozen; without storage on `meta`."""
     config = MimoModelConfig(
         language_model_spec=language_spec(plan.module(MIMO_LANGUAGE_MODULE_KEY), groups, dtype),
         modality_submodules_spec={
@@ -157,10 +152,8 @@ def build_model(
     config.language_model_spec.params["config"].init_model_with_meta_device = meta  # ties no weights over ranks
     tp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.TP)
     cp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.CP)
-    model = PlannedMimoModel(config, groups, cp_group=cp_group, tp_group=tp_group)
-    _freeze(model, plan)
+    model = PlannedMimoModel(config, groups, dtype, cp_group=cp_group, tp_group=tp_group)
     model.to(dtype)
-    model.connect(dtype, device)
     return model
 
 
@@ -237,17 +230,3 @@ def _num_layers(module: ModulePlan, groups: ProcessGroups) -> int:
     """Layers of this rank's stage."""
     coords = groups.view.coords.get(module.name)
     return (module.stages or (0,))[coords[Axis.PP]] if coords else 0
-
-
-def _freeze(model: MimoModel, plan: Plan) -> None:
-    """Turn off gradients of the parts that the spec freezes."""
-    for module in plan.modules:
-        if module.is_language:
-            parts = [model.language_model] if module.freeze.all else []
-        else:
-            submodules = dict(model.modality_submodules.items()).get(module.name)
-            frozen = (("encoders", module.freeze.encoder), ("input_projections", module.freeze.projection))
-            parts = [getattr(submodules, part) for part, is_frozen in frozen if submodules is not None and is_frozen]
-        for part in parts:
-            if part is not None:
-                part.requires_grad_(False)

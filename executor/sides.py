@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from planner import Axis, GroupKind, Strategy
+from planner.bridges import width_of
 
 from .buffers import Buffer
 from .crossing import Lane
@@ -55,6 +56,7 @@ class Side:
         self.output = plan.module(src).output
         self.part = coords[Axis.CP], plan.module(module).grid.size_of(Axis.CP)
         self._name, self._dtype = bridge.name, dtype
+        self._width = width_of(plan.module(src), plan.module(dst))
         self._cp = groups.get(module, GroupKind.CP)
         # Of the leader strategy only the leader hands on: the others of its cp group help it, the rest do nothing.
         leads = groups.rank == leader or leader in dist.get_process_group_ranks(self._cp)
@@ -69,6 +71,9 @@ class Side:
         except ExecutorError as error:
             raise ExecutorError(f"bridge {self._name}: {error}") from error
         hidden = local.shape[1]
+        if self._width not in (None, hidden):
+            rule = f"rows are {self._width} wide in the plan, got {hidden}"
+            raise ExecutorError(f"bridge {self._name}: {rule}; give the plan the sizes of the model")
         if self.part[1] == 1:
             return local.view(-1), Held(Shape(sizes, hidden))
         parts = self._parts(sizes, value.device)

@@ -16,24 +16,27 @@ import attrs
 import torch
 import torch.distributed as dist
 from megatron.core.pipeline_parallel.schedules import forward_backward_pipelining_without_interleaving
-from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, Plan
-from planner.data import INPUT_IDS, LABELS, LOSS_MASK, POSITION_IDS
+from planner import Plan
 
-from .compare import check_model
 from .data import Microbatch, Synthetic
-from .ddp import default_config, wrap
+from .ddp import default_config
 from .device import memory_bytes
 from .errors import ExecutorError
-from .gradients import Finalizer, counts_tokens
-from .grids import collection_of
+from .gradients import counts_tokens, finalize_model_grads_multimodule
 from .groups import ProcessGroups
-from .model import PlannedMimoModel, build_model
+from .model import PlannedMimoModel
 from .optimizer import build_optimizer, optimizer_config
-from .pipeline import PipelineCommunicator
-from .rng import Streams, seed_streams
-from .weights import initialize
+from .provider import LlavaMimoProvider
+from .schedule import (
+    build_communicator,
+    build_pg_collection_for_schedule,
+    get_module_to_grid_tuple,
+    multimodule_no_sync,
+    zero_grad_buffer_for_multimodule,
+)
+from .slicing import batch_of_rank
+from .transformer import model_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -84,17 +87,20 @@ class Trainer:
     ) -> None:
         self.plan, self.view, self._device, self._samples = plan, groups.view, device, samples
         dtype = DTYPES[settings.dtype]
-        seed_streams(groups, settings.seed)
-        self.model = build_model(plan, groups, dtype, device).to(device)
-        check_model(self.model, groups)
-        initialize(self.model, settings.seed)
-        Streams(groups.view, settings.seed).attach(self.model)
-        wrap(self.model, groups, default_config(distributed_optimizer=settings.distributed_optimizer))
-        self._finalizer = Finalizer(groups, device)
+        provider = LlavaMimoProvider(plan=plan, bf16=dtype is torch.bfloat16, seed=settings.seed)
+        provider.adopt(groups)
+        (self.model,) = provider.provide_distributed_model(
+            default_config(distributed_optimizer=settings.distributed_optimizer), data_parallel_random_init=False
+        )
+        self._infra = provider.get_or_build_infra()
+        self._modules = get_module_to_grid_tuple(self.model, self._infra)
+        self._encoders = {module.name: model_of(module).family or "" for module in plan.modules}
+        self._num_tokens = 0
         config = self.model.config
-        config.finalize_model_grads_func = self._finalizer
-        self._communicator = PipelineCommunicator(groups, config, device)
-        self._collection = _schedule_collection(groups)
+        config.no_sync_func = partial(multimodule_no_sync, module_to_grid_tuple=self._modules)
+        config.finalize_model_grads_func = self._finalize
+        self._communicator = build_communicator(self.model, self._infra)
+        self._collection = build_pg_collection_for_schedule(self._infra)
         chosen = optimizer_config(
             optimizer=settings.optimizer,
             lr=settings.lr,
@@ -111,7 +117,7 @@ class Trainer:
     def step(self, step: int) -> Step:
         """One optimizer step over the global batch."""
         started = time.perf_counter()
-        self.model.zero_grad_buffer()
+        zero_grad_buffer_for_multimodule(self._modules)
         self._optimizer.zero_grad()
         losses = forward_backward_pipelining_without_interleaving(
             forward_step_func=self._forward,
@@ -124,8 +130,7 @@ class Trainer:
             pg_collection=self._collection,
         )
         updated, grad_norm, _ = self._optimizer.step()
-        num_tokens = self._finalizer.num_tokens
-        loss = self._total(losses) / max(1, num_tokens)
+        loss = self._total(losses) / max(1, self._num_tokens)
         # Both numbers are the whole world's, so that all ranks stop at the same step.
         if not updated:
             raise ExecutorError(
@@ -134,7 +139,7 @@ class Trainer:
         if not (math.isfinite(grad_norm) and math.isfinite(loss)):
             found = f"loss {loss}, gradient norm {grad_norm}"
             raise ExecutorError(f"step {step}: not finite: {found}; the weights are spoilt, lower the learning rate")
-        return Step(step, loss, float(grad_norm), num_tokens, time.perf_counter() - started, memory_bytes())
+        return Step(step, loss, float(grad_norm), self._num_tokens, time.perf_counter() - started, memory_bytes())
 
     def _microbatches(self, step: int) -> Iterator[Microbatch]:
         return (self._samples.microbatch(step, index) for index in range(self.plan.batch.num_microbatches))
@@ -142,38 +147,15 @@ class Trainer:
     def _forward(self, data_iterator: Iterator[Microbatch], model: PlannedMimoModel) -> tuple[Any, Callable[..., Any]]:
         """What the schedule calls per microbatch."""
         batch = next(data_iterator)
-        text = {key: value.to(self._device) for key, value in self._text(batch).items()}
-        output, loss_mask = model(
-            input_ids=text[INPUT_IDS],
-            position_ids=text[POSITION_IDS],
-            labels=text[LABELS],
-            loss_mask=text[LOSS_MASK],
-            modality_inputs=self._modality_inputs(batch),
-            modality_input_ids=self._modality_input_ids(batch),
-        )
+        arguments = batch_of_rank(self.plan, self.view, batch.as_batch(self._encoders), batch.num_items)
+        output, loss_mask = model(**arguments)
         return output, partial(summed_loss, loss_mask)
 
-    def _text(self, batch: Microbatch) -> dict[str, torch.Tensor]:
-        """Language's lane, or the lane of the rank's first encoder: its last stage finds sample boundaries in it."""
-        slices = self.view.batch_slices
-        samples = slices.get(MIMO_LANGUAGE_MODULE_KEY) or next(iter(slices.values()))
-        return batch.text_of(samples)
-
-    def _modality_input_ids(self, batch: Microbatch) -> dict[str, torch.Tensor]:
-        """The ids of each encoder's own lane."""
-        slices = self.view.batch_slices
-        return {name: batch.text[INPUT_IDS][slices[name]].to(self._device) for name in self.model.modality_submodules}
-
-    def _modality_inputs(self, batch: Microbatch) -> dict[str, Any] | None:
-        """The inputs of every encoder whose first stage this rank is."""
-        found: dict[str, Any] = {}
-        for name in self.model.modality_submodules:
-            inputs = batch.items_of(name, self.view.batch_slices[name])
-            if inputs is not None and self.view.role.is_first_stage(name):
-                encoder = self.plan.module(name).model.family  # type: ignore[union-attr]  # built from it
-                argument = {"inputs": inputs.to(self._device)}
-                found[name] = {encoder: argument}
-        return found or None
+    def _finalize(self, *args: Any, **kwargs: Any) -> None:
+        """What the schedule calls after the last microbatch."""
+        self._num_tokens = finalize_model_grads_multimodule(
+            *args, infra=self._infra, module_to_grid_tuple=self._modules, **kwargs
+        )
 
     def _total(self, losses: list[torch.Tensor]) -> float:
         """The sum of all tokens' losses over the world."""
@@ -187,9 +169,3 @@ def summed_loss(loss_mask: torch.Tensor, output: torch.Tensor) -> tuple[torch.Te
     """Sum of the losses of all tokens that count, and their number; output: (samples, tokens)."""
     loss = (output.float() * loss_mask).sum()
     return loss, loss_mask.sum().to(torch.int), loss.detach()
-
-
-def _schedule_collection(groups: ProcessGroups) -> MultiModuleProcessGroupCollection:
-    modules = list(groups.view.role.modules)
-    language = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in modules else None
-    return MultiModuleProcessGroupCollection({name: collection_of(name, groups) for name in modules}, language)

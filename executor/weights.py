@@ -55,14 +55,19 @@ def _slice(tensor: ShardedTensor) -> Slice:
 
 
 @torch.no_grad()
-def initialize(model: MimoModel, seed: int) -> None:
-    """Fill every parameter: norms' scales 1, biases 0, all else normal with deviation 0.02."""
+def initialize(model: MimoModel, seed: int, *, on_cpu: bool = False) -> None:
+    """Fill every parameter: norms' scales 1, biases 0, all else normal with deviation 0.02.
+
+    Args:
+        on_cpu: draw on the CPU, which gives the same numbers for every kind of device.
+    """
     for part in slices_of(model):
-        part.data.copy_(_initial(part, seed)[part.place])
+        drawn = _initial(part, seed, torch.device("cpu") if on_cpu else part.data.device)
+        part.data.copy_(drawn[part.place])
 
 
-def _initial(part: Slice, seed: int) -> torch.Tensor:
-    device, name = part.data.device, part.key
+def _initial(part: Slice, seed: int, device: torch.device) -> torch.Tensor:
+    name = part.key
     if _is_norm(name) and "weight" in name:
         return torch.ones(part.shape, device=device)
     if "bias" in name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import attrs
@@ -39,16 +40,12 @@ def swapped_groups(groups: ProcessGroups) -> Iterator[None]:
 @contextmanager
 def unscaled_module(groups: ProcessGroups) -> Iterator[None]:
     """The images' gradients are not divided by the number of tokens."""
-    real = executor.gradients.modules_of
-    calls = []
+    real = executor.gradients.scale_gradients
 
-    def modules_of(model: object) -> list[tuple[str, object]]:
-        calls.append(None)
-        found = list(real(model))
-        scaling = len(calls) % 2 == 0  # asked twice per step: to reduce, then to scale
-        return [pair for pair in found if not (scaling and pair[0] == "images")]
+    def scale_gradients(pairs: list[tuple[Any, Any]], num_tokens: int) -> None:
+        real([(module, grid) for module, grid in pairs if grid.module.name != "images"], num_tokens)
 
-    with mock.patch.object(executor.gradients, "modules_of", modules_of):
+    with mock.patch.object(executor.gradients, "scale_gradients", scale_gradients):
         yield
 
 

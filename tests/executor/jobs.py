@@ -365,7 +365,7 @@ def parameters_of_ranks(text: str, ranks: list[int]) -> dict[int, dict[str, int]
         dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=plan.world_size)
         try:
             with device.ready(), on_meta():
-                model = build_model(plan, ProcessGroups(plan, rank), torch.float32, torch.device("meta"), meta=True)
+                model = build_model(plan, ProcessGroups(plan, rank), torch.float32, meta=True)
             found[rank] = {name: sum(p.numel() for p in module.parameters()) for name, module in modules_of(model)}
             assert all(parameter.is_meta for parameter in model.parameters())
         finally:

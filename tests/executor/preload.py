@@ -7,6 +7,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
 
+    import executor.library
     import executor.train  # noqa: F401
 
 torch.set_num_threads(1)

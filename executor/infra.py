@@ -1,0 +1,147 @@
+"""From a plan to what a training loop needs beside the model; groups only after every check and an agreement.
+
+A difference between ranks that is found after groups exist is a hang. So `open_groups` first compares the plan with
+the world and with what megatron-core can run, then the plan's digest, versions and settings of all ranks over the
+default group's store, and only then creates groups: once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from types import MappingProxyType
+
+import attrs
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed import distributed_c10d
+
+from planner import Plan, Spec, compile_spec
+
+from .agree import agree
+from .context import DEFAULT_TIMEOUT, Versions
+from .errors import DisagreementError, ExecutorError, UnsupportedError
+from .grids import PlannedGrid, build_grids, collection_of
+from .groups import ProcessGroups
+from .megatron_limits import check_limits
+
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class MimoModelInfra:
+    """What a training loop needs beside the model.
+
+    Attributes:
+        module_to_grid_map: every module's grid; also of modules that the rank is not in.
+        topology: module -> modules that it feeds.
+        pg_collections: per module, the rank's groups; None where it is absent.
+        participating_modules: the modules of this rank, in plan order.
+        module_output_ndim: per module, the dims of the tensor that it hands on.
+        groups: the plan's process groups.
+    """
+
+    module_to_grid_map: dict[str, PlannedGrid]
+    topology: dict[str, list[str]]
+    pg_collections: dict[str, ProcessGroupCollection | None]
+    participating_modules: list[str]
+    module_output_ndim: dict[str, int]
+    groups: ProcessGroups
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that all of this comes from."""
+        return self.groups.plan
+
+
+def infra_of(groups: ProcessGroups) -> MimoModelInfra:
+    """The infrastructure of groups that exist."""
+    plan, present = groups.plan, groups.view.role.modules
+    names = [module.name for module in plan.modules]
+    return MimoModelInfra(
+        module_to_grid_map=build_grids(plan, groups),
+        topology=topology_of(plan),
+        pg_collections={name: collection_of(name, groups) if name in present else None for name in names},
+        participating_modules=[name for name in names if name in present],
+        module_output_ndim={module.name: module.output.tensor_dims for module in plan.modules},
+        groups=groups,
+    )
+
+
+def topology_of(plan: Plan) -> dict[str, list[str]]:
+    """Module -> modules that it feeds."""
+    found: dict[str, list[str]] = {module.name: [] for module in plan.modules}
+    for src, dst in plan.edges:
+        found[src].append(dst)
+    return found
+
+
+def compiled(given: Plan | Spec) -> Plan:
+    """A plan as it is; a spec compiled for the world, or while there is none for what it covers. Raises PlanError."""
+    if isinstance(given, Plan):
+        return given
+    return compile_spec(given, world_size=dist.get_world_size() if dist.is_initialized() else None)
+
+
+def check_plan(plan: Plan) -> None:
+    """Compare a plan with what is to run it: the size of the world, if there is one, versions, megatron-core's limits.
+
+    Raises:
+        DisagreementError: the world has another size.
+        UnsupportedError: the version is not known here, or megatron-core cannot run the plan.
+    """
+    if dist.is_initialized() and dist.get_world_size() != plan.world_size:
+        raise DisagreementError(
+            f"world size = {dist.get_world_size()}, but the plan is for {plan.world_size} ranks: "
+            f"start {plan.world_size} processes, or compile the spec for {dist.get_world_size()}"
+        )
+    check_limits(plan)
+
+
+def open_groups(
+    plan: Plan, settings: Mapping[str, str] = NO_SETTINGS, timeout: timedelta = DEFAULT_TIMEOUT
+) -> ProcessGroups:
+    """Every check, the agreement, and then the rank's process groups. Collective over the world.
+
+    Args:
+        settings: what else must be equal on all ranks, names to values.
+        timeout: how long to wait for a rank that does not come.
+
+    Raises:
+        ExecutorError: no default group, one that is bound to a device, a plan that cannot run, or ranks that differ;
+            no process group was created.
+    """
+    if not dist.is_initialized():
+        raise ExecutorError("no default process group: call torch.distributed.init_process_group(backend) first")
+    refuse_bound_device()
+    check_plan(plan)
+    if dist.get_backend() != "fake":  # a fake world has one process, and a store that keeps nothing
+        _agree(plan, settings, timeout)
+    if parallel_state._GLOBAL_MEMORY_BUFFER is None:  # linear layers under sequence parallelism gather into it
+        parallel_state._set_global_memory_buffer()
+    return ProcessGroups(plan, dist.get_rank())
+
+
+def refuse_bound_device() -> None:
+    """Raise where the default group is bound to a device: every new group would then wait for the whole world.
+
+    On NCCL torch makes groups of such a world by splitting its communicator, in which every rank takes part; a
+    plan's groups are created by their members only.
+    """
+    bound = distributed_c10d._get_default_group().bound_device_id
+    if bound is not None:
+        raise UnsupportedError(
+            f"the default process group is bound to {bound}: torch would split its communicator for every new group, "
+            "which waits for all ranks, and a plan's groups are created by their members only\n"
+            "    fix: call torch.cuda.set_device, and init_process_group without device_id"
+        )
+
+
+def _agree(plan: Plan, settings: Mapping[str, str], timeout: timedelta) -> None:
+    """Compare over the default group's store, under a key of its own for each time that this is done."""
+    store, rank = distributed_c10d._get_default_store(), dist.get_rank()
+    times = store.add(f"mimo/agreed/{rank}", 1)
+    found = {"plan": plan.digest, **attrs.asdict(Versions.installed()), **settings}
+    agree(PrefixStore(f"mimo/agree/{times}", store), rank, dist.get_world_size(), plan.world_size, found, timeout)

@@ -1,0 +1,85 @@
+"""A user's ModuleSpecs -> the specs of one rank: deep copies that hold the plan's groups, stage and sizes.
+
+What the user gave is never changed. Process groups always come from the plan; sizes, dtypes and layers per stage that
+the user left at their defaults are filled in (`spec_limits.py` has refused those that differ).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, ModuleStageInfo
+
+from .infra import MimoModelInfra
+from .spec_limits import AXES, Part, parameters_of, parts_of
+
+
+@attrs.frozen(kw_only=True)
+class Making:
+    """How parameters are made. `on_cpu`: drawn whole on the CPU and then cut; `meta`: without storage."""
+
+    dtype: torch.dtype
+    on_cpu: bool = False
+    meta: bool = False
+
+
+def specs_of_rank(
+    infra: MimoModelInfra, language: ModuleSpec, modalities: Mapping[str, ModuleSpec], making: Making
+) -> tuple[ModuleSpec, dict[str, ModuleSpec]]:
+    """The specs of language and of every encoder for this rank."""
+    # One by one: a config that modules share must become several, since their sizes differ.
+    language = copy.deepcopy(language)
+    own = {name: copy.deepcopy(spec) for name, spec in modalities.items()}
+    for part in parts_of(infra.plan, language, own):
+        for _, config in part.configs:
+            _fill(config, part, making)
+        _inject(part, infra)
+    return language, own
+
+
+def _fill(config: TransformerConfig, part: Part, making: Making) -> None:
+    """Sizes, dtypes and what the multi-module schedule asks for."""
+    grid = part.module.grid
+    for name, axis in AXES.items():
+        if part.is_staged or axis is Axis.TP:
+            setattr(config, name, grid.size_of(axis))
+    config.expert_tensor_parallel_size = grid.size_of(Axis.EXPT_TP)
+    config.params_dtype = config.pipeline_dtype = making.dtype
+    config.bf16 = making.dtype is torch.bfloat16
+    config.variable_seq_lengths = True
+    config.use_cpu_initialization = config.use_cpu_initialization or making.on_cpu
+    config.init_model_with_meta_device = making.meta  # ties no weights over ranks
+    if part.is_staged:
+        _fill_layers(config, part.module)
+
+
+def _fill_layers(config: TransformerConfig, module: ModulePlan) -> None:
+    stages = module.stages or ()
+    if len(set(stages)) > 1:
+        config.num_layers_in_first_pipeline_stage = stages[0]
+        config.num_layers_in_last_pipeline_stage = stages[-1]
+
+
+def _inject(part: Part, infra: MimoModelInfra) -> None:
+    """Put groups and stage into a spec: into language's always, elsewhere what the class takes."""
+    collection = infra.pg_collections[part.module.name]
+    if collection is None or part.kind == "nested":
+        return
+    stage: ModuleStageInfo = infra.groups.view.role.modules[part.module.name]
+    found: dict[str, Any] = {"pg_collection": collection}
+    if part.kind == "submodules":  # its stage is given by from_spec
+        part.spec.params = {**(part.spec.params or {}), **found}
+        return
+    if part.kind == "projection":
+        found["tp_group"] = collection.tp
+    else:
+        found |= {"pre_process": stage.is_first_stage, "post_process": stage.is_last_stage}
+    taken = parameters_of(part.spec) if part.module.name != MIMO_LANGUAGE_MODULE_KEY else set(found)
+    part.spec.params = {**(part.spec.params or {}), **{name: one for name, one in found.items() if name in taken}}

@@ -1,0 +1,47 @@
+"""The names that a training loop of one's own imports; the README's page of the library lists them."""
+
+from __future__ import annotations
+
+from .contract import ContractError, validate_data_loader_contract, validate_no_stub_ranks
+from .gradients import finalize_model_grads_multimodule
+from .infra import MimoModelInfra
+from .optimizer import build_optimizer
+from .provider import LlavaMimoProvider, MimoModelProvider
+from .sampler import GlobalOrder
+from .schedule import (
+    ColocatedCommConfig,
+    build_colocated_comm_config,
+    build_communicator,
+    build_hypercomm_grids,
+    build_pg_collection_for_schedule,
+    get_module_to_grid_tuple,
+    is_current_rank_in_grid,
+    multimodule_no_sync,
+    unwrap_mimo_model,
+    zero_grad_buffer_for_multimodule,
+)
+from .slicing import batch_of_rank, slice_batch
+
+__all__ = [
+    "ColocatedCommConfig",
+    "ContractError",
+    "GlobalOrder",
+    "LlavaMimoProvider",
+    "MimoModelInfra",
+    "MimoModelProvider",
+    "batch_of_rank",
+    "build_colocated_comm_config",
+    "build_communicator",
+    "build_hypercomm_grids",
+    "build_optimizer",
+    "build_pg_collection_for_schedule",
+    "finalize_model_grads_multimodule",
+    "get_module_to_grid_tuple",
+    "is_current_rank_in_grid",
+    "multimodule_no_sync",
+    "slice_batch",
+    "unwrap_mimo_model",
+    "validate_data_loader_contract",
+    "validate_no_stub_ranks",
+    "zero_grad_buffer_for_multimodule",
+]

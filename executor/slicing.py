@@ -1,0 +1,125 @@
+"""A lane's part of the global microbatch.
+
+All ranks draw the same global microbatch (`sampler.py`), and every module's lane takes its own slice of it: on a rank
+that holds several modules, keys of one batch go by different slices. A tensor whose rows are not samples must be
+named: guessing from its length would mix samples whenever the lengths happen to agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from planner import MIMO_LANGUAGE_MODULE_KEY, Plan, RankView
+from planner.data import INPUT_IDS, MODALITY_INPUTS, POSITION_IDS
+
+from . import device
+from .errors import ExecutorError
+
+MODALITY_INPUT_IDS = "modality_input_ids"  # PlannedMimoModel's: per encoder, its lane's input_ids
+NumItems = Mapping[str, Sequence[int]]
+_MROPE_DIMS = 3  # (3, samples, tokens): multimodal rotary positions have their channels first
+
+
+def batch_of_rank(plan: Plan, view: RankView, batch: Mapping[str, Any], num_items: NumItems) -> dict[str, Any]:
+    """The part of a global microbatch that a rank's `model(**batch)` takes.
+
+    Language's keys are cut for language's lane, or, on a rank without it, for its first encoder's lane. Each encoder
+    gets the input_ids of its own lane besides: the boundaries of its samples are found in them. The inputs of an
+    encoder are cut for its lane, on its first stage; they are left out elsewhere, and where the lane's samples have
+    none. All tensors come on this process's device.
+
+    Args:
+        batch: the global microbatch; `modality_inputs` maps modules to their inputs.
+        num_items: as in `slice_batch`. Encoders whose tokens per sample vary must be in it, by module or by key.
+
+    Raises:
+        ExecutorError: rows are neither samples nor items.
+    """
+    micro_size = plan.batch_sizes.micro_size
+    text = {key: value for key, value in batch.items() if key != MODALITY_INPUTS}
+    samples = view.batch_slices.get(MIMO_LANGUAGE_MODULE_KEY) or next(iter(view.batch_slices.values()))
+    found = slice_batch(text, samples, micro_size, num_items)
+    inputs, ids = {}, {}
+    for name in view.role.modality_module_names:
+        ids[name] = batch[INPUT_IDS][view.batch_slices[name]]
+        given = (batch.get(MODALITY_INPUTS) or {}).get(name)
+        if given is None or not view.role.is_first_stage(name):
+            continue
+        varies = plan.module(name).output.tokens_per_sample is None
+        part = _part((MODALITY_INPUTS, name), given, _Cut(view.batch_slices[name], micro_size, num_items, varies))
+        if any(value.shape[0] for value in _tensors(part)):
+            inputs[name] = part
+    return _on_device(found | {MODALITY_INPUTS: inputs or None, MODALITY_INPUT_IDS: ids}, device.current())
+
+
+def slice_batch(
+    batch: Mapping[str, Any], samples: slice, micro_size: int, num_items: NumItems | None = None
+) -> dict[str, Any]:
+    """The part of a microbatch that belongs to `samples`.
+
+    Args:
+        batch: tensors, sequences, plain values, and mappings of these. Tensors and sequences hold the samples in
+            dim 0; mRoPE position ids (3, samples, tokens) in dim 1; what `num_items` names holds images, patches or
+            clips in dim 0.
+        samples: the lane's samples, `plan.batch.slice(module, rank)`.
+        micro_size: samples of the whole microbatch.
+        num_items: per key, how many rows each sample has. The name of a mapping stands for all that is in it; of
+            several names on the way to a tensor the innermost counts.
+
+    Raises:
+        ExecutorError: rows are neither samples nor items.
+    """
+    cut = _Cut(samples, micro_size, num_items or {}, False)
+    return {key: _part((key,), value, cut) for key, value in batch.items()}
+
+
+class _Cut:
+    """Which rows belong to a lane. `named_only`: tensors must be in `num_items`."""
+
+    def __init__(self, samples: slice, micro_size: int, num_items: NumItems, named_only: bool) -> None:
+        self.samples, self.micro_size, self.num_items, self.named_only = samples, micro_size, num_items, named_only
+
+    def rows(self, path: tuple[str, ...], found: int) -> slice:
+        """The rows of a tensor or sequence of `found` rows."""
+        name = next((name for name in reversed(path) if name in self.num_items), None)
+        where = f"batch key {'.'.join(path)}"
+        if name is None:
+            if self.named_only or found != self.micro_size:
+                needed = "rows vary" if self.named_only else f"dim 0 has the microbatch's {self.micro_size} samples"
+                raise ExecutorError(f"{where}: {needed}, got {found} rows; give its rows per sample in num_items")
+            return self.samples
+        counts = self.num_items[name]
+        if (len(counts), sum(counts)) != (self.micro_size, found):
+            raise ExecutorError(
+                f"{where}: num_items[{name!r}] has {self.micro_size} samples and {found} rows in all, "
+                f"got {len(counts)} and {sum(counts)}"
+            )
+        first = sum(counts[: self.samples.start])
+        return slice(first, first + sum(counts[self.samples]))
+
+
+def _part(path: tuple[str, ...], value: Any, cut: _Cut) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _part((*path, name), part, cut) for name, part in value.items()}
+    if isinstance(value, torch.Tensor) and value.ndim:
+        if path[-1] == POSITION_IDS and value.ndim == _MROPE_DIMS:
+            return value[:, cut.rows(path, value.shape[1])]
+        return value[cut.rows(path, value.shape[0])]
+    if isinstance(value, list | tuple):
+        return value[cut.rows(path, len(value))]
+    return value
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, Mapping):
+        return [one for part in value.values() for one in _tensors(part)]
+    return [value] if isinstance(value, torch.Tensor) and value.ndim else []
+
+
+def _on_device(value: Any, where: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _on_device(part, where) for key, part in value.items()}
+    return value.to(where) if isinstance(value, torch.Tensor) else value
