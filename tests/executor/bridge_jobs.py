@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -16,6 +19,7 @@ from torch.distributed import distributed_c10d
 from executor import device
 from executor.bridge import Bridge
 from executor.context import Context, connect
+from executor.errors import LostPeerError
 from executor.groups import ProcessGroups
 from executor.pipeline import shared_edges
 from executor.rows import SIZES
@@ -213,3 +217,43 @@ def _difference(what: str, got: torch.Tensor | None, wanted: torch.Tensor | None
         return [f"{what}: shape {tuple(got.shape)}, wanted {tuple(wanted.shape)}"]
     gap = float((got - wanted).abs().max()) if got.numel() else 0.0
     return [f"{what}: differs by {gap}"] if gap > 1e-6 else []
+
+
+def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
+    """Two microbatches, in the second of which one rank dies or falls silent between boundaries and rows: what this
+    rank said, and after how many seconds."""
+    plan = Plan.from_json(text)
+    context = connect(TIMEOUT)
+    dist.init_process_group("gloo", store=context.store, rank=context.rank, world_size=context.world_size)
+    trial = Trial(plan, ProcessGroups(plan, context.rank, timedelta(seconds=timeout)), seed=1)
+    end = Bridge(trial.groups, "images", "language", torch.float32, torch.device("cpu"))
+    real = end.link.post
+    calls = []
+
+    def post(mail: Any, direction: Any) -> Any:
+        calls.append(None)
+        if context.rank == victim and len(calls) > len(first) + 1:
+            time.sleep(3 * timeout) if how == "silent" else os._exit(9)
+        return real(mail, direction)
+
+    end.link.post = post  # type: ignore[method-assign]
+    first: list[None] = [None] * 10_000
+    trip = _source if end.is_source else _destination
+    trip(trial, end, 0)
+    first = list(calls)
+    started = time.perf_counter()
+    try:
+        trip(trial, end, 1)
+        end.link.flush()
+    except LostPeerError as error:
+        return str(error), time.perf_counter() - started
+    return "", time.perf_counter() - started
+
+
+def _source(trial: Trial, end: Bridge, index: int) -> None:
+    end.send(trial._output(index))
+    end.expect()()
+
+
+def _destination(trial: Trial, end: Bridge, index: int) -> None:
+    end.send(trial._gradient(end.expect()(), index))
