@@ -10,7 +10,8 @@ ProcessGroupNCCL; not seen on a GPU yet). With gloo nothing is ordered but equal
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from planner import Direction
 
 from .errors import LostPeerError
+from .lost import is_lost_rank
 
 Work = Any  # torch's handles of an operation differ by backend
 
@@ -43,10 +45,8 @@ class Posted:
     def wait(self) -> None:
         """Raises LostPeerError: a peer died, or did not answer within the group's timeout."""
         for work, mail in self.works:
-            try:
+            with _peers_named(self.name, mail):
                 work.wait()
-            except RuntimeError as error:
-                raise _lost(self.name, mail, error) from error
 
     def have_ended(self) -> bool:
         return all(work.is_completed() for work, _ in self.works)
@@ -99,19 +99,14 @@ class Link:
         return Posted(self.name, tuple((self._start(m), (m,)) for m in mail))
 
     def _start(self, mail: Mail) -> Work:
-        try:
+        with _peers_named(self.name, [mail]):
             return _operation(mail)(mail.tensor, mail.peer, group=self._group_with(mail.peer))
-        except RuntimeError as error:
-            raise _lost(self.name, [mail], error) from error
 
 
 def inside(name: str, ranks: Iterable[int], operation: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """Run a collective inside a lane of an edge, with an error that names both."""
-    try:
+    with _named(f"bridge {name}: lost one of the ranks {', '.join(map(str, ranks))} of a lane"):
         operation(*args, **kwargs)
-    except RuntimeError as error:
-        listed = ", ".join(map(str, ranks))
-        raise LostPeerError(f"bridge {name}: lost one of the ranks {listed} of a lane: {_first_line(error)}") from error
 
 
 def _operation(mail: Mail) -> Callable[..., Any]:
@@ -119,10 +114,19 @@ def _operation(mail: Mail) -> Callable[..., Any]:
     return operation
 
 
-def _lost(name: str, mail: Sequence[Mail], error: RuntimeError) -> LostPeerError:
+@contextmanager
+def _peers_named(name: str, mail: Sequence[Mail]) -> Iterator[None]:
     what = ", ".join(f"{'sending to' if m.sends else 'receiving from'} rank {m.peer}" for m in mail)
-    return LostPeerError(f"bridge {name}: lost the peer while {what}: {_first_line(error)}")
+    with _named(f"bridge {name}: lost the peer while {what}"):
+        yield
 
 
-def _first_line(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[0][:200]
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Says of a lost rank where it was lost. Another error is this rank's own, and stays as it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        raise LostPeerError(f"{what}: {str(error).strip().splitlines()[0][:200]}") from error

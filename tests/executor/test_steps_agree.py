@@ -71,7 +71,7 @@ def test_megatron_lm_5285_text_only_batches_with_overlapped_reduction_do_not_han
 
 def test_megatron_lm_5370_no_group_is_created_while_training() -> None:
     """Bridge groups made on first use, by some ranks before others: a deadlock of 1F1B."""
-    plan = specs.plan({"tp": 2, "pp": 2}, {"dp": 2, "tp": 2}, fixed=True)
+    plan = specs.plan({"tp": 2, "pp": 2}, {"dp": 2, "tp": 2})
     for counts in ranks.run(plan.world_size, "jobs:groups_made_while_training", plan.to_json()):
         assert len(counts) == 4
         assert len(set(counts)) == 1
