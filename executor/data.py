@@ -50,16 +50,18 @@ class Synthetic:
 
     Attributes:
         text_only: numbers (within each step) of the microbatches without any image or clip.
+        text_only_steps: steps of which all microbatches are so.
     """
 
     plan: Plan
     seed: int
     text_only: tuple[int, ...] = ()
+    text_only_steps: tuple[int, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         fixed = [module.name for module in self.plan.modules if module.output.tokens_per_sample is not None]
-        if fixed and self.text_only:
-            rule = f"a fixed tokens_per_sample is that of every sample, but microbatches {self.text_only} have none"
+        if fixed and (self.text_only or self.text_only_steps):
+            rule = "a fixed tokens_per_sample is that of every sample, but some microbatches have only text"
             raise ExecutorError(f"modules.{fixed[0]}.output: {rule}; leave tokens_per_sample out where it varies")
 
     def microbatch(self, step: int, index: int) -> Microbatch:
@@ -67,7 +69,7 @@ class Synthetic:
         digest = hashlib.sha256(f"{self.seed}:{step}:{index}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         encoders = [module for module in self.plan.modules if not module.is_language]
-        empty = index in self.text_only
+        empty = index in self.text_only or step in self.text_only_steps
         counts = {module.name: self._counts(module, empty, generator) for module in encoders}
         ids = torch.stack([self._sample(counts, sample, generator) for sample in range(self._micro_size)])
         items = {

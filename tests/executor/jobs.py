@@ -53,7 +53,8 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
     """Train; returns the steps' metrics and the rank's slices of the final weights."""
     original = Plan.from_json(text)
     plan = reference_of(original) if reference else original
-    samples = Synthetic(original, seed=7, text_only=tuple(options.get("text_only", ())))
+    only = {name: tuple(options.get(name, ())) for name in ("text_only", "text_only_steps")}
+    samples = Synthetic(original, seed=7, **only)
     with ready(plan) as (context, groups), faults.planted(options.get("fault", ""), groups), overlap(options):
         settings = Settings(
             dtype=options.get("dtype", "fp32"),

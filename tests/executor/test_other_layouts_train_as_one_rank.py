@@ -93,19 +93,24 @@ def test_layout_trains_as_one_rank(name: str) -> None:
     measure(LAYOUTS[name]).check()
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [
-        pytest.param(specs.plan({"tp": 2}, {"dp": 2}), id="fan_in"),
-        pytest.param(specs.plan({"dp": 2}, {"pp": 2}), id="encoder_pp2"),
-        pytest.param(specs.plan({"dp": 2}, {"dp": 2}, placement="colocated"), id="colocated"),
-        pytest.param(specs.plan({"tp": 2}, {"dp": 2}, placement="colocated"), id="colocated_fan_in"),
-    ],
-)
+TEXT_ONLY = [
+    pytest.param(specs.plan({"tp": 2}, {"dp": 2}), id="fan_in"),
+    pytest.param(specs.plan({"dp": 2}, {"pp": 2}), id="encoder_pp2"),
+    pytest.param(specs.plan({"dp": 2}, {"dp": 2}, placement="colocated"), id="colocated"),
+    pytest.param(specs.plan({"tp": 2}, {"dp": 2}, placement="colocated"), id="colocated_fan_in"),
+]
+
+
+@pytest.mark.parametrize("plan", TEXT_ONLY)
 @pytest.mark.parametrize("text_only", [(0,), (1,), (0, 1)])
 def test_text_only_microbatches(plan: Plan, text_only: tuple[int, ...]) -> None:
     """Megatron-LM #5285: a microbatch without images must not hang, nor change what the others teach."""
     measure(plan, text_only=text_only).check()
+
+
+@pytest.mark.parametrize("plan", TEXT_ONLY)
+def test_text_only_steps_between_steps_with_images(plan: Plan) -> None:
+    measure(plan, text_only_steps=(1,), steps=4).check()
 
 
 ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 1e-3}
