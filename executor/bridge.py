@@ -15,8 +15,9 @@ import torch
 from planner import Direction, ModulePlan
 from planner.bridges import width_of
 
-from .buffers import Buffer, Pool
+from .buffers import Pool
 from .crossing import Receiving, Sending
+from .errors import ExecutorError
 from .groups import ProcessGroups
 from .link import Link, Posted
 from .rows import Shape
@@ -32,7 +33,8 @@ def fixed_shape(source: ModulePlan, destination: ModulePlan, num_samples: int) -
 class Bridge:
     """One end of an edge. `send` hands on a source's output, or a destination's gradient; `expect` takes the other.
 
-    Microbatches come back in the order in which they left. Under `torch.no_grad` none is expected to.
+    Microbatches come back in the order in which they left. Under `torch.no_grad` none is expected to: passes without
+    backward must run under it.
     """
 
     def __init__(self, groups: ProcessGroups, src: str, dst: str, dtype: torch.dtype, device: torch.device) -> None:
@@ -50,7 +52,6 @@ class Bridge:
         self.link = Link(planned.name, groups.with_peer(planned.name), max_pending=2 * plan.total_stages)
         self._fixed = fixed_shape(source, plan.module(dst), self._side.lane.num_samples)
         self._held: deque[Held] = deque()
-        self._spent: Buffer | None = None
 
     def send(self, value: torch.Tensor | None) -> None:
         """Hand on a microbatch: a source's output, or a destination's gradient (None: nothing depended on it).
@@ -77,28 +78,21 @@ class Bridge:
 
     def _expect_gradient(self) -> Callable[[], torch.Tensor]:
         held = self._held.popleft()
-        self._take_back()
-        buffer = self._spent = self._pool.take(held.shape.num_rows * held.shape.hidden)
-        posted = self.link.post(self._receiving.parts(held.shape, buffer.flat), Direction.BACKWARD)
+        flat = self._pool.take(held.shape.num_rows * held.shape.hidden)
+        posted = self.link.post(self._receiving.parts(held.shape, flat), Direction.BACKWARD)
 
         def finish() -> torch.Tensor:
             posted.wait()
-            self._receiving.complete(held.shape, buffer.flat)
-            return self._side.value(buffer.flat, held)
+            self._receiving.complete(held.shape, flat)
+            return self._side.value(flat, held)
 
         return finish
-
-    def _take_back(self) -> None:
-        """The memory of the last gradient: its backward pass has ended."""
-        if self._spent is not None:
-            self._pool.give(self._spent)
-            self._spent = None
 
     def _expect_input(self) -> Callable[[], torch.Tensor]:
         if self._fixed is not None:
             shape = self._fixed
-            buffer, posted = self._post_parts(shape)
-            return lambda: self._complete(shape, buffer, posted)
+            flat, posted = self._post_parts(shape)
+            return lambda: self._complete(shape, flat, posted)
         boundaries = self.link.post(self._receiving.boundaries(), Direction.FORWARD)
 
         def finish() -> torch.Tensor:
@@ -108,17 +102,17 @@ class Bridge:
 
         return finish
 
-    def _post_parts(self, shape: Shape) -> tuple[Buffer, Posted]:
-        buffer = self._pool.take(shape.num_rows * shape.hidden)
-        return buffer, self.link.post(self._receiving.parts(shape, buffer.flat), Direction.FORWARD)
+    def _post_parts(self, shape: Shape) -> tuple[torch.Tensor, Posted]:
+        flat = self._pool.take(shape.num_rows * shape.hidden)
+        return flat, self.link.post(self._receiving.parts(shape, flat), Direction.FORWARD)
 
-    def _complete(self, shape: Shape, buffer: Buffer, posted: Posted) -> torch.Tensor:
+    def _complete(self, shape: Shape, flat: torch.Tensor, posted: Posted) -> torch.Tensor:
         posted.wait()
-        self._receiving.complete(shape, buffer.flat)
-        held = Held(shape, buffer=buffer)
+        self._receiving.complete(shape, flat)
+        held = Held(shape)
         if torch.is_grad_enabled():
             self._held.append(held)
-        return self._side.value(buffer.flat, held).detach().requires_grad_()
+        return self._side.value(flat, held).detach().requires_grad_()
 
     def _send_gradient(self, value: torch.Tensor | None) -> None:
         held = self._held.popleft()
@@ -127,6 +121,7 @@ class Bridge:
             flat = torch.zeros(size, dtype=self._dtype, device=self._device)
         else:
             flat = self._side.gradient(value)
+        if flat.numel() != held.shape.num_rows * held.shape.hidden:
+            rule = f"the oldest microbatch has {held.shape.num_rows} rows, its gradient {flat.numel()} elements"
+            raise ExecutorError(f"bridge {self.link.name}: {rule}; run passes without backward under torch.no_grad()")
         self.link.send_rows(self._sending.parts(flat, held.shape), Direction.BACKWARD)
-        if held.buffer is not None:  # the activations that this gradient belongs to are not needed any more
-            self._pool.give(held.buffer)

@@ -1,21 +1,16 @@
-"""Flat buffers that are used again: a microbatch needs no new memory once the first ones have been through."""
+"""Flat buffers that are used again: a microbatch needs no new memory once the first ones have been through.
+
+Nobody gives a buffer back. It is free when nothing else refers to its memory: no activation that autograd has saved,
+no gradient that a parameter took over without a copy, no send under way. So no rule about lifetimes can be broken.
+"""
 
 from __future__ import annotations
 
-import attrs
 import torch
 
 
-@attrs.frozen(eq=False)
-class Buffer:
-    """Memory of a pool, and the elements of it that were asked for."""
-
-    whole: torch.Tensor
-    flat: torch.Tensor
-
-
 class Pool:
-    """Free buffers of one dtype on one device. A taken buffer is the taker's until it is given back.
+    """Buffers of one dtype on one device.
 
     Attributes:
         num_allocated: buffers ever made.
@@ -24,22 +19,26 @@ class Pool:
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.num_allocated = 0
-        self._free: list[torch.Tensor] = []
+        self._buffers: list[torch.Tensor] = []
+        self._uses_alone = _uses_of(torch.empty(1))
 
-    def take(self, num_elements: int) -> Buffer:
-        """A buffer of that many elements, in the smallest free one that holds them.
+    def take(self, num_elements: int) -> torch.Tensor:
+        """That many elements of the smallest free buffer that holds them.
 
         Where none does, a free one that is too small makes room for a new one: sizes that vary end at the largest.
         """
-        fitting = [index for index, free in enumerate(self._free) if free.numel() >= num_elements]
+        free = [index for index, buffer in enumerate(self._buffers) if _uses_of(buffer) == self._uses_alone]
+        fitting = [index for index in free if self._buffers[index].numel() >= num_elements]
         if fitting:
-            whole = self._free.pop(min(fitting, key=lambda index: self._free[index].numel()))
-        else:
-            del self._free[:1]
-            whole = torch.empty(num_elements, dtype=self.dtype, device=self.device)
-            self.num_allocated += 1
-        return Buffer(whole, whole[:num_elements])
+            chosen = min(fitting, key=lambda index: self._buffers[index].numel())
+            return self._buffers[chosen][:num_elements]
+        if free:
+            del self._buffers[free[0]]
+        self._buffers.append(torch.empty(num_elements, dtype=self.dtype, device=self.device))
+        self.num_allocated += 1
+        return self._buffers[-1][:num_elements]
 
-    def give(self, buffer: Buffer) -> None:
-        """Take a buffer back. It must not be read any more, and no operation on it be under way."""
-        self._free.append(buffer.whole)
+
+def _uses_of(tensor: torch.Tensor) -> int:
+    """References to a tensor's memory; torch's own count, private, which its CUDA graph trees rely on, too."""
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))

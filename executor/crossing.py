@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from planner import Bridge, Direction, Message, Strategy, Transfer
 
-from .buffers import Buffer, Pool
+from .buffers import Pool
 from .link import Mail, inside
 from .rows import Shape
 
@@ -79,7 +79,7 @@ class Receiving:
             if message.leads and message.sender != message.receiver
         }
         self._shared = torch.empty(1 + lane.num_samples, dtype=torch.int64, device=pool.device)
-        self._scratch: Buffer | None = None
+        self._scratch: torch.Tensor | None = None
 
     def boundaries(self) -> list[Mail]:
         """Buffers for what `Sending.boundaries` sends; kept from one microbatch to the next."""
@@ -150,7 +150,7 @@ class Receiving:
     def _slice_buffers(self, shape: Shape) -> list[Mail]:
         lengths = self._slice_lengths(shape)
         self._scratch = self._pool.take(sum(length for _, length in lengths) * (1 + len(self._lane.ranks)))
-        own = self._scratch.flat
+        own = self._scratch
         offset, offsets = 0, {}
         for transfer, length in lengths:
             offsets[transfer] = offset - self._place * length  # where element 0 of the transfer would lie
@@ -169,7 +169,7 @@ class Receiving:
         total, num_ranks = sum(length for _, length in lengths), len(self._lane.ranks)
         scratch = self._scratch
         assert scratch is not None, "parts have been asked for"
-        own, gathered = scratch.flat[:total], scratch.flat[total:]
+        own, gathered = scratch[:total], scratch[total:]
         self._in_lane(dist.all_gather_into_tensor, gathered, own)
         by_rank, offset = gathered.view(num_ranks, total), 0
         for transfer, length in lengths:
@@ -177,7 +177,6 @@ class Receiving:
             into = flat[self._elements(transfer, shape)]
             into.copy_(whole[: into.numel()])
             offset += length
-        self._pool.give(scratch)
         self._scratch = None
 
     # ----

@@ -107,7 +107,7 @@ class SharedBridge:
         sends = sending.parts(flat, shape) if flat is not None and shape else []
         rows, mail = None, list(sends)
         if receiving and arriving:
-            rows = torch.empty(arriving.num_rows * arriving.hidden, dtype=self._pool.dtype, device=self._device)
+            rows = self._pool.take(arriving.num_rows * arriving.hidden)
             mail += receiving.parts(arriving, rows)
         self.link.num_bytes_sent += sum(m.tensor.numel() * m.tensor.element_size() for m in sends)
         self.link.post(mail, direction).wait()

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from planner import Axis, GroupKind, Strategy
 from planner.bridges import width_of
 
-from .buffers import Buffer
 from .crossing import Lane
 from .errors import ExecutorError
 from .groups import ProcessGroups
@@ -32,12 +31,10 @@ class Held:
     Attributes:
         shape: of the lane's rows, whole samples.
         parts: tokens of each sample per cp rank, where the source cuts sequences; (cp, samples).
-        buffer: memory of the destination's rows, free again when the gradient has left.
     """
 
     shape: Shape
     parts: tuple[tuple[int, ...], ...] = ()
-    buffer: Buffer | None = None
 
 
 class Side:

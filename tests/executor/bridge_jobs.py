@@ -18,6 +18,7 @@ from torch.distributed import distributed_c10d
 
 from executor import device
 from executor.bridge import Bridge
+from executor.buffers import Pool
 from executor.context import Context, connect
 from executor.errors import LostPeerError
 from executor.groups import ProcessGroups
@@ -257,3 +258,40 @@ def _source(trial: Trial, end: Bridge, index: int) -> None:
 
 def _destination(trial: Trial, end: Bridge, index: int) -> None:
     end.send(trial._gradient(end.expect()(), index))
+
+
+def buffers() -> dict[str, Any]:
+    """Whether memory comes again, by what happened to it meanwhile."""
+    pool = Pool(torch.float32, torch.device("cpu"))
+    found: dict[str, Any] = {}
+
+    def again(place: int) -> bool:
+        return pool.take(8).data_ptr() == place
+
+    place = pool.take(8).data_ptr()
+    found["dropped"] = again(place)
+    held = pool.take(8)
+    found["held"] = again(held.data_ptr())
+    view, place = held.view(2, 4)[0], held.data_ptr()
+    del held
+    found["a view of a view"] = any(again(place) for _ in range(4))
+    del view
+    weight = torch.ones(8, requires_grad=True)
+    leaf = pool.take(8).detach().requires_grad_()
+    place, total = leaf.data_ptr(), (leaf * weight).sum()
+    del leaf
+    found["saved by autograd"] = any(again(place) for _ in range(4))
+    total.backward()
+    del total
+    found["after backward"] = any(again(place) for _ in range(4))
+    parameter = torch.zeros(2, 4, requires_grad=True)
+    output, gradient = parameter.view(8), pool.take(8)
+    place = gradient.data_ptr()
+    output.backward(gradient)
+    del gradient, output
+    taken = parameter.grad is not None and parameter.grad.data_ptr() == place
+    assert taken, "autograd took the gradient over, which is what this is about"
+    found["taken over as a parameter's gradient"] = any(again(place) for _ in range(4))
+    found["smaller"] = pool.take(3).numel() == 3
+    found["allocated"] = pool.num_allocated
+    return found
