@@ -16,7 +16,7 @@ import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Strategy
 from planner.topology import stages_before
 
 from .bridge import Bridge
@@ -27,12 +27,7 @@ Tensors = dict[str, Any]  # by module: what it has received, or hands on
 
 def shared_edges(plan: Plan) -> tuple[tuple[str, str], ...]:
     """The edges whose modules share ranks."""
-    found = []
-    for src, dst in plan.edges:
-        one, other = plan.module(src).grid, plan.module(dst).grid
-        if one.rank_offset < other.end and other.rank_offset < one.end:
-            found.append((src, dst))
-    return tuple(found)
+    return tuple((bridge.src, bridge.dst) for bridge in plan.bridges if bridge.strategy is Strategy.GATHER)
 
 
 class PipelineCommunicator:
