@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import attrs
+
 from ..axes import Axis
 from ..cost.timeline import Segment, Timeline, stage_passes
 from ..cost.words import critical_path
@@ -157,18 +159,19 @@ def _edge(plan: Plan, bridge: Bridge) -> EdgeRow:
 
 def _timeline(plan: Plan, timeline: Timeline, is_predicted: bool) -> TimelineContent:
     shown = _rows_shown(timeline)
-    reasons: dict[str, int] = {}
-    critical = {_key(segment) for segment in timeline.path}
     tick = timeline.makespan / _TICKS if timeline.makespan else 1.0
     names = {module.name: index for index, module in enumerate(plan.modules)}
+    critical = frozenset(_key(segment) for segment in timeline.path)
+    shared = _Shared(timeline, tick, names, {}, critical, is_predicted)
+    rows = tuple(_row(shared, unit) for unit in shown)
     return TimelineContent(
         is_predicted=is_predicted,
         tick=tick,
         makespan=round(timeline.makespan / tick),
         bubble=timeline.bubble,
-        rows=tuple(_row(timeline, unit, tick, names, reasons, critical, is_predicted) for unit in shown),
+        rows=rows,
         num_left_out=len(timeline.tracks) - len(shown),
-        reasons=tuple(reasons),
+        reasons=tuple(shared.reasons),
         path=tuple(critical_path(timeline)) if is_predicted else (),
     )
 
@@ -185,15 +188,20 @@ def _key(segment: Segment) -> tuple[str, str, int]:
     return str(segment.where), segment.direction.value, segment.microbatch
 
 
-def _row(
-    timeline: Timeline,
-    unit: int,
-    tick: float,
-    names: dict[str, int],
-    reasons: dict[str, int],
-    critical: set[tuple[str, str, int]],
-    is_predicted: bool,
-) -> TimelineRow:
+@attrs.frozen
+class _Shared:
+    """What the rows of one timeline have in common. `reasons` grows as rows name new ones."""
+
+    timeline: Timeline
+    tick: float
+    names: dict[str, int]
+    reasons: dict[str, int]
+    critical: frozenset[tuple[str, str, int]]
+    is_predicted: bool
+
+
+def _row(shared: _Shared, unit: int) -> TimelineRow:
+    timeline, tick, names, reasons = shared.timeline, shared.tick, shared.names, shared.reasons
     track, held = timeline.tracks[unit], timeline.schedule.units[unit]
     passes = list(stage_passes(held, timeline.schedule.num_microbatches))
     operations = list(timeline.operations(unit))
@@ -204,7 +212,7 @@ def _row(
         num_ranks=len(held.ranks),
         in_flight=timeline.in_flight[unit],
         busy=timeline.busy[unit] / timeline.makespan if timeline.makespan else 0.0,
-        waits=tuple(f"{_amount(seconds, is_predicted)} for {reason}" for reason, seconds in waits),
+        waits=tuple(f"{_amount(seconds, shared.is_predicted)} for {reason}" for reason, seconds in waits),
         modules=tuple(names[stage.module] for _, stage, _ in passes),
         stages=tuple(stage.index for _, stage, _ in passes),
         microbatches=tuple(microbatch for _, _, microbatch in passes),
@@ -217,7 +225,7 @@ def _row(
         critical=tuple(
             index
             for index, one in enumerate(operations)
-            if (str(one.stage), one.direction.value, one.microbatch) in critical
+            if (str(one.stage), one.direction.value, one.microbatch) in shared.critical
         ),
     )
 

@@ -49,7 +49,7 @@ function rgb(name) {
 const mix = (one, other, part) => one.map((value, at) => Math.round(value * part + other[at] * (1 - part)));
 const css = (colour) => `rgb(${colour.join(" ")})`;
 /** Black or white, whichever is easier to read on a colour. */
-const readable = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#10151c" : "#ffffff");
+const readable = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 100 ? "#10151c" : "#ffffff");
 
 function bytes(count) {
   const units = ["B", "KB", "MB", "GB", "TB", "PB"];

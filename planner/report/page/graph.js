@@ -17,14 +17,15 @@ function drawGraph() {
   const columns = [...Array(Math.max(...depth) + 1).keys()].map((at) =>
     report.modules.map((_, index) => index).filter((index) => depth[index] === at));
   const tallest = Math.max(...columns.map((column) => column.length));
-  const height = tallest * (BOX.height + BOX.down) - BOX.down + 2 * BOX.margin;
+  const over = report.edges.some((edge) => depth[edge.dst] - depth[edge.src] > 1) ? 64 : 0; // room for edges that skip a column
+  const height = tallest * (BOX.height + BOX.down) - BOX.down + 2 * BOX.margin + over;
   const width = columns.length * (BOX.width + BOX.across) - BOX.across + 2 * BOX.margin;
   const at = [];
   columns.forEach((column, x) => column.forEach((index, y) => {
     const used = column.length * (BOX.height + BOX.down) - BOX.down;
-    at[index] = [BOX.margin + x * (BOX.width + BOX.across), (height - used) / 2 + y * (BOX.height + BOX.down)];
+    at[index] = [BOX.margin + x * (BOX.width + BOX.across), (height + over - used) / 2 + y * (BOX.height + BOX.down)];
   }));
-  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
+  const drawing = svg("svg", { style: `--full:${width}px`, viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
     "aria-label": report.edges.map((edge) => `${moduleName(edge.src)} feeds ${moduleName(edge.dst)}: ${edge.ratio}`).join("; ") });
   const marker = svg("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" },
     svg("path", { d: "M0 0L8 4L0 8z", fill: "context-stroke" }));

@@ -20,9 +20,11 @@ function drawOverview() {
     section("warnings", plural(report.warnings.length, "warning"), null,
       el("ul", { class: "warnings" }, report.warnings.map((text) => el("li", {}, text))));
   }
-  section("modules", "Modules", null, table(null, ["module", "#GPUs", "ranks", "parallel axes", "model", "settings"],
-    report.modules.map((module, index) => [chip(module.name, moduleColour(index)), module.num_ranks.toLocaleString("en"),
-      module.ranks, module.axes, module.model, module.notes])));
+  const noted = report.modules.some((module) => module.notes);
+  const heads = ["module", "#GPUs", "ranks", "parallel axes", "model", ...(noted ? ["settings"] : [])];
+  section("modules", "Modules", null, table(null, heads, report.modules.map((module, index) =>
+    [chip(module.name, moduleColour(index)), module.num_ranks.toLocaleString("en"), module.ranks, module.axes, module.model,
+      ...(noted ? [module.notes] : [])])));
 }
 
 function drawTraffic() {

@@ -1,5 +1,6 @@
 // The rank map: every GPU by node, or every stage where there are too many GPUs.
 
+const DENSE = 256; // GPUs, from which on cells are small
 const COORDS = [["stage", "stage"], ["lane", "lane"], ["cp", "cp"], ["tp", "tp"]];
 
 function placeInWords(place) {
@@ -32,7 +33,7 @@ function drawNodes() {
       const made = el("button", {
         class: "gpu", type: "button", "data-rank": cell.rank, "aria-label": lines.join("; "), "--fill": fill(cell.places),
         "--on": readable(rgb(`--m${cell.places[0].module % NUM_COLOURS}`)),
-      }, String(cell.places[0].stage));
+      }, cell.places.length === 1 ? String(cell.places[0].stage) : "");
       tipFor(made, () => lines);
       cells.push(made);
       return made;
@@ -40,7 +41,7 @@ function drawNodes() {
   moveWithArrows(cells, 8);
   section("ranks", "Ranks", "Every GPU by node. The colour is the module, the number its pipeline stage; hover, or tab to " +
     "the map and use the arrow keys, for the rank's place on every axis.",
-    moduleLegend(), el("div", { class: "nodes" }, nodes));
+    moduleLegend(), el("div", { class: cells.length > DENSE ? "nodes dense" : "nodes" }, nodes));
 }
 
 function drawStages() {

@@ -120,7 +120,7 @@ class TimelineDrawing {
       c.fillRect(8, top + this.gap / 2, 4, this.rowHeight - this.gap);
       if (at % every) return;
       c.fillStyle = this.ink;
-      c.fillText(this.shortened(c, row.name), 18, top + (this.rowHeight * 1) / 2);
+      c.fillText(this.shortened(c, row.name), 18, top + this.rowHeight / 2);
     });
   }
 
@@ -195,7 +195,7 @@ function drawTimeline() {
     `One optimizer step up to the last backward pass: ${time(content.makespan * content.tick)}, of which the GPUs compute nothing for ${(100 * content.bubble).toFixed(1)} %.` :
     "The order of one optimizer step, not a prediction of its time: each forward pass takes 1, each backward pass 2, transfers take none.";
   const left = content.num_left_out ? ` ${plural(content.num_left_out, "stage")} between those shown are left out.` : "";
-  section("timeline", "Pipeline", lead + left + " Light is forward, strong is backward, the number is the microbatch.", moduleLegend(), tools, canvas,
+  section("timeline", "Pipeline", lead + left + " Pale is forward, strong is backward, the number is the microbatch.", moduleLegend(), tools, canvas,
     content.path.length ? el("p", { class: "lead", style: "margin:18px 0 0" }, "What the critical path consists of:") : null,
     content.path.length ? el("ul", { class: "path" }, content.path.map((text) => el("li", {}, text))) : null,
     stageTable(content));
@@ -208,7 +208,7 @@ function drawTimeline() {
 function stageTable(content) {
   const made = table("Per stage", ["stage", "#GPUs", "#busy", "#microbatches in flight", "longest waits"], content.rows.map((row) =>
     [chip(row.name, moduleColour(row.modules[0])), row.num_ranks.toLocaleString("en"), `${(100 * row.busy).toFixed(1)} %`,
-      String(row.in_flight), row.waits.join("; ") || "none"]));
+      String(row.in_flight), row.waits.map((text) => el("div", {}, text))]));
   made.classList.add("rows");
   made.tabIndex = 0;
   return made;
