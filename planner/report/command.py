@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..plan import Plan
+
+if TYPE_CHECKING:
+    from ..cost.timeline import Timeline  # `mimo plan` imports this file and needs nothing of the cost model
 
 _MANY_OPERATIONS = 200_000  # about a second of simulation
 
@@ -44,21 +47,21 @@ def _report(options: argparse.Namespace, plan: Plan, write: Callable[[str, str, 
     from .build import build_report  # noqa: PLC0415
     from .page import render_page  # noqa: PLC0415
 
-    timeline, stops = None, ()
+    timeline, stops = None, []
     try:
         timeline = timeline_of(plan)
     except DeadlockError as error:
-        stops = (f"no timeline: {error}",)
+        stops.append(f"no timeline: {error}")
         print(f"mimo: {stops[0]}", file=sys.stderr)
     if options.out is not None:
-        page = build_report(plan, file_name(options.spec), timeline=timeline, is_predicted=False, warnings=stops)
+        page = build_report(plan, file_name(options.spec), timeline=timeline, is_predicted=False, warnings=tuple(stops))
         write(options.out, render_page(page), options.spec)
     if options.trace is not None and timeline is not None:
         write(options.trace, "".join(trace_text(timeline)), options.spec)
     return 0 if timeline or options.trace is None else 1
 
 
-def timeline_of(plan: Plan) -> Any:
+def timeline_of(plan: Plan) -> Timeline:
     """The timeline of the page. Raises DeadlockError."""
     from ..cost.durations import Durations  # noqa: PLC0415
     from ..cost.simulate import simulate  # noqa: PLC0415

@@ -7,6 +7,7 @@ function el(tag, attributes, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name === "style") made.style.cssText += value; // keeps what "--name" has set
     else if (name.startsWith("--")) made.style.setProperty(name, value);
     else if (value !== null && value !== undefined) made.setAttribute(name, value);
   }
@@ -81,11 +82,17 @@ function showTip(lines, x, y) {
   tip.style.top = `${Math.max(8, above ? y - box.height - 12 : y + 18)}px`;
 }
 
-function hideTip() { tip.hidden = true; }
+let placeTip = null; // puts the tooltip back beside its element, where it belongs to one
+
+function hideTip() { tip.hidden = true; placeTip = null; }
 
 /** Show lines beside an element while the pointer is on it or it has the focus. */
 function tipFor(element, lines) {
-  const under = () => { const box = element.getBoundingClientRect(); showTip(lines(), box.left, box.bottom - 12); };
+  const under = () => {
+    const box = element.getBoundingClientRect();
+    showTip(lines(), box.left, box.bottom - 12);
+    placeTip = under;
+  };
   element.addEventListener("mouseenter", under);
   element.addEventListener("focus", under);
   element.addEventListener("mouseleave", hideTip);
@@ -93,7 +100,7 @@ function tipFor(element, lines) {
 }
 
 addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-addEventListener("scroll", hideTip, { passive: true });
+addEventListener("scroll", () => (placeTip || hideTip)(), { passive: true }); // the focus may have caused it
 
 /** Arrow keys move the focus inside a group of elements, which is one stop of the tab key. */
 function moveWithArrows(group, perRow) {

@@ -1,6 +1,6 @@
 // The DAG of modules and the bridges on its edges.
 
-const BOX = { width: 208, height: 78, across: 150, down: 30, margin: 12 };
+const BOX = { width: 236, height: 78, across: 150, down: 30, margin: 12 };
 
 /** Per module, the number of edges on the longest path that ends at it. */
 function layers() {
@@ -59,7 +59,7 @@ function drawBox(drawing, module, index, [x, y]) {
   const colour = svg("rect", { x, y, width: 6, height: BOX.height, rx: 3 });
   colour.style.fill = moduleColour(index);
   const text = (dy, kind, value) => svg("text", { x: x + 18, y: y + dy, class: kind },
-    value.length > 30 ? `${value.slice(0, 29)}…` : value);
+    value.length > 33 ? `${value.slice(0, 32)}…` : value);
   drawing.append(svg("rect", { class: "box", x, y, width: BOX.width, height: BOX.height, rx: 8 }), colour,
     text(24, "name", module.name), text(44, "small", `${plural(module.num_ranks, "GPU")} · ${module.axes}`),
     text(62, "small", module.model));

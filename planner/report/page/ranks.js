@@ -52,7 +52,7 @@ function drawStages() {
       const lines = [`${module.name} stage ${stage.stage}`, `${plural(stage.num_ranks, "GPU")}: ranks ${stage.ranks}`,
         stage.nodes ? `nodes ${stage.nodes}` : null, memoryOf(index, stage.stage)].filter(Boolean);
       const bar = el("button", { type: "button", "aria-label": lines.join("; "), "--c": moduleColour(index),
-        "--on": readable(rgb(`--m${index % NUM_COLOURS}`)), style: `flex:${stage.num_ranks}` }, String(stage.stage));
+        "--on": readable(rgb(`--m${index % NUM_COLOURS}`)) }, String(stage.stage));
       tipFor(bar, () => lines);
       made.push(bar);
       return bar;
