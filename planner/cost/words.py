@@ -7,10 +7,11 @@ from .timeline import Timeline
 
 def duration(seconds: float) -> str:
     """`812 ms`, `1.25 s`, `40 us`: three digits."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size or unit == "us":
-            return f"{seconds / size:.3g} {unit}" if seconds < 999.5 * size else f"{seconds / size:,.0f} {unit}"
-    raise AssertionError  # the loop ends at us
+    unit, size = next(
+        ((unit, size) for unit, size in (("s", 1.0), ("ms", 1e-3)) if seconds >= 0.9995 * size), ("us", 1e-6)
+    )
+    amount = seconds / size
+    return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} {unit}"
 
 
 def critical_path(timeline: Timeline, most: int = 4) -> list[str]:
