@@ -95,8 +95,8 @@ def test_hovering_shows_a_rank(show: Any) -> None:
     assert page.locator("#tip").is_hidden()
     page.locator("[data-rank='3']").hover()
     assert page.locator("#tip").inner_text().split("\n") == [
-        "rank 3",
-        "language: stage 1, lane 0, cp 0, tp 1",
+        "rank 3, node 0",
+        "language: stage 1 of 2, tp 1 of 2",
         "peak memory 46.0 GB",
     ]
     page.mouse.move(2, 2)

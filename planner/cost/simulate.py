@@ -8,10 +8,10 @@ A receive holds its unit until the tensors are there. A send either
 - WAITED: holds its unit as well, until the tensors have been taken. So are sends within a pipeline
   (`P2PCommunicator._communicate` waits for every request; the two directions of one call together), and those of
   megatron-core's own bridges, edge by edge.
-- POSTED: goes on by itself. So are the executor's bridges, all edges of a call at once.
+- POSTED: goes on by itself, all edges of a call at once. Bridges must do so where branches differ in length:
 
-Waited sends over edges stop where branches differ by two stages or more: the short branch wants to hand on its next
-microbatch while its destination wants to hand back a gradient first. `simulate` finds that and says who waits for whom.
+Waited sends over edges stop for good where branches differ by two stages or more: the short branch wants to hand on
+its next microbatch while its destination wants to hand back a gradient first. `simulate` says who waits for whom.
 
 What is not modelled: lanes that differ, messages that share a wire, collectives of tensor parallelism apart from the
 passes they belong to, and for ranks of several modules that depend on one another (schedule.py) sends that are waited

@@ -27,6 +27,7 @@ from .content import (
     NodeRow,
     Place,
     Report,
+    Sizes,
     StageRow,
     TimelineContent,
     TimelineRow,
@@ -98,13 +99,14 @@ def _facts(plan: Plan, timeline: Timeline | None) -> Iterator[Fact]:
 
 def _module(module: ModulePlan) -> ModuleRow:
     grid = module.grid
-    sizes = ((axis, grid.size_of(axis)) for axis in (*Axis,))
+    sizes = ((axis, grid.size_of(axis)) for axis in Axis)
     return ModuleRow(
         name=module.name,
         ranks=spans(module.ranks),
         num_ranks=grid.size,
         axes=" ".join(f"{axis} {size}" for axis, size in sizes if size > 1 and axis is not Axis.EXPT_DP) or "one rank",
-        model=model_name(module),
+        sizes=Sizes(stage=grid.num_stages, lane=grid.num_lanes, cp=grid.size_of(Axis.CP), tp=grid.size_of(Axis.TP)),
+        model=model_name(module) if module.model else "",
         notes=" ".join(module_notes(module)),
     )
 

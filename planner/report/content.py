@@ -20,18 +20,29 @@ class Fact:
 
 
 @attrs.frozen(kw_only=True)
+class Sizes:
+    """Size of the axes that a Place has coords on."""
+
+    stage: int
+    lane: int
+    cp: int
+    tp: int
+
+
+@attrs.frozen(kw_only=True)
 class ModuleRow:
     name: str
     ranks: str
     num_ranks: int
     axes: str
+    sizes: Sizes
     model: str
     notes: str
 
 
 @attrs.frozen
 class Place:
-    """Where a rank stands in one module: coords, each with the size of its axis."""
+    """Where a rank stands in one module: its coords."""
 
     module: int
     stage: int

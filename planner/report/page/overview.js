@@ -21,10 +21,11 @@ function drawOverview() {
       el("ul", { class: "warnings" }, report.warnings.map((text) => el("li", {}, text))));
   }
   const noted = report.modules.some((module) => module.notes);
-  const heads = ["module", "#GPUs", "ranks", "parallel axes", "model", ...(noted ? ["settings"] : [])];
+  const modelled = report.modules.some((module) => module.model);
+  const heads = ["module", "#GPUs", "ranks", "parallel axes", ...(modelled ? ["model"] : []), ...(noted ? ["settings"] : [])];
   section("modules", "Modules", null, table(null, heads, report.modules.map((module, index) =>
-    [chip(module.name, moduleColour(index)), module.num_ranks.toLocaleString("en"), module.ranks, module.axes, module.model,
-      ...(noted ? [module.notes] : [])])));
+    [chip(module.name, moduleColour(index)), module.num_ranks.toLocaleString("en"), module.ranks, module.axes,
+      ...(modelled ? [module.model] : []), ...(noted ? [module.notes] : [])])));
 }
 
 function drawTraffic() {

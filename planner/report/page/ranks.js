@@ -1,10 +1,12 @@
 // The rank map: every GPU by node, or every stage where there are too many GPUs.
 
 const DENSE = 256; // GPUs, from which on cells are small
-const COORDS = [["stage", "stage"], ["lane", "lane"], ["cp", "cp"], ["tp", "tp"]];
 
+/** `language: stage 1 of 2, tp 0 of 4`: the axes that the module has more than one of. */
 function placeInWords(place) {
-  return `${moduleName(place.module)}: ${COORDS.map(([key, word]) => `${word} ${place[key]}`).join(", ")}`;
+  const coords = Object.entries(report.modules[place.module].sizes).filter(([, size]) => size > 1)
+    .map(([axis, size]) => `${axis} ${place[axis]} of ${size}`);
+  return [moduleName(place.module), coords.join(", ")].filter(Boolean).join(": ");
 }
 
 function memoryOf(module, stage) {
@@ -28,7 +30,7 @@ function drawNodes() {
   const cells = [];
   const nodes = report.nodes.map((node) => el("div", { class: "node" }, el("h3", {}, node.name),
     el("div", { class: "gpus" }, node.cells.map((cell) => {
-      const lines = [`rank ${cell.rank}`, ...cell.places.map(placeInWords),
+      const lines = [`rank ${cell.rank}, ${node.name}`, ...cell.places.map(placeInWords),
         ...cell.places.map((place) => memoryOf(place.module, place.stage)).filter(Boolean)];
       const made = el("button", {
         class: "gpu", type: "button", "data-rank": cell.rank, "aria-label": lines.join("; "), "--fill": fill(cell.places),

@@ -153,15 +153,16 @@ class TimelineDrawing {
     const tick = this.tickAt(x);
     const index = firstAbove(row.ends, tick);
     const scale = this.content.makespan * this.content.tick;
-    const inWords = (ticks) => time(ticks * this.content.tick, scale);
+    const instant = (ticks) => time(ticks * this.content.tick, scale);
+    const long = (ticks) => time(ticks * this.content.tick);
     if (index === row.starts.length) return [row.name, "has ended its step"];
     const free = index ? row.ends[index - 1] : 0;
     const reason = row.reasons[index] >= 0 ? this.content.reasons[row.reasons[index]] : null;
     const place = `${moduleName(row.modules[index])} stage ${row.stages[index]}`;
-    if (tick < row.starts[index]) return [`${place} waits ${inWords(row.starts[index] - free)}`, reason ? `for ${reason}` : ""];
+    if (tick < row.starts[index]) return [`${place} waits ${long(row.starts[index] - free)}`, reason ? `for ${reason}` : ""];
     const way = row.backward[index] ? "backward" : "forward";
     return [`${place}, ${way} of microbatch ${row.microbatches[index]}`,
-      `${inWords(row.starts[index])} to ${inWords(row.ends[index])}: ${inWords(row.ends[index] - row.starts[index])}`,
+      `${long(row.ends[index] - row.starts[index])}, from ${instant(row.starts[index])} to ${instant(row.ends[index])}`,
       row.ranks, ...(this.critical[at].has(index) ? ["on the critical path"] : [])];
   }
 
