@@ -35,6 +35,7 @@ function section(id, title, lead, ...children) {
 
 const NUM_COLOURS = 8;
 const moduleColour = (index) => `var(--m${index % NUM_COLOURS})`;
+const textOnColour = (index) => (index % NUM_COLOURS === 0 ? "var(--on0)" : "var(--on)");
 const moduleName = (index) => report.modules[index].name;
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 const chip = (text, colour) => el("span", { class: "chip", "--c": colour }, text);

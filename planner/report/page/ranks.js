@@ -34,7 +34,7 @@ function drawNodes() {
         ...cell.places.map((place) => memoryOf(place.module, place.stage)).filter(Boolean)];
       const made = el("button", {
         class: "gpu", type: "button", "data-rank": cell.rank, "aria-label": lines.join("; "), "--fill": fill(cell.places),
-        "--on": readable(rgb(`--m${cell.places[0].module % NUM_COLOURS}`)),
+        "--text": textOnColour(cell.places[0].module),
       }, cell.places.length === 1 ? String(cell.places[0].stage) : "");
       tipFor(made, () => lines);
       cells.push(made);
@@ -54,7 +54,7 @@ function drawStages() {
       const lines = [`${module.name} stage ${stage.stage}`, `${plural(stage.num_ranks, "GPU")}: ranks ${stage.ranks}`,
         stage.nodes ? `nodes ${stage.nodes}` : null, memoryOf(index, stage.stage)].filter(Boolean);
       const bar = el("button", { type: "button", "aria-label": lines.join("; "), "--c": moduleColour(index),
-        "--on": readable(rgb(`--m${index % NUM_COLOURS}`)) }, String(stage.stage));
+        "--text": textOnColour(index) }, String(stage.stage));
       tipFor(bar, () => lines);
       made.push(bar);
       return bar;

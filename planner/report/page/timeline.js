@@ -129,7 +129,7 @@ class TimelineDrawing {
     if (c.measureText(text).width <= room) return text;
     const short = text.replaceAll(" stage ", " ");
     for (let length = short.length; length > 1; length -= 1) {
-      const cut = length === short.length ? short : `${short.slice(0, length - 3)}…${short.slice(-2)}`;
+      const cut = length === short.length ? short : short.includes("+") ? `${short.slice(0, length - 1)}…` : `${short.slice(0, length - 3)}…${short.slice(-2)}`;
       if (c.measureText(cut).width <= room) return cut;
     }
     return "";
