@@ -207,7 +207,8 @@ function drawTimeline() {
 }
 
 function stageTable(content) {
-  const made = table("Per stage", ["stage", "#GPUs", "#busy", "#microbatches in flight", "longest waits"], content.rows.map((row) =>
+  const made = table("Per stage. In flight: microbatches whose activations it holds at its fullest.",
+    ["stage", "#GPUs", "#busy", "#in flight", "longest waits"], content.rows.map((row) =>
     [chip(row.name, moduleColour(row.modules[0])), row.num_ranks.toLocaleString("en"), `${(100 * row.busy).toFixed(1)} %`,
       String(row.in_flight), row.waits.map((text) => el("div", {}, text))]));
   made.classList.add("rows");
