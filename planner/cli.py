@@ -1,4 +1,4 @@
-"""The `mimo` command: plan, diff, explain, schema.
+"""The `mimo` command: plan, report, diff, explain, schema.
 
 Exit codes: 0 planned, 1 faults in what was given, 2 misuse of the command. Results go to standard output,
 faults to standard error. Everything heavy is imported by the command that needs it.
@@ -17,6 +17,7 @@ import attrs
 from . import codes as diagnostics
 from .errors import PlanError
 from .plan import Plan
+from .report.command import add_report
 from .rules import MAX_SIZE, suggest
 from .spec import Cluster, Spec
 
@@ -121,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         help="colour codes (default: on a terminal)",
     )
     plan.set_defaults(run=_plan)
+
+    add_report(commands, _add_world, _load, _write)
 
     diff = commands.add_parser("diff", help="say what changed between two specs or plans")
     diff.add_argument("before", metavar="A", help="spec or plan")
@@ -263,10 +266,10 @@ def _write(path: str, text: str, source: str) -> None:
         raise MisuseError(f"--out {path} would overwrite the spec")
     try:
         if os.path.exists(target) and not os.path.isfile(target):
-            with open(target, "w", encoding="ascii") as stream:
+            with open(target, "w", encoding="utf-8") as stream:
                 stream.write(text)
             return
-        with NamedTemporaryFile("w", encoding="ascii", dir=os.path.dirname(target), delete=False) as partial:
+        with NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(target), delete=False) as partial:
             partial.write(text)
         os.chmod(partial.name, 0o666 & ~_umask())
         os.replace(partial.name, target)

@@ -47,23 +47,26 @@ def _modules(plan: Plan, style: Style) -> list[str]:
     for module in plan.modules:
         grid = module.grid
         ranks = f"{grid.rank_offset}-{grid.end - 1}" if grid.size > 1 else str(grid.rank_offset)
-        rows.append([module.name, ranks, str(grid.size), *(str(grid.size_of(axis)) for axis in axes), _model(module)])
+        rows.append(
+            [module.name, ranks, str(grid.size), *(str(grid.size_of(axis)) for axis in axes), model_name(module)]
+        )
     title, *lines = columns(rows, right=frozenset(range(2, 3 + len(axes))))
     text = [style.dim(title)]
     for i, (line, module) in enumerate(zip(lines, plan.modules, strict=True)):
         text.append(style.module(shorten(line, style.width), i))
-        text += [f"    {note}" for note in wrap(_notes(module), style.width - 4) if note]
+        text += [f"    {note}" for note in wrap(module_notes(module), style.width - 4) if note]
     return text
 
 
-def _model(module: ModulePlan) -> str:
+def model_name(module: ModulePlan) -> str:
+    """Its preset, or its family and size."""
     model = module.model
     if model is None:
         return "-"
     return model.preset or f"{model.family} {model.num_layers}x{model.hidden_size}"
 
 
-def _notes(module: ModulePlan) -> list[str]:
+def module_notes(module: ModulePlan) -> list[str]:
     """What is unusual about a module, as phrases to wrap."""
     freeze = module.freeze
     frozen = "all" if freeze.all else "encoder" if freeze.encoder else "projection" if freeze.projection else ""

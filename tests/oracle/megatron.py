@@ -94,6 +94,7 @@ class Megatron:
         self.bridge = import_module("megatron.core.pipeline_parallel.bridge_communicator")
         self.colocated = import_module("megatron.core.models.mimo.comm.colocated_communicator")
         self.multimodule = import_module("megatron.core.pipeline_parallel.multimodule_communicator")
+        self.schedules = import_module("megatron.core.pipeline_parallel.schedules")
         self.parallel_state = import_module("megatron.core.parallel_state")
         self.config = import_module("megatron.core.model_parallel_config")
 

@@ -1,0 +1,63 @@
+"""How long each operation of a schedule takes: the simulator's only numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+
+import attrs
+
+from ..frozenmap import FrozenMap
+from ..plan import Plan
+from .schedule import Direction, Stage
+
+Pass = tuple[Stage, Direction]
+Edge = tuple[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class Durations:
+    """Seconds that every operation takes.
+
+    Attributes:
+        passes: by (stage, direction), one microbatch on one lane; with its tensor, context and expert collectives.
+        hops: by module, one transfer between two of its stages, either direction.
+        edges: by (source, destination), one microbatch over the edge, either direction: the slowest of its
+            transfers, then the broadcast or gather inside the lane. Where the modules share ranks, the collectives
+            of the gather; the ranks compute nothing meanwhile.
+
+    Raises:
+        ValueError: a duration is negative or not finite.
+    """
+
+    passes: FrozenMap[Pass, float]
+    hops: FrozenMap[str, float]
+    edges: FrozenMap[Edge, float]
+
+    def __attrs_post_init__(self) -> None:
+        times = [*self.passes.items(), *self.hops.items(), *self.edges.items()]
+        for key, value in times:
+            if not (isfinite(value) and value >= 0):
+                name = key if isinstance(key, str) else " ".join(map(str, key))
+                raise ValueError(f"a duration is a finite number of seconds >= 0; that of {name} is {value}")
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        seconds: Callable[[Stage, Direction], float],
+        hop: Callable[[str], float] = lambda _: 0.0,
+        edge: Callable[[str, str], float] = lambda _src, _dst: 0.0,
+    ) -> Durations:
+        """The durations of a plan from functions; transfers take no time where none are given."""
+        stages = [Stage(module.name, index) for module in plan.modules for index in range(module.num_stages)]
+        return cls(
+            passes=FrozenMap(((stage, way), seconds(stage, way)) for stage in stages for way in Direction),
+            hops=FrozenMap((module.name, hop(module.name)) for module in plan.modules),
+            edges=FrozenMap(((src, dst), edge(src, dst)) for src, dst in plan.edges),
+        )
+
+    @classmethod
+    def uniform(cls, plan: Plan, forward: float = 1.0, backward: float = 2.0) -> Durations:
+        """Every stage alike, transfers in no time: what the schedule alone does."""
+        return cls.of(plan, lambda _, direction: forward if direction is Direction.FORWARD else backward)

@@ -1,0 +1,246 @@
+"""Who computes what in which order: the non-interleaved 1F1B schedule of megatron-core over a plan's stages.
+
+The order is that of megatron-core 0.19.2, `forward_backward_pipelining_without_interleaving`: a unit runs
+w = min(total_stages - position - 1, m) forward passes (warm-up), then one forward and one backward pass in turn,
+then the w backward passes that are left (cool-down). Four stages in a row with two microbatches:
+
+    stage 0   F0 F1          B0 B1      w = 2 (of 3)
+    stage 1      F0 F1    B0    B1      w = 2
+    stage 2         F0 F1 B0 B1         w = 1: F0, then F1 B0, then B1
+    stage 3            F0 B0 F1 B1      w = 0
+
+**Units.** What is simulated is a *unit*: all ranks that hold the same stages, over all tp, cp and dp. That loses
+nothing: the order of operations depends on the stage alone, durations are given per stage and per edge, and every
+lane of a stage waits for at least one lane of each neighbour, whatever the two dp sizes are. So the lanes of a stage
+start and end every operation at the same instants (by induction over the operations; a test compares with a replay
+of every lane over the plan's transfers). Lanes that differ, by a slow node or by longer samples, are not modelled.
+
+**Ranks of several modules** run them in one forward and one backward pass, as MimoModel does; they receive before it
+and send after it. Where these modules depend on one another (colocated, mixed) each is a *part* of its own: parts
+run in the order of the DAG, and receive and send on their own. In a colocated layout edges do not add stages: all
+modules of a rank are one stage of the schedule, whose number of stages is the largest pp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import IntEnum, StrEnum
+
+import attrs
+
+from ..ir import GroupKind, ModuleLayout
+from ..plan import Plan
+from ..topology import reached_from, stages_before, topological_order
+
+
+class Direction(StrEnum):
+    FORWARD = "forward"  # activations, from source to destination
+    BACKWARD = "backward"  # gradients, from destination to source
+
+
+@attrs.frozen(order=True)
+class Stage:
+    """One pipeline stage of one module."""
+
+    module: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.module} stage {self.index}"
+
+
+@attrs.frozen(kw_only=True)
+class Unit:
+    """All ranks that hold the same stages.
+
+    Attributes:
+        ranks: ascending.
+        parts: its stages, those of one part in plan order; parts in the order of the DAG.
+        position: 0-based place of its first module, in plan order, on the longest path.
+        num_warmup: forward passes before the first backward pass, were there enough microbatches.
+    """
+
+    ranks: Sequence[int]
+    parts: tuple[tuple[Stage, ...], ...]
+    position: int
+    num_warmup: int
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return tuple(stage for part in self.parts for stage in part)
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.stages))
+
+
+class Call(IntEnum):
+    """What a unit does next: compute, or one of the communication calls of the schedule.
+
+    UPSTREAM is with the stages before, DOWNSTREAM with those after. A call that sends one way and receives the other
+    does both at once: `send_forward_recv_backward` is DOWNSTREAM with both microbatches given.
+    """
+
+    FORWARD = 0
+    BACKWARD = 1
+    UPSTREAM = 2  # receives activations, sends gradients
+    DOWNSTREAM = 3  # sends activations, receives gradients
+
+
+NONE = -1
+Step = tuple[Call, int, int]
+"""(call, microbatch that goes forward, microbatch that goes backward); NONE for neither."""
+
+
+def program(num_warmup: int, num_microbatches: int) -> Iterator[Step]:
+    """The calls of a unit in megatron-core's order. `num_warmup` may exceed the number of microbatches."""
+    warmup = min(num_warmup, num_microbatches)
+    for i in range(warmup):
+        yield Call.UPSTREAM, i, NONE
+        yield Call.FORWARD, i, NONE
+        yield Call.DOWNSTREAM, i, NONE
+    if warmup < num_microbatches:
+        yield Call.UPSTREAM, warmup, NONE
+    for i in range(num_microbatches - warmup):
+        yield Call.FORWARD, i + warmup, NONE
+        yield Call.DOWNSTREAM, i + warmup, i
+        yield Call.BACKWARD, NONE, i
+        last = i + warmup + 1 == num_microbatches
+        yield Call.UPSTREAM, NONE if last else i + warmup + 1, i
+    for i in range(num_microbatches - warmup, num_microbatches):
+        yield Call.DOWNSTREAM, NONE, i
+        yield Call.BACKWARD, NONE, i
+        yield Call.UPSTREAM, NONE, i
+
+
+def computations(num_warmup: int, num_microbatches: int) -> Iterator[tuple[Call, int]]:
+    """The passes of a unit alone, in order: (FORWARD or BACKWARD, microbatch)."""
+    for call, forward, backward in program(num_warmup, num_microbatches):
+        if call is Call.FORWARD:
+            yield call, forward
+        elif call is Call.BACKWARD:
+            yield call, backward
+
+
+def in_flight(num_warmup: int, num_microbatches: int) -> int:
+    """Microbatches whose activations a unit holds at its fullest: min(m, warm-up + 1)."""
+    return min(num_microbatches, num_warmup + 1)
+
+
+@attrs.frozen
+class Hop:
+    """Two stages that hand microbatches to one another: within a module, or across an edge.
+
+    Attributes:
+        units: indices of the two units; equal ones where the tensors stay on their ranks.
+    """
+
+    units: tuple[int, int]
+    src: Stage
+    dst: Stage
+
+    @property
+    def is_edge(self) -> bool:
+        return self.src.module != self.dst.module
+
+    def __str__(self) -> str:
+        return f"{self.src} -> {self.dst}"
+
+
+@attrs.frozen
+class Schedule:
+    """The units of a plan and what joins them. Its size depends on the number of stages, not on microbatches."""
+
+    units: tuple[Unit, ...]
+    hops: tuple[Hop, ...]
+    num_microbatches: int
+    world_size: int
+
+
+def schedule_of(plan: Plan) -> Schedule:
+    """The schedule of a plan. Units in the order of the DAG, then by stage."""
+    units = tuple(_units(plan))
+    holders: dict[Stage, list[int]] = {}
+    for index, unit in enumerate(units):
+        for stage in unit.stages:
+            holders.setdefault(stage, []).append(index)
+    hops = (
+        Hop(pair, src, dst)
+        for src, dst in _neighbours(plan)
+        for pair in _linked(plan, units, (src, holders[src]), (dst, holders[dst]))
+    )
+    return Schedule(units, tuple(hops), plan.batch.num_microbatches, plan.world_size)
+
+
+def _units(plan: Plan) -> list[Unit]:
+    order = topological_order([module.name for module in plan.modules], plan.edges)
+    num_stages = {module.name: module.num_stages for module in plan.modules}
+    before = stages_before(() if plan.layout is ModuleLayout.COLOCATED else plan.edges, num_stages)
+    total = max(before[name] + num_stages[name] for name in num_stages)
+
+    def unit(stages: tuple[Stage, ...], ranks: Sequence[int]) -> Unit:
+        position = before[stages[0].module] + stages[0].index
+        num_warmup = total - position - 1
+        return Unit(ranks=ranks, parts=_parts(stages, order, plan), position=position, num_warmup=num_warmup)
+
+    found = [unit(stages, ranks) for stages, ranks in _ranks_by_stages(plan).items()]
+    return sorted(found, key=lambda unit: min((order.index(stage.module), stage.index) for stage in unit.stages))
+
+
+def _ranks_by_stages(plan: Plan) -> dict[tuple[Stage, ...], Sequence[int]]:
+    """The ranks of each set of stages, stages in plan order. Only ranks of modules that overlap are looked at."""
+    found: dict[tuple[Stage, ...], Sequence[int]] = {}
+    stages_of: dict[int, tuple[Stage, ...]] = {}
+    for module in plan.modules:
+        alone = all(
+            other is module or other.grid.end <= module.grid.rank_offset or module.grid.end <= other.grid.rank_offset
+            for other in plan.modules
+        )
+        for index, ranks in enumerate(plan.groups(module.name, GroupKind.TP_DP_CP)):  # all ranks of a stage
+            stage = Stage(module.name, index)
+            if alone:
+                found[(stage,)] = ranks
+                continue
+            for rank in ranks:
+                stages_of[rank] = (*stages_of.get(rank, ()), stage)
+    shared: dict[tuple[Stage, ...], list[int]] = {}
+    for rank in sorted(stages_of):
+        shared.setdefault(stages_of[rank], []).append(rank)
+    return found | {stages: tuple(ranks) for stages, ranks in shared.items()}
+
+
+def _parts(stages: tuple[Stage, ...], order: Sequence[str], plan: Plan) -> tuple[tuple[Stage, ...], ...]:
+    """One part where no module depends on another, else one for each, in the order of the DAG."""
+    names = [stage.module for stage in stages]
+    if not any(reached_from(name, plan.edges) & set(names) - {name} for name in names):
+        return (stages,)
+    return tuple((stage,) for stage in sorted(stages, key=lambda stage: order.index(stage.module)))
+
+
+def _neighbours(plan: Plan) -> Iterator[tuple[Stage, Stage]]:
+    """Stages that hand tensors to one another: along each module's pipeline, then across each edge."""
+    for module in plan.modules:
+        for index in range(1, module.num_stages):
+            yield Stage(module.name, index - 1), Stage(module.name, index)
+    for src, dst in plan.edges:
+        yield Stage(src, plan.module(src).num_stages - 1), Stage(dst, 0)
+
+
+def _linked(
+    plan: Plan, units: Sequence[Unit], src: tuple[Stage, list[int]], dst: tuple[Stage, list[int]]
+) -> list[tuple[int, int]]:
+    """The pairs of units between which two neighbouring stages hand over tensors, ascending."""
+    (one, senders), (other, receivers) = src, dst
+    if len(senders) == len(receivers) == 1:
+        return [(senders[0], receivers[0])]
+    unit_at = {rank: index for index in {*senders, *receivers} for rank in units[index].ranks}
+    if one.module == other.module:
+        found = {(unit_at[g[one.index]], unit_at[g[other.index]]) for g in plan.groups(one.module, GroupKind.PP)}
+    else:
+        bridge = plan.bridge(one.module, other.module)
+        found = {
+            (unit_at[sender], unit_at[receiver])
+            for transfer in bridge.transfers
+            for sender in bridge.src_broadcast[transfer.src_lane]
+            for receiver in bridge.dst_broadcast[transfer.dst_lane]
+        }
+    return sorted(found)

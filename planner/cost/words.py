@@ -1,0 +1,38 @@
+"""A timeline in words: where the time of a step goes, and who waits for whom."""
+
+from __future__ import annotations
+
+from .timeline import Timeline
+
+
+def duration(seconds: float) -> str:
+    """`812 ms`, `1.25 s`, `40 us`: three digits."""
+    unit, size = next(
+        ((unit, size) for unit, size in (("s", 1.0), ("ms", 1e-3)) if seconds >= 0.9995 * size), ("us", 1e-6)
+    )
+    amount = seconds / size
+    return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} {unit}"
+
+
+def critical_path(timeline: Timeline, most: int = 4) -> list[str]:
+    """What the critical path consists of, the largest share first: `language stage 3 computes 620 ms (76 %)`."""
+    found: dict[str, float] = {}
+    for segment in timeline.path:
+        where = f"{segment.where} {segment.direction}"
+        found[where] = found.get(where, 0.0) + segment.seconds
+    total = timeline.makespan or 1.0
+    ranked = sorted(found.items(), key=lambda item: -item[1])
+    lines = [f"{where}: {duration(seconds)} ({seconds / total:.0%})" for where, seconds in ranked[:most]]
+    if rest := sum(seconds for _, seconds in ranked[most:]):
+        lines.append(f"everything else: {duration(rest)} ({rest / total:.0%})")
+    return lines
+
+
+def longest_waits(timeline: Timeline, most: int = 4) -> list[str]:
+    """Per unit that waits longest: `images stage 0 waits 31 ms for gradients of language stage 0`."""
+    found = [
+        (seconds, f"{unit} waits {duration(seconds)} for {reason}")
+        for index, unit in enumerate(timeline.schedule.units)
+        for reason, seconds in timeline.waits(index).items()
+    ]
+    return [line for _, line in sorted(found, key=lambda item: -item[0])[:most]]

@@ -1,0 +1,236 @@
+"""Plan, and what is known of its cost -> the content of the report.
+
+Works from the plan alone; memory, traffic and a timeline are handed in by whoever computed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from ..axes import Axis
+from ..cost.timeline import Segment, Timeline, stage_passes
+from ..cost.words import critical_path
+from ..cost.words import duration as seconds_in_words
+from ..ir import Bridge, GroupKind, ModulePlan
+from ..plan import Plan
+from ..render.bridges import bridge_lines
+from ..render.overview import model_name, module_notes
+from ..render.style import Style, plural, spans
+from .content import (
+    Cell,
+    EdgeRow,
+    Fact,
+    Memory,
+    ModuleRow,
+    NodeRow,
+    Place,
+    Report,
+    Sizes,
+    StageRow,
+    TimelineContent,
+    TimelineRow,
+    TrafficRow,
+)
+
+MAX_CELLS = 2048  # GPUs drawn one by one
+MAX_OPERATIONS = 150_000  # in the page; about 3 MB
+_TICKS = 10_000_000  # of a makespan: a tenth of a pixel at a zoom of 1,000
+_NODE_WITHOUT_CLUSTER = 8
+_MAX_WAITS = 3
+
+
+def build_report(
+    plan: Plan,
+    name: str,
+    *,
+    timeline: Timeline | None = None,
+    is_predicted: bool = True,
+    memory: Memory | None = None,
+    traffic: tuple[TrafficRow, ...] = (),
+    facts: tuple[Fact, ...] = (),
+    warnings: tuple[str, ...] = (),
+) -> Report:
+    """The content of the page.
+
+    Args:
+        plan: the layout.
+        name: of the spec, for the title.
+        timeline: the pipeline of one step.
+        is_predicted: whether the timeline's times are seconds; else every forward pass takes 1.
+        memory, traffic: what the cost model says.
+        facts: headline numbers that come before those of plan and timeline.
+        warnings: that come before the plan's own.
+    """
+    small = plan.world_size <= MAX_CELLS
+    return Report(
+        title=name,
+        summary=_summary(plan),
+        digest=plan.digest,
+        facts=(*facts, *_facts(plan, timeline)),
+        modules=tuple(map(_module, plan.modules)),
+        nodes=tuple(_nodes(plan)) if small else (),
+        stages=() if small else tuple(_stages(plan)),
+        edges=tuple(_edge(plan, bridge) for bridge in plan.bridges),
+        memory=memory,
+        timeline=_timeline(plan, timeline, is_predicted) if timeline else None,
+        traffic=traffic,
+        warnings=(*warnings, *map(str, plan.warnings)),
+    )
+
+
+def _summary(plan: Plan) -> str:
+    nodes = f" on {plural(plan.num_nodes, 'node')} of {plan.gpus_per_node}" if plan.num_nodes else ""
+    return f"{plural(plan.world_size, 'GPU')}{nodes}, {plan.layout.value.replace('_', '-')}"
+
+
+def _facts(plan: Plan, timeline: Timeline | None) -> Iterator[Fact]:
+    batch = plan.batch
+    yield Fact("GPUs", f"{plan.world_size:,}", plural(plan.num_nodes, "node") if plan.num_nodes else "")
+    yield Fact("Samples per step", f"{batch.global_size:,}", f"{batch.num_microbatches:,} × {batch.micro_size:,}")
+    yield Fact("Pipeline stages", f"{plan.total_stages}", "on the longest path")
+    if timeline:
+        yield Fact("Bubble", f"{timeline.bubble:.1%}", "of all GPU time")
+
+
+# ---- modules, ranks, bridges
+
+
+def _module(module: ModulePlan) -> ModuleRow:
+    grid = module.grid
+    sizes = ((axis, grid.size_of(axis)) for axis in Axis)
+    return ModuleRow(
+        name=module.name,
+        ranks=spans(module.ranks),
+        num_ranks=grid.size,
+        axes=" ".join(f"{axis} {size}" for axis, size in sizes if size > 1 and axis is not Axis.EXPT_DP) or "one rank",
+        sizes=Sizes(stage=grid.num_stages, lane=grid.num_lanes, cp=grid.size_of(Axis.CP), tp=grid.size_of(Axis.TP)),
+        model=model_name(module) if module.model else "",
+        notes=" ".join(module_notes(module)),
+    )
+
+
+def _nodes(plan: Plan) -> Iterator[NodeRow]:
+    per_row = plan.gpus_per_node or _NODE_WITHOUT_CLUSTER
+    for number, start in enumerate(range(0, plan.world_size, per_row)):
+        stop = min(start + per_row, plan.world_size)
+        label = f"node {number}" if plan.gpus_per_node else f"ranks {start}-{stop - 1}"
+        yield NodeRow(label, tuple(Cell(rank, tuple(_places(plan, rank))) for rank in range(start, stop)))
+
+
+def _places(plan: Plan, rank: int) -> Iterator[Place]:
+    for index, module in enumerate(plan.modules):
+        if rank in module.grid:
+            at = module.grid.dense.coords(rank)
+            yield Place(index, at[Axis.PP], at[Axis.DP], at[Axis.CP], at[Axis.TP])
+
+
+def _stages(plan: Plan) -> Iterator[StageRow]:
+    for index, module in enumerate(plan.modules):
+        for stage, ranks in enumerate(plan.groups(module.name, GroupKind.TP_DP_CP)):
+            nodes = sorted({rank // plan.gpus_per_node for rank in ranks}) if plan.gpus_per_node else []
+            yield StageRow(
+                module=index,
+                stage=stage,
+                ranks=_short(ranks),
+                num_ranks=len(ranks),
+                nodes=_short(nodes) if nodes else "",
+            )
+
+
+def _short(numbers: Sequence[int]) -> str:
+    """`0-3, 8`, or the ends alone where there are many runs."""
+    text = spans(numbers)
+    return text if text.count(",") <= 2 else f"{len(numbers):,} from {numbers[0]} to {numbers[-1]}"
+
+
+def _edge(plan: Plan, bridge: Bridge) -> EdgeRow:
+    names = [module.name for module in plan.modules]
+    title, *lines = bridge_lines(plan, bridge, Style(width=76))
+    return EdgeRow(
+        src=names.index(bridge.src),
+        dst=names.index(bridge.dst),
+        ratio=title.partition(": ")[2],
+        lines=tuple(line.removeprefix("    ") for line in lines),
+    )
+
+
+# ---- timeline
+
+
+def _timeline(plan: Plan, timeline: Timeline, is_predicted: bool) -> TimelineContent:
+    shown = _rows_shown(timeline)
+    tick = timeline.makespan / _TICKS if timeline.makespan else 1.0
+    names = {module.name: index for index, module in enumerate(plan.modules)}
+    critical = frozenset(_key(segment) for segment in timeline.path)
+    shared = _Shared(timeline, tick, names, {}, critical, is_predicted)
+    rows = tuple(_row(shared, unit) for unit in shown)
+    return TimelineContent(
+        is_predicted=is_predicted,
+        tick=tick,
+        makespan=round(timeline.makespan / tick),
+        bubble=timeline.bubble,
+        rows=rows,
+        num_left_out=len(timeline.tracks) - len(shown),
+        reasons=tuple(shared.reasons),
+        path=tuple(critical_path(timeline)) if is_predicted else (),
+    )
+
+
+def _rows_shown(timeline: Timeline) -> list[int]:
+    """All units, or evenly chosen ones, the first and the last among them, where a page of all would be too large."""
+    total = len(timeline.tracks)
+    per_unit = -(-timeline.num_operations // total)
+    most = max(2, MAX_OPERATIONS // per_unit)
+    return list(range(total)) if total <= most else sorted({i * (total - 1) // (most - 1) for i in range(most)})
+
+
+def _key(segment: Segment) -> tuple[str, str, int]:
+    return str(segment.where), segment.direction.value, segment.microbatch
+
+
+@attrs.frozen
+class _Shared:
+    """What the rows of one timeline have in common. `reasons` grows as rows name new ones."""
+
+    timeline: Timeline
+    tick: float
+    names: dict[str, int]
+    reasons: dict[str, int]
+    critical: frozenset[tuple[str, str, int]]
+    is_predicted: bool
+
+
+def _row(shared: _Shared, unit: int) -> TimelineRow:
+    timeline, tick, names, reasons = shared.timeline, shared.tick, shared.names, shared.reasons
+    track, held = timeline.tracks[unit], timeline.schedule.units[unit]
+    passes = list(stage_passes(held, timeline.schedule.num_microbatches))
+    operations = list(timeline.operations(unit))
+    waits = list(timeline.waits(unit).items())[:_MAX_WAITS]
+    return TimelineRow(
+        name=str(held),
+        ranks=f"ranks {_short(held.ranks)}" if len(held.ranks) > 1 else f"rank {held.ranks[0]}",
+        num_ranks=len(held.ranks),
+        in_flight=timeline.in_flight[unit],
+        busy=timeline.busy[unit] / timeline.makespan if timeline.makespan else 0.0,
+        waits=tuple(f"{_amount(seconds, shared.is_predicted)} for {reason}" for reason, seconds in waits),
+        modules=tuple(names[stage.module] for _, stage, _ in passes),
+        stages=tuple(stage.index for _, stage, _ in passes),
+        microbatches=tuple(microbatch for _, _, microbatch in passes),
+        backward=tuple(int(one.direction.value == "backward") for one in operations),
+        starts=tuple(round(start / tick) for start in track.starts),
+        ends=tuple(round(end / tick) for end in track.ends),
+        reasons=tuple(
+            reasons.setdefault(str(one.waited_for), len(reasons)) if one.waited_for else -1 for one in operations
+        ),
+        critical=tuple(
+            index
+            for index, one in enumerate(operations)
+            if (str(one.stage), one.direction.value, one.microbatch) in shared.critical
+        ),
+    )
+
+
+def _amount(seconds: float, is_predicted: bool) -> str:
+    return seconds_in_words(seconds) if is_predicted else f"{seconds:.4g} passes"

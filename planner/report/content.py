@@ -1,0 +1,205 @@
+"""What the report's page shows, as one frozen value. It becomes the JSON inside the page field by field.
+
+Modules, stages and units are named by their index in `Report.modules`, and in the timeline's `rows`. Whoever has
+numbers (memory, traffic, a predicted timeline) fills in the classes here; a section without content is left out of
+the page. Bytes are bytes, times are seconds.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.frozen
+class Fact:
+    """A headline number: `Step time`, `812 ms`, `24 microbatches`."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Sizes:
+    """Size of the axes that a Place has coords on."""
+
+    stage: int
+    lane: int
+    cp: int
+    tp: int
+
+
+@attrs.frozen(kw_only=True)
+class ModuleRow:
+    name: str
+    ranks: str
+    num_ranks: int
+    axes: str
+    sizes: Sizes
+    model: str
+    notes: str
+
+
+@attrs.frozen
+class Place:
+    """Where a rank stands in one module: its coords."""
+
+    module: int
+    stage: int
+    lane: int
+    cp: int
+    tp: int
+
+
+@attrs.frozen
+class Cell:
+    """One GPU of the rank map."""
+
+    rank: int
+    places: tuple[Place, ...]
+
+
+@attrs.frozen
+class NodeRow:
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@attrs.frozen(kw_only=True)
+class StageRow:
+    """All ranks of one stage together: the rank map of a world too large to show every GPU."""
+
+    module: int
+    stage: int
+    ranks: str
+    num_ranks: int
+    nodes: str
+
+
+@attrs.frozen(kw_only=True)
+class EdgeRow:
+    """A bridge. `lines`: what moves, in words."""
+
+    src: int
+    dst: int
+    ratio: str
+    lines: tuple[str, ...]
+
+
+@attrs.frozen
+class MemoryPart:
+    """`weights`, `gradients`, `optimizer`, `activations`, `communicators` ..., in bytes."""
+
+    name: str
+    bytes: float
+
+
+@attrs.frozen(kw_only=True)
+class MemoryBar:
+    """The peak of one kind of ranks. `where`: `language stage 0`; `num_ranks`: how many are alike."""
+
+    module: int
+    where: str
+    num_ranks: int
+    parts: tuple[MemoryPart, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Memory:
+    """Peaks, and what the GPU has; None where the cluster does not name it."""
+
+    gpu: str
+    limit: float | None
+    bars: tuple[MemoryBar, ...]
+
+
+@attrs.frozen(kw_only=True)
+class TrafficRow:
+    """Bytes of one kind of group or bridge per optimizer step. `wire`: `NVLink`, `network`."""
+
+    owner: str
+    kind: str
+    what: str
+    wire: str
+    bytes_per_rank: float
+    seconds: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TimelineRow:
+    """One unit of the timeline. Operations are columns, in the order in which they run.
+
+    Attributes:
+        name, ranks: `language stage 0`, `ranks 0-7`.
+        num_ranks: GPUs in the unit.
+        in_flight: microbatches held at the fullest.
+        busy: part of the step in which the unit computes, 0 to 1.
+        waits: what it waits for, longest first, in words.
+        modules, stages: per operation.
+        microbatches: per operation.
+        backward: per operation, 0 or 1.
+        starts, ends: per operation, in ticks of `TimelineContent.tick` seconds.
+        reasons: per operation, index into `TimelineContent.reasons`, or -1 where nothing was waited for.
+        critical: indices of the operations on the critical path.
+    """
+
+    name: str
+    ranks: str
+    num_ranks: int
+    in_flight: int
+    busy: float
+    waits: tuple[str, ...]
+    modules: tuple[int, ...]
+    stages: tuple[int, ...]
+    microbatches: tuple[int, ...]
+    backward: tuple[int, ...]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    reasons: tuple[int, ...]
+    critical: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class TimelineContent:
+    """The pipeline of one step.
+
+    Attributes:
+        is_predicted: whether times are predicted seconds; else a forward pass of any stage is 1 and the page says so.
+        tick: seconds (or passes) of one tick.
+        num_left_out: rows that are not shown, as the page would grow too large.
+    """
+
+    is_predicted: bool
+    tick: float
+    makespan: int
+    bubble: float
+    rows: tuple[TimelineRow, ...]
+    num_left_out: int
+    reasons: tuple[str, ...]
+    path: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """Everything on the page.
+
+    Attributes:
+        title: the name of the spec.
+        summary: one line: ranks, nodes, layout.
+        facts: headline numbers.
+        nodes: every GPU; empty where there are too many, then `stages` stand for them.
+        warnings: as the planner words them.
+    """
+
+    title: str
+    summary: str
+    digest: str
+    facts: tuple[Fact, ...]
+    modules: tuple[ModuleRow, ...]
+    nodes: tuple[NodeRow, ...]
+    stages: tuple[StageRow, ...]
+    edges: tuple[EdgeRow, ...]
+    memory: Memory | None
+    timeline: TimelineContent | None
+    traffic: tuple[TrafficRow, ...]
+    warnings: tuple[str, ...]

@@ -1,0 +1,293 @@
+"""megatron-core's own operation order, recorded, and an independent replay of it as a longest path.
+
+`record` runs the real schedule function with the real MultiModulePipelineCommunicator as one rank of a plan. Only its
+point-to-point and bridge communicators are replaced, by ones that write down whom they would talk to; the forward and
+backward steps write down that they were called. No tensor is made.
+
+`replay` makes a graph of these records, of every rank of the world: an operation after the one before it on its rank,
+a message after both ends have come to it. The longest path to a node is when it happens; a cycle is a deadlock. It
+knows nothing of units, stages and programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from graphlib import TopologicalSorter
+from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import pytest
+
+from planner import Plan
+from planner.cost.durations import Durations
+from planner.cost.schedule import Direction, Stage
+from planner.cost.simulate import Sends
+
+from .megatron import Megatron
+
+Wire = tuple[int, int, str, str, Direction]
+"""(sender, receiver, source module, destination module, direction); equal modules for a pipeline's own stages."""
+
+
+@attrs.frozen
+class Pass:
+    """A forward or backward step of a rank: all of its modules."""
+
+    direction: Direction
+
+
+@attrs.frozen
+class Exchange:
+    """Messages posted together. `call`: the schedule's call that it belongs to, counted."""
+
+    call: int
+    is_edge: bool
+    sends: tuple[Wire, ...]
+    receives: tuple[Wire, ...]
+
+
+class Recorder:
+    """Stands for every point-to-point and bridge communicator of one rank."""
+
+    def __init__(self) -> None:
+        self.found: list[Pass | Exchange] = []
+        self.call = 0
+
+    def step(self, direction: Direction, result: Any) -> Any:
+        def stepped(*_args: object, **_kwargs: object) -> Any:
+            self.found.append(Pass(direction))
+            return result
+
+        return stepped
+
+    def counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of the pipeline's communicator, whose exchanges belong together."""
+
+        def called(*args: object, **kwargs: object) -> Any:
+            self.call += 1
+            return call(*args, **kwargs)
+
+        return called
+
+    def wires(self, rank: int, peers: list[int], src: str, dst: str, is_source: bool) -> _Wires:
+        ends = [(rank, peer) if is_source else (peer, rank) for peer in peers]
+        forward = tuple((one, other, src, dst, Direction.FORWARD) for one, other in ends)
+        return _Wires(self, forward, tuple((b, a, src, dst, Direction.BACKWARD) for a, b, *_ in forward))
+
+    def add(self, is_edge: bool, sends: tuple[Wire, ...] = (), receives: tuple[Wire, ...] = ()) -> None:
+        self.found.append(Exchange(self.call, is_edge, sends, receives))
+
+
+@attrs.frozen
+class _Wires:
+    """What a rank does over some wires, under the names of P2PCommunicator and BridgeCommunicator."""
+
+    recorder: Recorder
+    forward: tuple[Wire, ...]
+    backward: tuple[Wire, ...]
+
+    @property
+    def _is_edge(self) -> bool:
+        return self.forward[0][2] != self.forward[0][3]
+
+    def send_forward(self, *_: object, **__: object) -> None:
+        self.recorder.add(self._is_edge, sends=self.forward)
+
+    def recv_forward(self, *_: object, **__: object) -> None:
+        self.recorder.add(self._is_edge, receives=self.forward)
+
+    def send_backward(self, *_: object, **__: object) -> None:
+        self.recorder.add(self._is_edge, sends=self.backward)
+
+    def recv_backward(self, *_: object, **__: object) -> None:
+        self.recorder.add(self._is_edge, receives=self.backward)
+
+    def send_forward_recv_backward(self, *_: object, **__: object) -> None:
+        self.recorder.add(self._is_edge, self.forward, self.backward)
+
+    def send_backward_recv_forward(self, *_: object, **__: object) -> None:
+        self.recorder.add(self._is_edge, self.backward, self.forward)
+
+
+class _Pipeline:
+    """A rank's P2PCommunicator: the stage before and the stage after."""
+
+    def __init__(self, before: _Wires | None, after: _Wires | None) -> None:
+        if before:
+            self.recv_forward, self.send_backward = before.recv_forward, before.send_backward
+            self.send_backward_recv_forward = before.send_backward_recv_forward
+        if after:
+            self.send_forward, self.recv_backward = after.send_forward, after.recv_backward
+            self.send_forward_recv_backward = after.send_forward_recv_backward
+
+
+class _Bridge:
+    """A BridgeCommunicator's end, with the modules that the pipeline's communicator asks it for."""
+
+    def __init__(self, wires: _Wires, src: str, dst: str) -> None:
+        self.src_module_name, self.dest_module_name = src, dst
+        for name in _CALLS:
+            setattr(self, name, getattr(wires, name))
+
+
+_CALLS = (
+    "send_forward",
+    "recv_forward",
+    "send_backward",
+    "recv_backward",
+    "send_forward_recv_backward",
+    "send_backward_recv_forward",
+)
+
+
+class _Nothing(dict[str, None]):
+    """The tensors of any module: none."""
+
+    def __getitem__(self, key: str) -> None:
+        return None
+
+
+def record(megatron: Megatron, plan: Plan, rank: int) -> list[Pass | Exchange]:
+    """What the real schedule does as `rank`. Every lane of every stage must be one rank (tp = cp = 1)."""
+    recorder = Recorder()
+    with megatron.as_rank(plan, rank) as grids, pytest.MonkeyPatch.context() as patch:
+        communicator = megatron.communicator(plan, grids)
+        communicator.config.variable_seq_lengths = True
+        for name, info in communicator.rank_module_map.items():
+            _replace(recorder, rank, name, info)
+        for name in _CALLS:
+            patch.setattr(communicator, name, recorder.counted(getattr(communicator, name)))
+        patch.setattr(megatron.schedules.torch, "zeros", lambda *_args, **_kwargs: 0)
+        step = recorder.step(Direction.FORWARD, (_Nothing(), 0))
+        patch.setattr(megatron.schedules, "forward_step", step)
+        back = recorder.step(Direction.BACKWARD, _Nothing())
+        patch.setattr(megatron.schedules, "backward_step_multimodule", back)
+        megatron.schedules.forward_backward_pipelining_without_interleaving(
+            forward_step_func=None,
+            data_iterator=None,
+            model=SimpleNamespace(config=communicator.config),
+            num_microbatches=plan.batch.num_microbatches,
+            seq_length=1,
+            micro_batch_size=1,
+            p2p_communicator=communicator,
+            pg_collection=SimpleNamespace(has_language_model=lambda: False, language_model_module_name="language"),
+        )
+    return recorder.found
+
+
+def _replace(recorder: Recorder, rank: int, name: str, info: Any) -> None:
+    pipeline = info.p2p_communicator
+    first, last = info.pp_rank == 0, info.pp_rank == info.pp_size - 1
+    before = None if first else recorder.wires(rank, [pipeline.prev_rank], name, name, is_source=False)
+    after = None if last else recorder.wires(rank, [pipeline.next_rank], name, name, is_source=True)
+    info.p2p_communicator = _Pipeline(before, after)
+    for attribute, is_source in (("bridge_comms_as_src_module", True), ("bridge_comms_as_dest_module", False)):
+        found = []
+        for bridge in getattr(info, attribute):
+            src, dst = bridge.src_module_name, bridge.dest_module_name
+            mine = bridge.comm_map[rank]
+            peers = mine.send_to_ranks if is_source else mine.recv_from_ranks
+            found.append(_Bridge(recorder.wires(rank, peers, src, dst, is_source), src, dst))
+        setattr(info, attribute, found)
+
+
+# ---- replay
+
+Node = tuple[Any, ...]
+
+
+@attrs.frozen
+class Replayed:
+    """Per rank, (start, end) of every pass of every module in order; and microbatches in flight at the fullest."""
+
+    passes: dict[int, list[tuple[float, float]]]
+    in_flight: dict[int, int]
+
+
+def replay(
+    plan: Plan, records: dict[int, list[Pass | Exchange]], durations: Durations, edges: Sends, hops: Sends
+) -> Replayed:
+    """When everything recorded happens. Raises graphlib.CycleError where the ranks wait for one another."""
+    graph = _Graph(durations, {True: edges, False: hops})
+    for rank, items in records.items():
+        graph.add_rank(rank, list(_grouped(items, edges, hops)), _stages(plan, rank))
+    times = graph.longest_paths()
+    spans = {rank: [(times[before], times[after]) for before, after in rows] for rank, rows in graph.passes.items()}
+    return Replayed(spans, {rank: _fullest(items) for rank, items in records.items()})
+
+
+def _stages(plan: Plan, rank: int) -> list[Stage]:
+    return [Stage(name, view.stage) for name, view in plan.view(rank).stages.items()]
+
+
+def _grouped(items: list[Pass | Exchange], edges: Sends, hops: Sends) -> list[Pass | list[Exchange]]:
+    """Exchanges that are posted together: those of a call whose sends are posted, first; each of the others alone."""
+    found: list[Pass | list[Exchange]] = []
+    for call, together in groupby(items, lambda item: item.call if isinstance(item, Exchange) else None):
+        if call is None:
+            found += together
+            continue
+        exchanges = list(together)
+        posted = [one for one in exchanges if (edges if one.is_edge else hops) is Sends.POSTED]
+        found += ([posted] if posted else []) + [[one] for one in exchanges if one not in posted]
+    return found
+
+
+def _fullest(items: list[Pass | Exchange]) -> int:
+    now = fullest = 0
+    for item in items:
+        if isinstance(item, Pass):
+            now += 1 if item.direction is Direction.FORWARD else -1
+            fullest = max(fullest, now)
+    return fullest
+
+
+class _Graph:
+    """Nodes are instants; an arc of a weight is the least time between two of them."""
+
+    def __init__(self, durations: Durations, sends: dict[bool, Sends]) -> None:
+        self.durations, self.sends = durations, sends
+        self.before: dict[Node, list[tuple[Node, float]]] = {("start",): []}
+        self.passes: dict[int, list[tuple[Node, Node]]] = {}
+        self.crossed: dict[tuple[int, Wire], int] = {}
+
+    def add_rank(self, rank: int, items: list[Pass | list[Exchange]], stages: list[Stage]) -> None:
+        here: Node = ("start",)
+        rows = self.passes[rank] = []
+        for number, item in enumerate(items):
+            if isinstance(item, Pass):
+                ordered = stages if item.direction is Direction.FORWARD else stages[::-1]
+                for stage in ordered:
+                    after: Node = (rank, number, stage)
+                    self.before[after] = [(here, self.durations.passes[stage, item.direction])]
+                    rows.append((here, after))
+                    here = after
+            else:
+                here = self._add_exchange(rank, number, here, item)
+
+    def _add_exchange(self, rank: int, number: int, here: Node, exchanges: list[Exchange]) -> Node:
+        after: Node = (rank, number)
+        arcs = self.before[after] = [(here, 0.0)]
+        for exchange in exchanges:
+            for wire in (*exchange.sends, *exchange.receives):
+                arrived = self._message(rank, wire, here)
+                if wire in exchange.receives or self.sends[exchange.is_edge] is Sends.WAITED:
+                    arcs.append((arrived, 0.0))
+        return after
+
+    def _message(self, rank: int, wire: Wire, here: Node) -> Node:
+        k = self.crossed.get((rank, wire), 0)
+        self.crossed[rank, wire] = k + 1
+        _, _, src, dst, _ = wire
+        seconds = self.durations.hops[src] if src == dst else self.durations.edges[src, dst]
+        self.before.setdefault((wire, k), []).append((here, seconds))
+        return (wire, k)
+
+    def longest_paths(self) -> dict[Node, float]:
+        order = TopologicalSorter({node: [one for one, _ in arcs] for node, arcs in self.before.items()})
+        times: dict[Node, float] = {}
+        for node in order.static_order():
+            times[node] = max((times[one] + weight for one, weight in self.before[node]), default=0.0)
+        return times

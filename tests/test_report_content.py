@@ -1,0 +1,134 @@
+"""What the report's page holds, and `mimo report`, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from report_samples import BIG, EXAMPLE, sample
+from strategies import Case, cases
+
+from planner import compile_spec, load_spec
+from planner.cli import main
+from planner.cost.durations import Durations
+from planner.cost.simulate import DeadlockError, simulate
+from planner.report.build import MAX_CELLS, MAX_OPERATIONS, build_report
+from planner.report.page import embedded, render_page
+
+
+@given(cases(max_modules=4))
+def test_every_rank_is_on_the_map_where_the_plan_puts_it(case: Case) -> None:
+    plan = case.plan()
+    report = build_report(plan, "spec.yaml")
+    cells = [cell for node in report.nodes for cell in node.cells]
+    assert [cell.rank for cell in cells] == list(range(plan.world_size))
+    for cell in cells:
+        view = plan.view(cell.rank)
+        shown = {report.modules[at.module].name: (at.stage, at.lane, at.cp, at.tp) for at in cell.places}
+        assert shown == {
+            name: tuple(coords[axis] for axis in ("pp", "dp", "cp", "tp")) for name, coords in view.coords.items()
+        }
+    if plan.gpus_per_node:
+        assert all(
+            report.nodes[plan.view(cell.rank).node or 0].name == f"node {plan.view(cell.rank).node}" for cell in cells
+        )
+
+
+@given(cases(max_modules=3))
+def test_the_rows_of_the_timeline_are_its_operations(case: Case) -> None:
+    plan = case.plan()
+    try:
+        found = simulate(plan, Durations.uniform(plan))
+    except DeadlockError:
+        return
+    content = build_report(plan, "spec.yaml", timeline=found, is_predicted=False).timeline
+    assert content is not None
+    assert content.num_left_out == 0
+    for index, row in enumerate(content.rows):
+        operations = list(found.operations(index))
+        for at, one in enumerate(operations):
+            assert row.starts[at] * content.tick == pytest.approx(one.start, abs=content.tick)
+            assert row.ends[at] * content.tick == pytest.approx(one.end, abs=content.tick)
+            assert (row.microbatches[at], row.stages[at]) == (one.microbatch, one.stage.index)
+            assert plan.modules[row.modules[at]].name == one.stage.module
+            assert (row.reasons[at] >= 0) == (one.waited_for is not None)
+        critical = {(operations[at].stage, operations[at].microbatch, operations[at].direction) for at in row.critical}
+        assert critical <= {(s.where, s.microbatch, s.direction) for s in found.path}
+    assert sum(len(row.critical) for row in content.rows) >= len(
+        {s for s in found.path if s.seconds and "->" not in str(s.where)}
+    )
+
+
+def test_a_large_world_is_shown_by_stage() -> None:
+    report = sample(BIG)
+    assert BIG.cluster is not None
+    assert report.nodes == ()
+    assert len(report.stages) == 68
+    assert sum(stage.num_ranks for stage in report.stages) == 131_072 > MAX_CELLS
+    assert report.stages[0].ranks == "0-1023"
+    assert report.stages[0].nodes == "0-127"
+    assert len(render_page(report)) < 3_000_000
+
+
+def test_a_huge_timeline_leaves_rows_out_and_says_so() -> None:
+    modules = {
+        "language": attrs.evolve(
+            BIG.modules["language"], parallel=attrs.evolve(BIG.modules["language"].parallel, pp=512, dp=1)
+        )
+    }
+    batch = attrs.evolve(BIG.batch, global_size=512, micro_size=1)
+    plan = compile_spec(attrs.evolve(BIG, modules=modules, batch=batch, cluster=None))
+    content = build_report(plan, "x", timeline=simulate(plan, Durations.uniform(plan))).timeline
+    assert content is not None
+    assert sum(len(row.starts) for row in content.rows) <= MAX_OPERATIONS
+    assert content.num_left_out == 512 - len(content.rows) > 0
+    assert (content.rows[0].name, content.rows[-1].name) == ("language stage 0", "language stage 511")
+
+
+def test_the_page_is_one_file_that_loads_nothing() -> None:
+    page = render_page(sample())
+    assert "{{" not in page.replace(embedded(sample()), "")
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!#|data:)""", page)
+    assert not re.search(r"@import|url\((?!#)|\bfetch\(|XMLHttpRequest|import\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_text_of_a_user_cannot_leave_its_place() -> None:
+    hostile = "</script><!-- & <b>"
+    report = attrs.evolve(sample(), title=hostile)
+    assert "<" not in embedded(report)
+    assert json.loads(embedded(report))["title"] == hostile
+    assert "<title>&lt;/script&gt;" in render_page(report)
+
+
+def test_the_command_writes_page_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, trace = tmp_path / "report.html", tmp_path / "trace.json"
+    assert main(["report", str(EXAMPLE), "-o", str(page), "--trace", str(trace)]) == 0
+    content = re.search(r'id="content">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
+    assert content is not None
+    assert json.loads(content[1])["digest"] == compile_spec(load_spec(EXAMPLE)).digest
+    assert len(json.loads(trace.read_text())["traceEvents"]) > 100
+    assert capsys.readouterr().out == ""
+
+
+def test_the_command_needs_something_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(EXAMPLE)])
+    assert left.value.code == 2
+    assert "-o FILE" in capsys.readouterr().err
+
+
+def test_a_layout_that_stops_has_a_page_without_a_timeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, page, trace = (tmp_path / name for name in ("spec.yaml", "report.html", "trace.json"))
+    spec.write_text(
+        "schema: 1\nbatch: {global_size: 8, micro_size: 2, seq_length: 64}\nplacement: colocated\n"
+        "modules:\n  language: {parallel: {pp: 2}}\n  images: {parallel: {pp: 2}}\n"
+    )
+    assert main(["report", str(spec), "-o", str(page), "--trace", str(trace)]) == 1
+    assert "no timeline: the schedule stops for good: " in capsys.readouterr().err
+    assert "the schedule stops for good" in page.read_text(encoding="utf-8")
+    assert not trace.exists()
