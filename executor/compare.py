@@ -19,7 +19,7 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, Str
 from .errors import PlanMismatchError
 from .grids import KINDS, PlannedGrid, build_grids, rank_enum
 from .groups import ProcessGroups
-from .pipeline import position, shared_edges
+from .pipeline import shared_edges, stage_of
 
 _EMBEDDINGS = {
     GroupKind.EMBD: default_embedding_ranks,
@@ -82,7 +82,8 @@ def _check_stages(groups: ProcessGroups, grids: dict[str, PlannedGrid]) -> None:
     count = MultiModulePipelineCommunicator.compute_total_pipeline_stages
     first = next(iter(groups.view.role.modules))
     found = count(topology, grids, groups.rank, first) - 1, count(topology, grids)
-    _expect(f"stage of rank {groups.rank}, and stages", position(plan, groups.rank), found)
+    planned = stage_of(plan, groups.rank), plan.pipeline.num_stages
+    _expect(f"stage of rank {groups.rank}, and stages", planned, found)
 
 
 def _check_leaders(groups: ProcessGroups, grids: dict[str, PlannedGrid]) -> None:

@@ -17,7 +17,6 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Strategy
-from planner.topology import stages_before
 
 from .bridge import Bridge
 from .groups import ProcessGroups
@@ -41,8 +40,7 @@ class PipelineCommunicator:
     def __init__(self, groups: ProcessGroups, config: TransformerConfig, device: torch.device) -> None:
         plan, view = groups.plan, groups.view
         self.config = config
-        apart = [edge for edge in plan.edges if edge not in shared_edges(plan)]
-        self.current_stage, self.total_stages = position(plan, groups.rank)
+        self.current_stage, self.total_stages = stage_of(plan, groups.rank), plan.pipeline.num_stages
         self.is_pp_first_stage = any(stage.is_model_first for stage in view.stages.values())
         self.is_pp_last_stage = any(stage.is_model_last for stage in view.stages.values())
         role = view.role
@@ -51,7 +49,7 @@ class PipelineCommunicator:
         self._before_others = [(name, stages) for name, stages in inner.items() if not role.is_last_stage(name)]
         made = [
             Bridge(groups, src, dst, config.pipeline_dtype, device)
-            for src, dst in apart
+            for src, dst in plan.pipeline.hops
             if role.is_last_stage(src) or role.is_first_stage(dst)
         ]
         self.outgoing = [bridge for bridge in made if bridge.is_source]
@@ -126,17 +124,10 @@ def key_of(bridge: Bridge) -> str:
     return bridge.src if bridge.dst == MIMO_LANGUAGE_MODULE_KEY else bridge.dst
 
 
-def position(plan: Plan, rank: int) -> tuple[int, int]:
-    """(stage of the rank, number of stages) on the longest path. Modules inside language's first stage add none."""
-    inside = {src for src, dst in shared_edges(plan) if dst == MIMO_LANGUAGE_MODULE_KEY}
-    apart = tuple(edge for edge in plan.edges if edge not in shared_edges(plan))
-    sizes = {module.name: module.num_stages for module in plan.modules if module.name not in inside}
-    before = stages_before(apart, sizes)
-    total = max(before[name] + size for name, size in sizes.items())
-    for name, coords in plan.view(rank).coords.items():
-        if name not in inside:
-            return before[name] + coords[Axis.PP], total
-    return before[MIMO_LANGUAGE_MODULE_KEY], total
+def stage_of(plan: Plan, rank: int) -> int:
+    """The rank's place in the schedule: that of its first module in plan order, as megatron-core has it."""
+    name, coords = next(iter(plan.view(rank).coords.items()))
+    return plan.pipeline.first[name] + coords[Axis.PP]
 
 
 def _wrapped(value: torch.Tensor | None) -> torch.Tensor | None:

@@ -33,6 +33,7 @@ from .ir import (
     Traffic,
 )
 from .messages import traffic_of
+from .pipeline import Pipeline, pipeline_of
 from .placement import layout_of
 from .sharing import communicators, num_communicators
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Spec, Training
@@ -87,6 +88,11 @@ class Plan:
     def total_stages(self) -> int:
         """Stages on the longest path through the DAG."""
         return max(self._before[module.name] + module.num_stages for module in self.modules)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """Where every stage stands in the schedule that runs."""
+        return pipeline_of({module.name: module for module in self.modules}, self.edges)
 
     @property
     def gpus_per_node(self) -> int | None:

@@ -8,8 +8,9 @@ from math import isfinite
 import attrs
 
 from ..frozenmap import FrozenMap
+from ..ir import Direction
 from ..plan import Plan
-from .schedule import Direction, Stage
+from .schedule import Stage
 
 Pass = tuple[Stage, Direction]
 Edge = tuple[str, str]

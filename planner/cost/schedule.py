@@ -17,25 +17,19 @@ of every lane over the plan's transfers). Lanes that differ, by a slow node or b
 
 **Ranks of several modules** run them in one forward and one backward pass, as MimoModel does; they receive before it
 and send after it. Where these modules depend on one another (colocated, mixed) each is a *part* of its own: parts
-run in the order of the DAG, and receive and send on their own. In a colocated layout edges do not add stages: all
-modules of a rank are one stage of the schedule, whose number of stages is the largest pp.
+run in the order of the DAG, and receive and send on their own. Where a stage stands is `Plan.pipeline`'s to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 
 import attrs
 
-from ..ir import GroupKind, ModuleLayout
+from ..ir import GroupKind
 from ..plan import Plan
-from ..topology import reached_from, stages_before, topological_order
-
-
-class Direction(StrEnum):
-    FORWARD = "forward"  # activations, from source to destination
-    BACKWARD = "backward"  # gradients, from destination to source
+from ..topology import reached_from, topological_order
 
 
 @attrs.frozen(order=True)
@@ -173,13 +167,10 @@ def schedule_of(plan: Plan) -> Schedule:
 
 def _units(plan: Plan) -> list[Unit]:
     order = topological_order([module.name for module in plan.modules], plan.edges)
-    num_stages = {module.name: module.num_stages for module in plan.modules}
-    before = stages_before(() if plan.layout is ModuleLayout.COLOCATED else plan.edges, num_stages)
-    total = max(before[name] + num_stages[name] for name in num_stages)
 
     def unit(stages: tuple[Stage, ...], ranks: Sequence[int]) -> Unit:
-        position = before[stages[0].module] + stages[0].index
-        num_warmup = total - position - 1
+        position = plan.pipeline.first[stages[0].module] + stages[0].index
+        num_warmup = plan.pipeline.num_stages - position - 1
         return Unit(ranks=ranks, parts=_parts(stages, order, plan), position=position, num_warmup=num_warmup)
 
     found = [unit(stages, ranks) for stages, ranks in _ranks_by_stages(plan).items()]

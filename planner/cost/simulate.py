@@ -26,9 +26,10 @@ from enum import StrEnum
 
 import attrs
 
+from ..ir import Direction
 from ..plan import Plan
 from .durations import Durations
-from .schedule import NONE, Call, Direction, Hop, Schedule, Stage, Unit, computations, program, schedule_of
+from .schedule import NONE, Call, Hop, Schedule, Stage, Unit, computations, program, schedule_of
 from .timeline import DIRECTIONS, NO_WAIT, Segment, Timeline, Track, stage_passes
 
 

@@ -11,7 +11,8 @@ from functools import cached_property
 
 import attrs
 
-from .schedule import Call, Direction, Hop, Schedule, Stage, Unit, computations, in_flight
+from ..ir import Direction
+from .schedule import Call, Hop, Schedule, Stage, Unit, computations, in_flight
 
 
 @attrs.frozen

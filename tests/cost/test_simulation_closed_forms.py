@@ -7,9 +7,9 @@ from time import perf_counter
 import pytest
 from strategies import planned
 
-from planner import Batch, Module, Parallel, Plan, Spec, compile_spec
+from planner import Batch, Direction, Module, Parallel, Plan, Spec, compile_spec
 from planner.cost.durations import Durations
-from planner.cost.schedule import Direction, Stage, in_flight
+from planner.cost.schedule import Stage, in_flight
 from planner.cost.simulate import DeadlockError, Sends, simulate
 from planner.cost.words import critical_path, duration, longest_waits
 from planner.frozenmap import FrozenMap

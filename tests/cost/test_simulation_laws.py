@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import Case, cases, planned, simple
 
-from planner import ModuleLayout, Plan
+from planner import Direction, ModuleLayout, Plan
 from planner.cost.durations import Durations
-from planner.cost.schedule import Direction, Hop, Stage, schedule_of
+from planner.cost.schedule import Hop, Stage, schedule_of
 from planner.cost.simulate import DeadlockError, Sends, simulate
 from planner.cost.timeline import Operation, Timeline
 

@@ -20,9 +20,9 @@ from typing import Any
 import attrs
 import pytest
 
-from planner import Plan
+from planner import Direction, Plan
 from planner.cost.durations import Durations
-from planner.cost.schedule import Direction, Stage
+from planner.cost.schedule import Stage
 from planner.cost.simulate import Sends
 
 from .megatron import Megatron

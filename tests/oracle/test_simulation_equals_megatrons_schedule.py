@@ -12,10 +12,10 @@ from random import Random
 
 import pytest
 
-from planner import Batch, Module, Parallel, Plan, Spec, compile_spec
+from planner import Batch, Direction, Module, Parallel, Plan, Spec, compile_spec
 from planner.axes import Axis
 from planner.cost.durations import Durations
-from planner.cost.schedule import Call, Direction, program
+from planner.cost.schedule import Call, program
 from planner.cost.simulate import DeadlockError, Sends, simulate
 
 from .megatron import Megatron
