@@ -22,12 +22,13 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
+from planner.models import padded_vocab_size
 
 from .bridge import PlannedColocatedBridge
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
 from .grids import build_grids, collection_of
 from .groups import ProcessGroups
-from .transformer import block_spec, model_of, padded_vocab_size, transformer_config
+from .transformer import block_spec, model_of, transformer_config
 
 ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}
 
@@ -103,7 +104,7 @@ def language_spec(module: ModulePlan, groups: ProcessGroups, dtype: torch.dtype)
         params={
             "config": config,
             "transformer_layer_spec": block_spec(config, AttnMaskType.causal, _num_layers(module, groups)),
-            "vocab_size": padded_vocab_size(module),
+            "vocab_size": padded_vocab_size(model, module.grid.size_of(Axis.TP)),
             "max_sequence_length": model.max_positions,
             "pre_process": stage.is_first_stage,
             "post_process": stage.is_last_stage,

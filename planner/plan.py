@@ -85,6 +85,10 @@ class Plan:
         """Stages on the longest path through the DAG."""
         return max(self._before[module.name] + module.num_stages for module in self.modules)
 
+    def position(self, module: str, stage: int) -> int:
+        """0-based place of a module's stage on the longest path through the DAG."""
+        return self._before[module] + stage
+
     @property
     def gpus_per_node(self) -> int | None:
         return self.cluster.gpus_per_node if self.cluster else None
@@ -200,7 +204,7 @@ class Plan:
             groups=tuple(groups),
             transfers=tuple(filter(None, (edge.transfers_of(rank) for edge in edges))),
             stages=FrozenMap(stages),
-            position=self._before[leading] + coords[leading][Axis.PP],
+            position=self.position(leading, coords[leading][Axis.PP]),
             total_stages=self.total_stages,
             data=FrozenMap(data),
             batch_slices=FrozenMap(slices),
