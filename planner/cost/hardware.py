@@ -22,10 +22,14 @@ DEFAULT = "h100"
 
 @attrs.frozen(kw_only=True)
 class Constant:
-    """A number and where it is from."""
+    """A number and where it is from.
+
+    A constant with a `start` is one that `mimo calibrate` fits: it starts there, and pays for leaving.
+    """
 
     value: float = item(Positive(1e9), doc="the number, in the unit of its key")
     source: str = item(Line(200), doc="a data sheet, a published measurement, a fit to measured runs")
+    start: float | None = item(Positive(1e9), default=None, doc="where a fit starts: published by others, or assumed")
 
 
 _CONSTANT: Rule = Record(Constant)
@@ -50,6 +54,11 @@ class Hardware:
     launch_wait: Constant = item(_CONSTANT, doc="share that launching takes longer per further rank of the tp group")
     microbatch_ms: Constant = item(_CONSTANT, doc="host time of a stage per microbatch outside the layers")
     scale_out: Constant = item(_CONSTANT, doc="factor on a stage's time where a job spans several nodes")
+
+
+def constants(hardware: Hardware) -> dict[str, Constant]:
+    """Every constant of a hardware, by its key."""
+    return {name: value for name, value in attrs.asdict(hardware, recurse=False).items() if isinstance(value, Constant)}
 
 
 HARDWARE_RULE: Rule = Record(Hardware)
@@ -88,9 +97,8 @@ def parse_hardware(text: str | bytes, file: str = "<string>") -> Hardware:
 def hardware_text(hardware: Hardware) -> str:
     """The file of a GPU, which `parse_hardware` reads back."""
     lines = [f"name: {hardware.name}", f"num_sms: {hardware.num_sms}"]
-    for name in attrs.fields_dict(Hardware):
-        constant = getattr(hardware, name)
-        if isinstance(constant, Constant):
-            source = constant.source.replace('"', "'")
-            lines.append(f'{name}: {{value: {constant.value:.6g}, source: "{source}"}}')
+    for name, constant in constants(hardware).items():
+        source = constant.source.replace('"', "'")
+        start = f", start: {constant.start:.6g}" if constant.start else ""
+        lines.append(f'{name}: {{value: {constant.value:.6g}{start}, source: "{source}"}}')
     return "\n".join(lines) + "\n"
