@@ -284,8 +284,10 @@ def settings_of(kind: RunSet, row: Row) -> Settings:
 
 
 def measured_ms(kind: RunSet, row: Row) -> float:
-    """The measured milliseconds of a row. Raises ValueError, KeyError."""
+    """The measured milliseconds of a row. Raises ValueError."""
     column, factor = kind.milliseconds
+    if column not in row:
+        raise ValueError(f"a measured run has the column {column}")
     value = float(row[column]) * factor
     if not 0 < value < float("inf"):
         raise ValueError(f"{column} > 0, got {row[column]}")

@@ -1,0 +1,119 @@
+"""Predictions against published measured runs: in sample, and with whole model sizes or layouts left out.
+
+    python benchmarks/prediction.py [FOLDER]
+
+FOLDER holds files of runs as `mimo predict --csv` reads them; left out, tests/data/runs. Exits with 1 when a limit is
+missed. The shipped constants are fitted to the same files; the cross-validation fits them anew, each time without the
+runs that it then predicts, and starts from what was known before any fit.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from planner import compile_spec, load_spec
+from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicted, samples_of
+from planner.cost.calibrate import unfitted
+from planner.cost.hardware import load_hardware
+from planner.cost.predict import predict
+from planner.cost.predict_runs import row_gib
+from planner.cost.runs import Row, Runs, read_runs
+
+ROOT = Path(__file__).parents[1]
+LIMITS = {"b200_llama": 0.05, "a100_single_node": 0.084, "a100_multi_node": 0.12}
+_missed: list[str] = []
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests" / "data" / "runs"
+    runs = {path.stem.removesuffix("_given"): _read(path) for path in sorted(folder.glob("*.csv"))}
+    _memory(runs["b200_llama"])
+    _times("b200", {name: runs[name] for name in ("b200_llama",)}, "layout", _layout)
+    _times("a100", {name: runs[name] for name in ("a100_single_node", "a100_multi_node")}, "hidden size", _hidden)
+    _unfitted_set(runs["a100_recompute"])
+    _speed()
+    for line in _missed:
+        print("MISSED", line)
+    return 1 if _missed else 0
+
+
+def _read(path: Path) -> Runs:
+    return read_runs(path.read_text(), path.name)
+
+
+def _hidden(row: Row) -> object:
+    return row["hidden size"]
+
+
+def _layout(row: Row) -> object:
+    return row["TP"], row["PP"], row["CP"]
+
+
+def _same_job(row: Row) -> object:
+    """One model, number of GPUs and batch: what a user chooses a layout for."""
+    columns = ("# GPUs", "global batch", "hidden size", "# layers", "sequence length")
+    return tuple(row[column] for column in columns)
+
+
+def _limit(what: str, value: float, limit: float, *, low: bool = False) -> str:
+    missed = value < limit if low else value > limit
+    if missed:
+        _missed.append(f"{what}: {value:.4f}, limit {limit}")
+    return f"{value:.4f} (limit {limit:g}{', MISSED' if missed else ''})"
+
+
+def _memory(runs: Runs) -> None:
+    found = Errors.of(
+        [row_gib(sample.work) for sample in samples_of(runs)], [float(row[runs.kind.gibibytes]) for row in runs.rows]
+    )
+    print("memory, nothing fitted, b200_llama:")
+    print("  mean", _limit("memory mean", found.mean, 0.02), " max", _limit("memory max", found.largest, 0.04))
+
+
+def _times(gpu: str, runs: dict[str, Runs], left_out: str, key: object) -> None:
+    hardware = load_hardware(gpu)
+    samples = {name: samples_of(one) for name, one in runs.items()}
+    keys = [[key(row) for row in one.rows] for one in runs.values()]  # type: ignore[operator]
+    begun = time.perf_counter()
+    validated = cross_validated(hardware, list(samples.values()), keys)
+    print(f"time, {gpu}: cross-validation by {left_out} took {time.perf_counter() - begun:.0f} s")
+    for (name, one), held_out in zip(runs.items(), validated, strict=True):
+        measured = [sample.seconds for sample in samples[name]]
+        for how, seconds in (
+            ("in sample", predicted(samples[name], hardware)),
+            ("not fitted at all", predicted(samples[name], unfitted(hardware))),
+            (f"{left_out} left out", held_out),
+        ):
+            _print_errors(name, how, one, seconds, measured, bounded=how != "not fitted at all")
+
+
+def _print_errors(
+    name: str, how: str, runs: Runs, seconds: list[float], measured: list[float], *, bounded: bool
+) -> None:
+    found = Errors.of(seconds, measured)
+    mape = _limit(f"{name} {how}", found.mean, LIMITS[name]) if bounded else f"{found.mean:.4f}"
+    rho = _limit(f"{name} {how} Spearman", found.spearman, 0.97, low=True) if bounded else f"{found.spearman:.4f}"
+    print(f"  {name}, {how}: MAPE {mape}  max {found.largest:.3f}  Spearman {rho}")
+    if "# GPUs" in runs.header:
+        loss, worst, number = choice_loss(runs.rows, seconds, measured, _same_job)
+        shown = _limit(f"{name} {how} choice", loss, 0.03) if bounded else f"{loss:.4f}"
+        print(f"    the predicted fastest of {number} choices is slower by {shown}  worst {worst:.3f}")
+
+
+def _unfitted_set(runs: Runs) -> None:
+    samples = samples_of(runs)
+    found = Errors.of(predicted(samples, load_hardware("a100")), [sample.seconds for sample in samples])
+    print(f"time, a100_recompute, never fitted: MAPE {found.mean:.4f}  max {found.largest:.3f}")
+
+
+def _speed() -> None:
+    plan = compile_spec(load_spec(ROOT / "examples" / "llama70b_1024gpu.yaml"))
+    begun = time.perf_counter()
+    predict(plan)
+    print("a prediction for 1,024 GPUs, seconds:", _limit("speed", time.perf_counter() - begun, 0.5))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
