@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from planner import compile_spec, load_spec
-from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicted, samples_of
+from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicted, samples_of, spearman
 from planner.cost.calibrate import unfitted
 from planner.cost.hardware import load_hardware
 from planner.cost.predict import predict
@@ -79,27 +79,34 @@ def _times(gpu: str, runs: dict[str, Runs], left_out: str, key: object) -> None:
     begun = time.perf_counter()
     validated = cross_validated(hardware, list(samples.values()), keys)
     print(f"time, {gpu}: cross-validation by {left_out} took {time.perf_counter() - begun:.0f} s")
+    pooled: dict[str, list[tuple[Row, float, float]]] = {}
     for (name, one), held_out in zip(runs.items(), validated, strict=True):
         measured = [sample.seconds for sample in samples[name]]
         for how, seconds in (
-            ("in sample", predicted(samples[name], hardware)),
             ("not fitted at all", predicted(samples[name], unfitted(hardware))),
+            ("in sample", predicted(samples[name], hardware)),
             (f"{left_out} left out", held_out),
         ):
-            _print_errors(name, how, one, seconds, measured, bounded=how != "not fitted at all")
+            found = Errors.of(seconds, measured)
+            limited = how != "not fitted at all"
+            mape = _limit(f"{name} {how}", found.mean, LIMITS[name]) if limited else f"{found.mean:.4f}"
+            print(f"  {name}, {how}: MAPE {mape}  max {found.largest:.3f}  Spearman {found.spearman:.4f}")
+            rows = list(zip(one.rows, seconds, measured, strict=True))
+            if "# GPUs" in one.header:
+                _choices(how, rows)
+            if limited:
+                pooled.setdefault(how, []).extend(rows)
+    for how, rows in pooled.items():
+        rho = spearman([seconds for _, seconds, _ in rows], [measured for _, _, measured in rows])
+        print(f"  {gpu}, all {len(rows)} runs, {how}: Spearman", _limit(f"{gpu} {how} Spearman", rho, 0.97, low=True))
+        if gpu == "a100":
+            _choices(how, rows, limit=0.03)
 
 
-def _print_errors(
-    name: str, how: str, runs: Runs, seconds: list[float], measured: list[float], *, bounded: bool
-) -> None:
-    found = Errors.of(seconds, measured)
-    mape = _limit(f"{name} {how}", found.mean, LIMITS[name]) if bounded else f"{found.mean:.4f}"
-    rho = _limit(f"{name} {how} Spearman", found.spearman, 0.97, low=True) if bounded else f"{found.spearman:.4f}"
-    print(f"  {name}, {how}: MAPE {mape}  max {found.largest:.3f}  Spearman {rho}")
-    if "# GPUs" in runs.header:
-        loss, worst, number = choice_loss(runs.rows, seconds, measured, _same_job)
-        shown = _limit(f"{name} {how} choice", loss, 0.03) if bounded else f"{loss:.4f}"
-        print(f"    the predicted fastest of {number} choices is slower by {shown}  worst {worst:.3f}")
+def _choices(how: str, rows: list[tuple[Row, float, float]], limit: float | None = None) -> None:
+    loss, worst, number = choice_loss(*zip(*rows, strict=True), _same_job)
+    shown = f"{loss:.4f}" if limit is None else _limit(f"choice {how}", loss, limit)
+    print(f"    the predicted fastest of {number} choices is slower than the fastest by {shown}  worst {worst:.3f}")
 
 
 def _unfitted_set(runs: Runs) -> None:

@@ -1,8 +1,9 @@
 """Where a group's ranks are: how many of them share a node, and so which link carries its traffic.
 
-Node n holds the ranks n * gpus_per_node and on. A rank's ring neighbours are in its node or behind the network; a ring
-over several nodes enters and leaves each of them through as many network cards as the group has ranks there, but no
-faster than NVLink carries them on.
+Node n holds the ranks n * gpus_per_node and on. A ring over several nodes enters each of them by the network card of
+one of its ranks and leaves by that of another, so a group uses its cards one way: half of what they carry, where it has
+several ranks in a node. Only a group that has a whole node's ranks has rings enough to use every card both ways. No
+group is faster than NVLink carries its bytes on.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ _MAX_LOOKED_AT = 64  # groups of a kind repeat their pattern from node to node
 
 @attrs.frozen(order=True)
 class Span:
-    """A group: its size, the nodes it touches, and the ranks in the node that holds fewest."""
+    """A group: its size, the nodes it touches, the ranks in the node that holds fewest, and whether that is full."""
 
     num_nodes: int = 1
     size: int = 1
     per_node: int = 1
+    is_full: bool = False
 
     @property
     def crosses(self) -> bool:
         return self.num_nodes > 1
+
+    @property
+    def num_cards(self) -> float:
+        """Network cards' worth of bandwidth that the group's rings have in a node."""
+        return self.per_node if self.is_full else max(1.0, self.per_node / 2)
 
 
 ALONE = Span()
@@ -45,7 +52,8 @@ def gpus_per_node(plan: Plan) -> int:
 def span_of(ranks: Iterable[int], per_node: int) -> Span:
     """The span of a set of ranks."""
     counts = Counter(rank // per_node for rank in ranks)
-    return Span(num_nodes=len(counts), size=sum(counts.values()), per_node=min(counts.values()))
+    fewest = min(counts.values())
+    return Span(num_nodes=len(counts), size=sum(counts.values()), per_node=fewest, is_full=fewest == per_node)
 
 
 def spans_of(plan: Plan, owner: str) -> dict[GroupKind, Span]:
@@ -58,7 +66,7 @@ def _worst(family: Family, per_node: int) -> Span:
     total = len(family)
     step = max(1, total // _MAX_LOOKED_AT)
     spans = {span_of(family.group(index).ranks, per_node) for index in range(0, total, step)}
-    return max(spans, key=lambda span: (span.num_nodes, -span.per_node), default=ALONE)
+    return max(spans, key=lambda span: (span.num_nodes, -span.num_cards), default=ALONE)
 
 
 def hop_crosses(plan: Plan, module: ModulePlan) -> bool:

@@ -98,7 +98,7 @@ def layer_parameters(model: Model, tp: int, expt_tp: int = 1, ep: int = 1) -> tu
         mlp, mlp_whole = _mlp(w)
         return (divided + mlp) // tp + whole + mlp_whole, 0
     mlp, mlp_whole = _mlp(w)
-    router = w.hidden * w.experts
+    router = w.hidden * w.experts + (w.experts if w.has_bias else 0)
     return divided // tp + whole + router, w.experts // ep * (mlp // expt_tp + mlp_whole)
 
 

@@ -95,7 +95,7 @@ def collective_seconds(collective: Collective, num_bytes: float, span: Span, rat
     """One collective of a buffer."""
     if span.size <= 1:
         return 0.0
-    bandwidth = min(rates.nvlink, span.per_node * rates.network) if span.crosses else rates.nvlink
+    bandwidth = min(rates.nvlink, span.num_cards * rates.network) if span.crosses else rates.nvlink
     hops = 1 if collective is Collective.SEND else span.size - 1
     return num_bytes * share_moved(collective, span.size) / bandwidth + rates.hop * hops
 
