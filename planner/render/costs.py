@@ -103,11 +103,12 @@ def _traffic(p: Prediction, style: Style) -> list[str]:
                 [label if i == 0 else "", one.kind, f"{one.collectives:,}", f"{one.num_bytes / _GIB:.2f}", one.link]
             )
     lines = _table(rows, style, right=frozenset({2, 3})) if len(rows) > 1 else []
-    for bridge in p.bridges:
-        lines.append(
-            f"  {bridge.name}: {bridge.num_bytes / 2**20:.1f} MiB a microbatch either way, "
-            f"{bridge.network_bytes / 2**20:.1f} between nodes, {1e3 * bridge.seconds:.2f} ms"
-        )
+    if p.bridges:
+        bridges = [["bridge, one microbatch either way", "MiB", "between nodes", "ms"]]
+        for bridge in p.bridges:
+            sizes = (bridge.num_bytes / 2**20, bridge.network_bytes / 2**20)
+            bridges.append([bridge.name, *(f"{size:,.1f}" for size in sizes), f"{1e3 * bridge.seconds:.2f}"])
+        lines += _table(bridges, style)
     return lines
 
 
