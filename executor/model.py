@@ -23,6 +23,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
+from planner.models import padded_vocab_size
 
 from . import device
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
@@ -32,7 +33,7 @@ from .groups import ProcessGroups
 from .pipeline import shared_edges
 from .rows import SIZES
 from .shared_bridge import SharedBridge
-from .transformer import block_spec, model_of, padded_vocab_size, transformer_config
+from .transformer import block_spec, model_of, transformer_config
 
 ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}
 
@@ -166,7 +167,7 @@ def language_spec(module: ModulePlan, groups: ProcessGroups, dtype: torch.dtype)
         params={
             "config": config,
             "transformer_layer_spec": block_spec(config, AttnMaskType.causal, _num_layers(module, groups)),
-            "vocab_size": padded_vocab_size(module),
+            "vocab_size": padded_vocab_size(model, module.grid.size_of(Axis.TP)),
             "max_sequence_length": model.max_positions,
             "pre_process": stage.is_first_stage,
             "post_process": stage.is_last_stage,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from planner import FrozenMap, Parallel, Plan, compile_spec
-
-from .transformer import padded_vocab_size
+from planner import Axis, FrozenMap, Parallel, Plan, compile_spec
+from planner.models import padded_vocab_size
 
 
 def reference_of(plan: Plan) -> Plan:
@@ -16,7 +15,8 @@ def reference_of(plan: Plan) -> Plan:
     for name, module in spec.modules.items():
         model = module.model
         if model is not None and plan.module(name).is_language:
-            model = attrs.evolve(model, vocab_size=padded_vocab_size(plan.module(name)))
+            tp = plan.module(name).grid.size_of(Axis.TP)
+            model = attrs.evolve(model, vocab_size=padded_vocab_size(model, tp))
         modules[name] = attrs.evolve(module, parallel=Parallel(dp=1), model=model, stages=None)
     alone = attrs.evolve(spec, modules=FrozenMap(modules), placement="colocated", cluster=None)
     return compile_spec(alone, world_size=1)

@@ -150,9 +150,3 @@ def block_spec(config: TransformerConfig, mask: AttnMaskType, num_layers: int) -
     """The layers of one stage, and the norm that follows the last stage's."""
     norm = LocalNorm if choose_layers() is Layers.LOCAL else TENorm
     return TransformerBlockSubmodules(layer_specs=[layer_spec(config, mask)] * num_layers, layer_norm=norm)
-
-
-def padded_vocab_size(module: ModulePlan) -> int:
-    """The vocabulary of the language module, padded to a multiple of 128 * tp as megatron-core's users do."""
-    multiple = 128 * module.grid.size_of(Axis.TP)
-    return -(-(model_of(module).vocab_size or 1) // multiple) * multiple

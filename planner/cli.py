@@ -1,4 +1,4 @@
-"""The `mimo` command: plan, report, diff, explain, schema.
+"""The `mimo` command: plan, predict, report, calibrate, diff, explain, schema.
 
 Exit codes: 0 planned, 1 faults in what was given, 2 misuse of the command. Results go to standard output,
 faults to standard error. Everything heavy is imported by the command that needs it.
@@ -11,6 +11,7 @@ import codecs
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -20,6 +21,10 @@ from .plan import Plan
 from .report.command import add_report
 from .rules import MAX_SIZE, suggest
 from .spec import Cluster, Spec
+
+if TYPE_CHECKING:
+    from .cost.hardware import Hardware
+    from .cost.runs import Runs
 
 OK, FAULTS, MISUSE = 0, 1, 2
 
@@ -124,6 +129,21 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
 
     add_report(commands, _add_world, _load, _write)
+
+    predict = commands.add_parser("predict", help="say what a plan will take: time, memory, traffic")
+    predict.add_argument("spec", metavar="SPEC", nargs="?", help="spec (YAML) or plan (JSON); - reads standard input")
+    predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of measured runs instead")
+    predict.add_argument("--gpu", metavar="NAME", help="GPU, or a hardware file (.yaml); else the spec's cluster.gpu")
+    predict.add_argument("--json", action="store_true", help="print all numbers as JSON")
+    _add_world(predict)
+    predict.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour codes")
+    predict.set_defaults(run=_predict, strict=False)
+
+    calibrate = commands.add_parser("calibrate", help="fit a GPU's constants to measured runs")
+    calibrate.add_argument("runs", metavar="CSV", nargs="+", help="files of measured runs, each counting alike")
+    calibrate.add_argument("--gpu", metavar="NAME", help="where to begin; else the GPU of the runs")
+    calibrate.add_argument("-o", "--out", metavar="FILE", help="write the hardware file there (.yaml)")
+    calibrate.set_defaults(run=_calibrate)
 
     diff = commands.add_parser("diff", help="say what changed between two specs or plans")
     diff.add_argument("before", metavar="A", help="spec or plan")
@@ -281,6 +301,77 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _predict(options: argparse.Namespace) -> int:
+    if (options.spec is None) == (options.csv is None):
+        raise MisuseError("predict takes a SPEC or --csv FILE, one of the two")
+    from .cost.hardware import load_hardware  # noqa: PLC0415
+
+    hardware = load_hardware(options.gpu) if options.gpu else None
+    if options.csv is not None:
+        if options.json or options.world_size or options.nodes or options.gpus_per_node:
+            raise MisuseError("--csv prints CSV, and its rows say the layout: it takes --gpu alone")
+        from .cost.predict_runs import predictions_text  # noqa: PLC0415
+
+        sys.stdout.write(predictions_text(_read_runs(options.csv), hardware))
+        return OK
+    return _predict_spec(options, hardware)
+
+
+def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int:
+    from .cost.predict import predict  # noqa: PLC0415
+    from .loader import file_name  # noqa: PLC0415
+    from .render.costs import costs_document, costs_text  # noqa: PLC0415
+    from .render.style import stdout_style  # noqa: PLC0415
+
+    plan = _load(options.spec, options)
+    _print_warnings(plan)
+    prediction = predict(plan, hardware)
+    if options.json:
+        import json  # noqa: PLC0415
+
+        print(json.dumps(costs_document(prediction), indent=2))
+    else:
+        sys.stdout.write(costs_text(prediction, file_name(options.spec), stdout_style(options.color)))
+    return OK
+
+
+def _read_runs(path: str) -> Runs:
+    from .cost.runs import read_runs  # noqa: PLC0415
+    from .loader import file_name, read_bytes  # noqa: PLC0415
+
+    limit = 16 * 2**20
+    data = read_bytes(path, limit)
+    if len(data) > limit:
+        raise MisuseError(f"{path} has more than {limit} bytes: check that it is a file of runs")
+    return read_runs(data.decode("utf-8-sig", errors="replace"), file_name(path))
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from .cost.accuracy import Errors, predicted, samples_of  # noqa: PLC0415
+    from .cost.calibrate import calibrate, fitted  # noqa: PLC0415
+    from .cost.hardware import hardware_text, load_hardware  # noqa: PLC0415
+
+    files = [_read_runs(path) for path in options.runs]
+    gpus = sorted({runs.kind.gpu for runs in files})
+    if options.gpu is None and len(gpus) > 1:
+        raise MisuseError(f"the runs are of {' and '.join(gpus)}: calibrate one GPU at a time, or name it with --gpu")
+    hardware = load_hardware(options.gpu or gpus[0])
+    if not fitted(hardware):
+        raise MisuseError(f"{hardware.name} has no constant with a `start`: give those to be fitted one")
+    samples = [samples_of(runs) for runs in files]
+    print(f"fitting {len(fitted(hardware))} constants to {sum(map(len, samples))} runs ...", file=sys.stderr)
+    found = calibrate(hardware, samples)
+    for path, one in zip(options.runs, samples, strict=True):
+        errors = Errors.of(predicted(one, found), [sample.seconds for sample in one])
+        print(f"{path}: mean error {100 * errors.mean:.1f} %, largest {100 * errors.largest:.1f} %", file=sys.stderr)
+    text = hardware_text(found)
+    if options.out is None:
+        sys.stdout.write(text)
+    else:
+        _write(options.out, text, options.runs[0])
+    return OK
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ import yaml
 from . import codes
 from .codes import Code
 from .errors import Fault, Faults, Mark, Path, PlanError, Source, format_key
-from .rules import INVALID, show
+from .rules import INVALID, Rule, show
 from .spec import SPEC_RULE, Spec
 
 MAX_BYTES = 256 * 1024
@@ -88,10 +88,25 @@ def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
     Raises:
         PlanError: with every fault found, each with file:line:column.
     """
+    empty = "a spec has schema, batch and modules; the document is empty"
+    spec, source = parse_document(text, file, SPEC_RULE, (empty, "start from a file in examples/"))
+    return cast("Spec", attrs.evolve(spec, source=source))
+
+
+def parse_document(text: str | bytes, file: str, kind: Rule, if_empty: tuple[str, str]) -> tuple[Any, Source]:
+    """What a rule makes of a YAML text, and the places of its keys.
+
+    Args:
+        text, file: the text and its name in messages.
+        kind: the rule of the whole document.
+        if_empty: rule and remedy of the fault of an empty document.
+
+    Raises:
+        PlanError: with every fault found, each with file:line:column.
+    """
     root = _compose(_decode(text, file) if isinstance(text, bytes) else text, file)
     if root is None:
-        rule = "a spec has schema, batch and modules; the document is empty"
-        raise _refusal(codes.BAD_SYNTAX, rule, "start from a file in examples/", Mark(file, 1, 1))
+        raise _refusal(codes.BAD_SYNTAX, *if_empty, Mark(file, 1, 1))
     walk = _Walk(file)
     data = walk.value(root, ())
     source = Source(file, tuple(walk.places))
@@ -99,10 +114,10 @@ def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
     for code, path, rule, remedy in walk.found:
         faults.add(code, path, rule, remedy)
     faults.raise_errors()
-    spec = SPEC_RULE.parse(data, (), faults)
+    value = kind.parse(data, (), faults)
     faults.raise_errors()
-    assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
-    return cast("Spec", attrs.evolve(spec, source=source))
+    assert value is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
+    return value, source
 
 
 def _refusal(code: Code, rule: str, remedy: str, mark: Mark) -> PlanError:

@@ -73,6 +73,12 @@ def stage_layers(module: Module, model: Model | None) -> tuple[int, ...] | None:
     return (model.num_layers // pp,) * pp
 
 
+def padded_vocab_size(model: Model, tp: int) -> int:
+    """The vocabulary of a language model, padded to a multiple of 128 * tp as megatron-core's users do."""
+    multiple = 128 * tp
+    return -(-(model.vocab_size or 1) // multiple) * multiple
+
+
 def _divides(code: codes.Code, what: str, values: tuple[int, int], path: Path, faults: Faults, remedy: str) -> None:
     """Add a fault unless values[0] % values[1] == 0; `what` names the rule as an equation."""
     number, divisor = values

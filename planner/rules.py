@@ -25,7 +25,6 @@ from .frozenmap import FrozenMap
 
 MAX_SIZE = 2**24  # ranks of a world, and the bound of every other count
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-_LINE = re.compile(r"[\x20-\x7e]{1,64}")
 _MAX_SHOWN = 48
 
 
@@ -188,16 +187,22 @@ class Name:
 class Line:
     """Free text of one line, such as the name of a GPU or a hardware file."""
 
+    longest: int = 64
+
+    @property
+    def _pattern(self) -> str:
+        return rf"[\x20-\x7e]{{1,{self.longest}}}"
+
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
-        if isinstance(value, str) and _LINE.fullmatch(value):
+        if isinstance(value, str) and re.fullmatch(self._pattern, value):
             return value
-        return _wrong_type(value, "text of 1 to 64 printable ASCII characters", path, faults)
+        return _wrong_type(value, f"text of 1 to {self.longest} printable ASCII characters", path, faults)
 
     def encode(self, value: Any) -> Any:
         return value
 
     def schema(self, definitions: Schema) -> Schema:  # noqa: ARG002
-        return {"type": "string", "pattern": f"^{_LINE.pattern}$"}
+        return {"type": "string", "pattern": f"^{self._pattern}$"}
 
 
 @attrs.frozen

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "numpy", "megatron", "networkx", "executor")
 
 
-def test_planning_loads_no_heavy_module() -> None:
+@pytest.mark.parametrize("command", ["plan examples/llava_8gpu.yaml --verify", "predict examples/llava_8gpu.yaml"])
+def test_planning_loads_no_heavy_module(command: str) -> None:
     """The whole command, not only the import: late imports count too."""
     program = (
-        "import sys; from planner.cli import main; code = main(['plan', 'examples/llava_8gpu.yaml', '--verify']);"
+        f"import sys; from planner.cli import main; code = main({command.split()});"
         "print([name for name in sys.modules if name.split('.')[0] in sys.argv[1:]]); sys.exit(code)"
     )
     done = subprocess.run(
@@ -54,7 +57,7 @@ def imports(path: Path) -> set[str]:
 
 def rooms() -> dict[str, set[str]]:
     """The README's table: file -> what it may import."""
-    table = (ROOT / "README.md").read_text().partition("## Rooms")[2].partition("\n\nplanner never")[0]
+    table = (ROOT / "README.md").read_text().partition("## Rooms")[2].partition("\n\nIn `planner/cost/`")[0]
     rows = re.findall(r"^\| (\w+)\.py \|[^|]*\|([^|]*)\|$", table, flags=re.M)
     return {name: set(re.findall(r"\w+", allowed.replace("late:", ""))) for name, allowed in rows}
 
@@ -71,3 +74,22 @@ def test_files_import_what_the_rooms_table_allows() -> None:
 def test_passes_do_not_import_each_other() -> None:
     for name in PASSES:
         assert not imports(ROOT / "planner" / f"{name}.py") & ({*PASSES, "compile", "plan"} - {name})
+
+
+def test_files_of_cost_import_what_their_table_allows() -> None:
+    """The same for planner/cost: its own files, early or late; the rest of the planner stays below it."""
+    table = (ROOT / "README.md").read_text().partition("In `planner/cost/`")[2].partition("\n\nplanner never")[0]
+    rows = {
+        name: set(re.findall(r"\w+", allowed))
+        for name, allowed in re.findall(r"^\| (\w+)\.py \|[^|]*\|([^|]*)\|$", table, flags=re.M)
+    }
+    files = {path.stem: path for path in (ROOT / "planner" / "cost").glob("*.py") if path.stem != "__init__"}
+    assert set(rows) == set(files)
+    for name, path in files.items():
+        assert imports(path) <= rows[name], name
+
+
+def test_only_commands_and_pictures_use_cost() -> None:
+    """Plans never depend on what is predicted of them."""
+    for path in (ROOT / "planner").glob("*.py"):
+        assert path.stem == "cli" or "cost" not in imports(path), path.name

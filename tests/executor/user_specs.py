@@ -17,8 +17,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
 
 from executor.encoders import EncoderSubmodules, VisionEncoder
-from executor.transformer import padded_vocab_size
-from planner import MIMO_LANGUAGE_MODULE_KEY, Model, Plan
+from planner import Model, Plan
+from planner.models import padded_vocab_size
 
 
 class UserVision(VisionEncoder):
@@ -83,10 +83,11 @@ def vision_config(**changes: Any) -> TransformerConfig:
 
 def language(plan: Plan, **changes: Any) -> ModuleSpec:
     """megatron-core's own GPT."""
+    module = plan.module(MIMO_LANGUAGE_MODULE_KEY)
     params: dict[str, Any] = {
         "config": config(),
         "transformer_layer_spec": get_gpt_layer_local_spec(normalization="RMSNorm"),
-        "vocab_size": padded_vocab_size(plan.module(MIMO_LANGUAGE_MODULE_KEY)),
+        "vocab_size": padded_vocab_size(module.model, module.grid.size_of(Axis.TP)),
         "max_sequence_length": 64,
         "share_embeddings_and_output_weights": False,
         "position_embedding_type": "rope",

@@ -1,0 +1,127 @@
+"""Predictions against published measured runs: in sample, and with whole model sizes or layouts left out.
+
+    python benchmarks/prediction.py [FOLDER]
+
+FOLDER holds files of runs as `mimo predict --csv` reads them; left out, tests/data/runs. Exits with 1 when a limit is
+missed. The shipped constants are fitted to the same files; the cross-validation fits them anew, each time without the
+runs that it then predicts, and starts from the `start` values of the hardware file. The model's rules, and the starts
+of the A100's host times and of many nodes, were chosen with all of these runs in view.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from planner import compile_spec, load_spec
+from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicted, samples_of, spearman
+from planner.cost.calibrate import unfitted
+from planner.cost.hardware import load_hardware
+from planner.cost.predict import predict
+from planner.cost.predict_runs import row_gib
+from planner.cost.runs import Row, Runs, read_runs
+
+ROOT = Path(__file__).parents[1]
+LIMITS = {"b200_llama": 0.05, "a100_single_node": 0.084, "a100_multi_node": 0.12}
+_missed: list[str] = []
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests" / "data" / "runs"
+    runs = {path.stem.removesuffix("_given"): _read(path) for path in sorted(folder.glob("*.csv"))}
+    _memory(runs["b200_llama"])
+    _times("b200", {name: runs[name] for name in ("b200_llama",)}, "layout", _layout)
+    _times("a100", {name: runs[name] for name in ("a100_single_node", "a100_multi_node")}, "hidden size", _hidden)
+    _unfitted_set(runs["a100_recompute"])
+    _speed()
+    for line in _missed:
+        print("MISSED", line)
+    return 1 if _missed else 0
+
+
+def _read(path: Path) -> Runs:
+    return read_runs(path.read_text(), path.name)
+
+
+def _hidden(row: Row) -> object:
+    return row["hidden size"]
+
+
+def _layout(row: Row) -> object:
+    return row["TP"], row["PP"], row["CP"]
+
+
+def _same_job(row: Row) -> object:
+    """One model, number of GPUs and batch: what a user chooses a layout for."""
+    columns = ("# GPUs", "global batch", "hidden size", "# layers", "sequence length")
+    return tuple(row[column] for column in columns)
+
+
+def _limit(what: str, value: float, limit: float, *, low: bool = False) -> str:
+    missed = value < limit if low else value > limit
+    if missed:
+        _missed.append(f"{what}: {value:.4f}, limit {limit}")
+    return f"{value:.4f} (limit {limit:g}{', MISSED' if missed else ''})"
+
+
+def _memory(runs: Runs) -> None:
+    found = Errors.of(
+        [row_gib(sample.work) for sample in samples_of(runs)], [float(row[runs.kind.gibibytes]) for row in runs.rows]
+    )
+    print("memory, nothing fitted, b200_llama:")
+    print("  mean", _limit("memory mean", found.mean, 0.02), " max", _limit("memory max", found.largest, 0.04))
+
+
+def _times(gpu: str, runs: dict[str, Runs], left_out: str, key: object) -> None:
+    hardware = load_hardware(gpu)
+    samples = {name: samples_of(one) for name, one in runs.items()}
+    keys = [[key(row) for row in one.rows] for one in runs.values()]  # type: ignore[operator]
+    begun = time.perf_counter()
+    validated = cross_validated(hardware, list(samples.values()), keys)
+    print(f"time, {gpu}: cross-validation by {left_out} took {time.perf_counter() - begun:.0f} s")
+    pooled: dict[str, list[tuple[Row, float, float]]] = {}
+    for (name, one), held_out in zip(runs.items(), validated, strict=True):
+        measured = [sample.seconds for sample in samples[name]]
+        for how, seconds in (
+            ("not fitted at all", predicted(samples[name], unfitted(hardware))),
+            ("in sample", predicted(samples[name], hardware)),
+            (f"{left_out} left out", held_out),
+        ):
+            found = Errors.of(seconds, measured)
+            limited = how != "not fitted at all"
+            mape = _limit(f"{name} {how}", found.mean, LIMITS[name]) if limited else f"{found.mean:.4f}"
+            print(f"  {name}, {how}: MAPE {mape}  max {found.largest:.3f}  Spearman {found.spearman:.4f}")
+            rows = list(zip(one.rows, seconds, measured, strict=True))
+            if "# GPUs" in one.header:
+                _choices(how, rows)
+            if limited:
+                pooled.setdefault(how, []).extend(rows)
+    for how, rows in pooled.items():
+        rho = spearman([seconds for _, seconds, _ in rows], [measured for _, _, measured in rows])
+        print(f"  {gpu}, all {len(rows)} runs, {how}: Spearman", _limit(f"{gpu} {how} Spearman", rho, 0.97, low=True))
+        if gpu == "a100":
+            _choices(how, rows, limit=0.03)
+
+
+def _choices(how: str, rows: list[tuple[Row, float, float]], limit: float | None = None) -> None:
+    loss, worst, number = choice_loss(*zip(*rows, strict=True), _same_job)
+    shown = f"{loss:.4f}" if limit is None else _limit(f"choice {how}", loss, limit)
+    print(f"    the predicted fastest of {number} choices is slower than the fastest by {shown}  worst {worst:.3f}")
+
+
+def _unfitted_set(runs: Runs) -> None:
+    samples = samples_of(runs)
+    found = Errors.of(predicted(samples, load_hardware("a100")), [sample.seconds for sample in samples])
+    print(f"time, a100_recompute, never fitted: MAPE {found.mean:.4f}  max {found.largest:.3f}")
+
+
+def _speed() -> None:
+    plan = compile_spec(load_spec(ROOT / "examples" / "llama70b_1024gpu.yaml"))
+    begun = time.perf_counter()
+    predict(plan)
+    print("a prediction for 1,024 GPUs, seconds:", _limit("speed", time.perf_counter() - begun, 0.5))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

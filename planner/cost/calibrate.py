@@ -1,0 +1,77 @@
+"""Fits a GPU's few constants to measured runs.
+
+Minimised is the mean |log(predicted / measured)| of each file, summed over the files so that a short one counts as
+much as a long one, and for every constant a small price on leaving its start: PRICE * (log(value / start)
+/ SPREAD)^2. The price keeps constants that the runs say little of where they were, and all of them physical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, log
+
+import attrs
+
+from .fit import Point, minimise
+from .hardware import Hardware, constants
+from .predict import Workload, step_seconds
+from .timing import rates_of
+
+PRICE = 0.004
+SPREAD = 0.3
+_STEPS = 150
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """One measured run: its counted work and its seconds."""
+
+    work: Workload
+    seconds: float
+
+
+def fitted(hardware: Hardware) -> tuple[str, ...]:
+    """The constants that a fit may change."""
+    return tuple(name for name, constant in constants(hardware).items() if constant.start is not None)
+
+
+def unfitted(hardware: Hardware) -> Hardware:
+    """The hardware before any fit."""
+    return _with(hardware, {name: getattr(hardware, name).start for name in fitted(hardware)}, "where a fit starts")
+
+
+def calibrate(hardware: Hardware, files: Sequence[Sequence[Sample]], *, steps: int = _STEPS) -> Hardware:
+    """The hardware with the constants that suit the samples best.
+
+    Args:
+        hardware: names the constants to fit, and where to begin.
+        files: measured runs, in sets that count alike.
+        steps: moves of the simplex per round; three rounds.
+    """
+    start = unfitted(hardware)
+    names = fitted(hardware)
+    begin = tuple(log(getattr(start, name).value) for name in names)
+
+    def cost(point: Point) -> float:
+        rates = rates_of(_at(start, names, point))
+        total = PRICE * sum(((x - x0) / SPREAD) ** 2 for x, x0 in zip(point, begin, strict=True))
+        for samples in files:
+            errors = (abs(log(step_seconds(one.work, rates) / one.seconds)) for one in samples)
+            total += sum(errors) / len(samples)
+        return total
+
+    best = minimise(cost, begin, steps)
+    num = sum(map(len, files))
+    return _with(hardware, dict(zip(names, map(exp, best), strict=True)), f"fitted to {num} measured runs")
+
+
+def _at(hardware: Hardware, names: tuple[str, ...], point: Point) -> Hardware:
+    return _with(hardware, dict(zip(names, map(exp, point), strict=True)), "tried")
+
+
+def _with(hardware: Hardware, values: dict[str, float], source: str) -> Hardware:
+    changed = {
+        name: attrs.evolve(getattr(hardware, name), value=float(f"{value:.6g}"), source=source)
+        for name, value in values.items()
+    }
+    return attrs.evolve(hardware, **changed)

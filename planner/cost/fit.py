@@ -1,0 +1,54 @@
+"""Least of a function without derivatives: the simplex of Nelder and Mead (1965), with restarts, in plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+Point = tuple[float, ...]
+_STEP = 0.2
+
+
+def minimise(function: Callable[[Point], float], start: Sequence[float], steps: int, rounds: int = 3) -> Point:
+    """The point where a smooth enough function is least, near `start`.
+
+    Args:
+        function: to be made small; of a point with as many numbers as `start`.
+        start: where to begin.
+        steps: moves of the simplex in each round.
+        rounds: a new simplex is begun around the best point this often.
+    """
+    best = tuple(start)
+    for _ in range(rounds):
+        best = _round(function, best, steps)
+    return best
+
+
+def _round(function: Callable[[Point], float], start: Point, steps: int) -> Point:
+    points = [start, *(_moved(start, i, _STEP) for i in range(len(start)))]
+    simplex = sorted((function(point), point) for point in points)
+    for _ in range(steps):
+        worst_value, worst = simplex[-1]
+        centre = tuple(sum(column) / len(start) for column in zip(*(p for _, p in simplex[:-1]), strict=True))
+        value, point = _try(function, centre, worst, -1.0)
+        if value < simplex[0][0]:
+            simplex[-1] = min((value, point), _try(function, centre, worst, -2.0))
+        elif value < simplex[-2][0]:
+            simplex[-1] = (value, point)
+        else:
+            inner = _try(function, centre, worst, -0.5 if value < worst_value else 0.5)
+            if inner[0] < min(value, worst_value):
+                simplex[-1] = inner
+            else:
+                best = simplex[0][1]
+                simplex = [simplex[0], *(_try(function, best, p, 0.5) for _, p in simplex[1:])]
+        simplex.sort()
+    return simplex[0][1]
+
+
+def _try(function: Callable[[Point], float], centre: Point, point: Point, factor: float) -> tuple[float, Point]:
+    moved = tuple(c + factor * (x - c) for c, x in zip(centre, point, strict=True))
+    return function(moved), moved
+
+
+def _moved(point: Point, index: int, by: float) -> Point:
+    return (*point[:index], point[index] + by, *point[index + 1 :])

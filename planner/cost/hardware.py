@@ -1,0 +1,104 @@
+"""A GPU with its links, as data: numbers with their sources, from `planner/hardware/*.yaml` or a user's own file.
+
+Numbers of two kinds stand in a file: those of a data sheet, and rates that real runs reach, which `mimo calibrate`
+fits. They are physical: none belongs to a model size or a layout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import cast
+
+import attrs
+
+from .. import codes
+from ..errors import Fault, PlanError
+from ..loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
+from ..rules import Integer, Line, Positive, Record, Rule, item, suggest
+
+_FOLDER = FilePath(__file__).parent.parent / "hardware"
+DEFAULT = "h100"
+
+
+@attrs.frozen(kw_only=True)
+class Constant:
+    """A number and where it is from.
+
+    A constant with a `start` is one that `mimo calibrate` fits: it starts there, and pays for leaving.
+    """
+
+    value: float = item(Positive(1e9), doc="the number, in the unit of its key")
+    source: str = item(Line(200), doc="a data sheet, a published measurement, a fit to measured runs")
+    start: float | None = item(Positive(1e9), default=None, doc="where a fit starts: published by others, or assumed")
+
+
+_CONSTANT: Rule = Record(Constant)
+
+
+@attrs.frozen(kw_only=True)
+class Hardware:
+    """One kind of GPU in its nodes."""
+
+    name: str = item(Line(), doc="name of the GPU")
+    num_sms: int = item(Integer(1), doc="streaming multiprocessors, which share out the tiles of a product")
+    memory_gib: Constant = item(_CONSTANT, doc="memory that a process can use")
+    peak_tflops: Constant = item(_CONSTANT, doc="dense bf16 by the data sheet: what MFU is measured against")
+    product_tflops: Constant = item(_CONSTANT, doc="bf16 that a large matrix product reaches")
+    attention_share: Constant = item(_CONSTANT, doc="rate of flash attention's core over that of a large product")
+    memory_gb_s: Constant = item(_CONSTANT, doc="memory bandwidth that kernels reach")
+    nvlink_gb_s: Constant = item(_CONSTANT, doc="one way, per GPU, that collectives in a node reach")
+    network_gb_s: Constant = item(_CONSTANT, doc="one way, per GPU, that collectives between nodes reach")
+    hop_us: Constant = item(_CONSTANT, doc="latency of each of a ring's size - 1 hops")
+    kernel_us: Constant = item(_CONSTANT, doc="start and end of a kernel")
+    launch_ms: Constant = item(_CONSTANT, doc="time a CPU takes to launch one layer's forward pass")
+    launch_wait: Constant = item(_CONSTANT, doc="share that launching takes longer per further rank of the tp group")
+    microbatch_ms: Constant = item(_CONSTANT, doc="host time of a stage per microbatch outside the layers")
+    scale_out: Constant = item(_CONSTANT, doc="factor on a stage's time where a job spans several nodes")
+
+
+def constants(hardware: Hardware) -> dict[str, Constant]:
+    """Every constant of a hardware, by its key."""
+    return {name: value for name, value in attrs.asdict(hardware, recurse=False).items() if isinstance(value, Constant)}
+
+
+HARDWARE_RULE: Rule = Record(Hardware)
+
+
+def known_hardware() -> list[str]:
+    """Names of the GPUs that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load_hardware(name: str) -> Hardware:
+    """A GPU by its name (`h100`), or the file of one (anything that ends in .yaml or .yml).
+
+    Raises:
+        PlanError: no such GPU, or its file has faults.
+    """
+    is_file = name.endswith((".yaml", ".yml"))
+    if not is_file and name.lower() not in known_hardware():
+        known = known_hardware()
+        rule = f"the GPU is one of {', '.join(known)}, or a file; got {name!r}"
+        remedy = suggest(name.lower(), known) + "write `cluster: {gpu: NAME}`, --gpu NAME, or --gpu FILE.yaml"
+        raise PlanError([Fault(codes.BAD_CHOICE, ("cluster", "gpu"), rule, remedy)])
+    path = name if is_file else str(_FOLDER / f"{name.lower()}.yaml")
+    data = read_bytes(path, MAX_BYTES)
+    check_size(data, path)
+    return parse_hardware(data, file_name(path))
+
+
+def parse_hardware(text: str | bytes, file: str = "<string>") -> Hardware:
+    """The GPU in a YAML text. Raises PlanError with every fault found."""
+    empty = ("a hardware file has name, num_sms and constants; the document is empty", "start from planner/hardware/")
+    found, _ = parse_document(text, file, HARDWARE_RULE, empty)
+    return cast("Hardware", found)
+
+
+def hardware_text(hardware: Hardware) -> str:
+    """The file of a GPU, which `parse_hardware` reads back."""
+    lines = [f"name: {hardware.name}", f"num_sms: {hardware.num_sms}"]
+    for name, constant in constants(hardware).items():
+        source = constant.source.replace('"', "'")
+        start = f", start: {constant.start:.6g}" if constant.start else ""
+        lines.append(f'{name}: {{value: {constant.value:.6g}{start}, source: "{source}"}}')
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,177 @@
+"""Transformer layers -> work: the formulas, each once.
+
+Symbols: T tokens of a rank, h hidden, q and k widths of queries and keys, f ffn, t tensor-parallel size, and a
+microbatch's S sequences of length s, of which a rank holds s / cp. Forward of a product is 2 * T * k * n; its
+backward is one product of that size for the gradient of the input, one for that of the weights. Flash attention
+computes its scores again in the backward pass: 2.5 forward passes (Dao 2023, FlashAttention-2, 4.1).
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from ..axes import Axis
+from ..ir import GroupKind, ModulePlan
+from .settings import Settings
+from .sizes import Widths, layer_parameters, widths
+from .tokens import Tokens
+from .work import Collective, Message, Product, Work
+
+FLASH_BACKWARD = 2.5
+_NUMBER = 2  # bytes of an activation
+
+
+@attrs.frozen(kw_only=True)
+class Shape:
+    """What every formula of one module's layers needs."""
+
+    w: Widths
+    tokens: Tokens
+    tp: int
+    cp: int
+    expt_tp: int
+    ep: int
+    is_sequence_parallel: bool
+    parameters: int
+    settings: Settings
+
+    @property
+    def split(self) -> int:
+        """Ranks that share the hidden values between the products: tp under sequence parallelism."""
+        return self.tp if self.is_sequence_parallel else 1
+
+
+def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings) -> Shape:
+    """The shape of a module with a model."""
+    assert module.model is not None  # noqa: S101  callers ask for modules with models only
+    size = module.grid.size_of
+    tp, expt_tp, ep = size(Axis.TP), size(Axis.EXPT_TP), size(Axis.EP)
+    return Shape(
+        w=widths(module.model),
+        tokens=tokens,
+        tp=tp,
+        cp=size(Axis.CP),
+        expt_tp=expt_tp,
+        ep=ep,
+        is_sequence_parallel=module.sequence_parallel and tp > 1,
+        parameters=sum(layer_parameters(module.model, tp, expt_tp, ep)),
+        settings=settings,
+    )
+
+
+def layer_products(shape: Shape) -> tuple[Product, ...]:
+    """The forward products of a layer's weights: queries keys and values, attention's output, the MLP or experts."""
+    w, rows, tp = shape.w, shape.tokens.per_rank, shape.tp
+    attention = (Product(rows, w.hidden, (w.queries + 2 * w.keys) / tp), Product(rows, w.queries / tp, w.hidden))
+    if not w.experts:
+        return (*attention, Product(rows, w.hidden, w.fc1 / tp), Product(rows, w.ffn / tp, w.hidden))
+    local = w.experts / shape.ep
+    per_expert = expert_tokens(shape) / local
+    return (
+        *attention,
+        Product(rows / shape.split, w.hidden, w.experts),
+        Product(per_expert, w.hidden, w.fc1 / shape.expt_tp, local),
+        Product(per_expert, w.ffn / shape.expt_tp, w.hidden, local),
+    )
+
+
+def expert_tokens(shape: Shape) -> float:
+    """Tokens that the experts of one rank compute, visits counted one by one, when routing is even."""
+    return shape.tokens.per_rank / shape.tp * shape.w.topk * shape.expt_tp
+
+
+def core_flops(shape: Shape) -> float:
+    """Forward of the attention core: scores and their product with the values, half of it under a causal mask."""
+    tokens, w = shape.tokens, shape.w
+    full = 4 * tokens.sequences * tokens.length**2 / shape.cp * w.queries / shape.tp
+    return full / 2 if w.is_causal else full
+
+
+def forward(shape: Shape) -> Work:
+    """One layer forward."""
+    w, rows = shape.w, shape.tokens.per_rank
+    around = 20 + (2 if shape.settings.dropout else 0)  # two norms (4 bytes), two residual adds (6), two masks
+    num_bytes = rows * (w.hidden * around / shape.split + 2 * (w.fc1 + w.ffn) / shape.tp * _visits(shape))
+    if w.is_causal and shape.settings.flash_attention:  # rotary positions
+        num_bytes += rows * 4 * (w.queries + w.keys) / shape.tp
+    moved = Work(products=layer_products(shape), num_bytes=num_bytes, kernels=8, messages=_tensor_messages(shape, 1))
+    return moved + core_forward(shape) + Work(messages=_other_messages(shape, 1))
+
+
+def core_forward(shape: Shape) -> Work:
+    """The attention core alone: what selective recomputation runs again."""
+    if shape.settings.flash_attention:
+        return Work(core_flops=core_flops(shape))
+    first, second, scores = _scores(shape)
+    return Work(products=(first, second), num_bytes=9 * scores)  # softmax reads and writes, dropout too, and a mask
+
+
+def backward(shape: Shape, *, trains: bool) -> Work:
+    """One layer backward: the gradient of its input, and of its weights if it trains."""
+    w, rows = shape.w, shape.tokens.per_rank
+    products = layer_products(shape)
+    num_bytes = rows * (w.hidden * 22 / shape.split + 2 * (2 * w.fc1 + w.ffn) / shape.tp * _visits(shape))
+    if w.is_causal and shape.settings.flash_attention:
+        num_bytes += rows * 4 * (w.queries + w.keys) / shape.tp
+    gradients = tuple(product.input_gradient for product in products)
+    if trains:
+        gradients += tuple(product.weight_gradient for product in products)
+        num_bytes += 2 * shape.settings.gradient_bytes * shape.parameters  # added to what was there
+    messages = _tensor_messages(shape, 2 if trains and shape.is_sequence_parallel else 1) + _other_messages(shape, 2)
+    return _core_backward(shape) + Work(products=gradients, num_bytes=num_bytes, kernels=8, messages=messages)
+
+
+def _core_backward(shape: Shape) -> Work:
+    if shape.settings.flash_attention:
+        return Work(core_flops=FLASH_BACKWARD * core_flops(shape))
+    first, second, scores = _scores(shape)
+    return Work(products=(first, second, second, second), num_bytes=11 * scores)
+
+
+def _scores(shape: Shape) -> tuple[Product, Product, float]:
+    """Both products of an attention that writes its scores, and the number of scores."""
+    tokens, w = shape.tokens, shape.w
+    heads = tokens.sequences * w.heads / shape.tp
+    local = tokens.length / shape.cp
+    first, second = Product(local, w.head, tokens.length, heads), Product(local, tokens.length, w.head, heads)
+    return first, second, heads * local * tokens.length
+
+
+def _visits(shape: Shape) -> float:
+    """How often a token passes through an MLP of this rank's, tensor parallelism taken out."""
+    return expert_tokens(shape) / shape.tokens.per_rank * shape.tp / shape.expt_tp if shape.w.experts else 1.0
+
+
+def _tensor_messages(shape: Shape, gathers: int) -> tuple[Message, ...]:
+    """Tensor parallelism, once around attention and once around the MLP. `gathers`: per input, as it is gathered again.
+
+    Experts exchange tokens instead (below), so that a layer of experts has only attention's.
+    """
+    if shape.tp == 1:
+        return ()
+    buffer = _NUMBER * shape.tokens.per_rank * shape.w.hidden
+    around = 1 if shape.w.experts else 2
+    if not shape.is_sequence_parallel:
+        return (Message(GroupKind.TP, Collective.ALL_REDUCE, buffer, around),)
+    return (
+        Message(GroupKind.TP, Collective.ALL_GATHER, buffer, around * gathers),
+        Message(GroupKind.TP, Collective.REDUCE_SCATTER, buffer, around),
+    )
+
+
+def _other_messages(shape: Shape, rings: int) -> tuple[Message, ...]:
+    """Context parallelism passes keys and values around, backward their gradients too; experts exchange tokens."""
+    found: tuple[Message, ...] = ()
+    if shape.cp > 1:
+        block = _NUMBER * 2 * shape.tokens.per_rank * shape.w.keys / shape.tp
+        found += (Message(GroupKind.CP, Collective.RING, block, rings),)
+    if shape.w.experts and shape.ep > 1:
+        visits = shape.tokens.per_rank / shape.tp * shape.w.topk
+        found += (Message(GroupKind.EP, Collective.ALL_TO_ALL, _NUMBER * visits * shape.w.hidden, 2),)
+    if shape.w.experts and shape.expt_tp > 1:
+        gathered = _NUMBER * expert_tokens(shape) * shape.w.hidden
+        found += (
+            Message(GroupKind.EXPT_TP, Collective.ALL_GATHER, gathered),
+            Message(GroupKind.EXPT_TP, Collective.REDUCE_SCATTER, gathered),
+        )
+    return found

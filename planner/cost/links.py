@@ -1,0 +1,80 @@
+"""Where a group's ranks are: how many of them share a node, and so which link carries its traffic.
+
+Node n holds the ranks n * gpus_per_node and on. A ring over several nodes enters each of them by the network card of
+one of its ranks and leaves by that of another, so a group uses its cards one way: half of what they carry, where it has
+several ranks in a node. Only a group that has a whole node's ranks has rings enough to use every card both ways. No
+group is faster than NVLink carries its bytes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+
+import attrs
+
+from ..groups import Family
+from ..ir import GroupKind, ModulePlan
+from ..plan import Plan
+
+DEFAULT_PER_NODE = 8  # where the spec does not say
+_MAX_LOOKED_AT = 64  # groups of a kind repeat their pattern from node to node
+
+
+@attrs.frozen(order=True)
+class Span:
+    """A group: its size, the nodes it touches, the ranks in the node that holds fewest, and whether that is full."""
+
+    num_nodes: int = 1
+    size: int = 1
+    per_node: int = 1
+    is_full: bool = False
+
+    @property
+    def crosses(self) -> bool:
+        return self.num_nodes > 1
+
+    @property
+    def num_cards(self) -> float:
+        """Network cards' worth of bandwidth that the group's rings have in a node."""
+        return self.per_node if self.is_full else max(1.0, self.per_node / 2)
+
+
+ALONE = Span()
+
+
+def gpus_per_node(plan: Plan) -> int:
+    """GPUs per node, by the spec or assumed."""
+    return plan.gpus_per_node or DEFAULT_PER_NODE
+
+
+def span_of(ranks: Iterable[int], per_node: int) -> Span:
+    """The span of a set of ranks."""
+    counts = Counter(rank // per_node for rank in ranks)
+    fewest = min(counts.values())
+    return Span(num_nodes=len(counts), size=sum(counts.values()), per_node=fewest, is_full=fewest == per_node)
+
+
+def spans_of(plan: Plan, owner: str) -> dict[GroupKind, Span]:
+    """Per kind of one owner's groups, the span that costs most: most nodes, then fewest ranks in one of them."""
+    per_node = gpus_per_node(plan)
+    return {family.kind: _worst(family, per_node) for family in plan.families_by_owner[owner]}
+
+
+def _worst(family: Family, per_node: int) -> Span:
+    total = len(family)
+    step = max(1, total // _MAX_LOOKED_AT)
+    spans = {span_of(family.group(index).ranks, per_node) for index in range(0, total, step)}
+    return max(spans, key=lambda span: (span.num_nodes, -span.num_cards), default=ALONE)
+
+
+def hop_crosses(plan: Plan, module: ModulePlan) -> bool:
+    """Whether a transfer between two neighbouring stages leaves its node, for any of the ranks looked at."""
+    if module.num_stages == 1:
+        return False
+    per_node = gpus_per_node(plan)
+    pipelines = plan.groups(module.name, GroupKind.PP)
+    step = max(1, len(pipelines) // _MAX_LOOKED_AT)
+    looked_at = (pipelines[index] for index in range(0, len(pipelines), step))
+    return any(a // per_node != b // per_node for ranks in looked_at for a, b in pairwise(ranks))

@@ -1,0 +1,176 @@
+"""Bytes on one rank: states, activations of the microbatches in flight, logits, buffers, communicators.
+
+Activations per token and layer, in bf16 (Korthikanti et al. 2022, 4.1, with flash attention and grouped queries):
+
+    inputs of two norms and their outputs  8h          whole, or over tp under sequence parallelism
+    two dropout masks                      2h          likewise, where there is dropout
+    queries keys values, then rotated      2(q + 2k) + 2(q + k)   over tp; only causal models rotate
+    attention's output                     2q          over tp
+    statistics of flash attention          4 heads     over tp; or the scores, 5 heads s
+    the MLP's two inner values             2(f1 + f)   over tp; f1 = 2f where it is gated
+
+Selective recomputation drops the line of the statistics (or scores), full recomputation keeps the layer's input alone
+and one layer alive. A stage holds min(microbatches, total - position) microbatches, by the longest path of the DAG.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from ..ir import ModulePlan
+from ..models import padded_vocab_size
+from ..plan import Plan
+from .layers import Shape, shape_of
+from .settings import Settings
+from .sizes import Parameters, layer_parameters, stage_parameters
+from .stages import Gradients, gradients_of, language_width
+from .step import parameter_bytes, state_shards
+from .tokens import tokens_of
+
+COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
+
+
+@attrs.frozen(kw_only=True)
+class Memory:
+    """Bytes on one rank, of one module's stage.
+
+    Attributes:
+        states: weights, gradients, optimizer.
+        activations: of all microbatches in flight.
+        logits: of the last stage of language, one microbatch.
+        buffers: Transformer Engine's placeholder for weight gradients, and what a bridge or hop receives into.
+    """
+
+    states: float = 0.0
+    activations: float = 0.0
+    logits: float = 0.0
+    buffers: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.states + self.activations + self.logits + self.buffers
+
+    def __add__(self, other: Memory) -> Memory:
+        mine, theirs = attrs.astuple(self), attrs.astuple(other)
+        return Memory(**dict(zip(attrs.fields_dict(Memory), map(sum, zip(mine, theirs, strict=True)), strict=True)))
+
+
+def state_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings: Settings) -> float:
+    """Weights, gradients and optimizer state: 18 bytes in bf16 with Adam, 6 + 12 / shards when shared out.
+
+    Master weights are kept where the model's are not fp32; Adam keeps two more values, SGD without momentum none.
+    """
+    weight = parameter_bytes(plan)
+    master = 0 if plan.training.dtype == "fp32" else 4
+    state = master + (8 if plan.training.optimizer == "adam" else 0)
+    dense, experts = state_shards(plan, module)
+    trained = weight + settings.gradient_bytes
+    return (
+        weight * parameters.frozen
+        + parameters.dense * (trained + state / dense)
+        + parameters.experts * (trained + state / experts)
+    )
+
+
+def token_activations(shape: Shape, recompute: str, bytes_each: int = 2) -> float:
+    """Bytes that one layer keeps per token of a rank, until the backward pass."""
+    w, settings = shape.w, shape.settings
+    unit = bytes_each / 2
+    if recompute == "full":
+        return unit * 2 * w.hidden / shape.split
+    kept = unit * 8 * w.hidden / shape.split + unit * 2 * w.queries / shape.tp
+    if settings.dropout:
+        kept += 2 * w.hidden / shape.split
+    kept += unit * 2 * (w.queries + 2 * w.keys) / shape.tp
+    if w.is_causal and settings.flash_attention:
+        kept += unit * 2 * (w.queries + w.keys) / shape.tp
+    if recompute == "none":
+        kept += unit * core_activations(shape)
+    visits = shape.w.topk * shape.expt_tp / shape.tp if w.experts else 1 / shape.tp
+    per_expert_tp = shape.expt_tp if w.experts else 1
+    kept += unit * 2 * (w.fc1 + w.ffn) * visits / per_expert_tp
+    if w.experts:  # the tokens as dispatched
+        kept += unit * 4 * w.hidden * visits / per_expert_tp
+    return kept
+
+
+def core_activations(shape: Shape) -> float:
+    """Bytes per token of the attention core: statistics per head, or softmax, dropout's mask and its output."""
+    if shape.settings.flash_attention:
+        return 4 * shape.w.heads / shape.tp
+    return 5 * shape.w.heads * shape.tokens.length / shape.tp
+
+
+def in_flight(plan: Plan, module: ModulePlan, stage: int) -> int:
+    """Microbatches whose activations a stage holds at once: min(m, total - position) on the longest path."""
+    remaining = plan.pipeline.num_stages - plan.pipeline.first[module.name] - stage
+    return min(plan.batch.num_microbatches, remaining)
+
+
+def stage_memory(
+    plan: Plan, module: ModulePlan, stage: int, settings: Settings, *, recompute: str | None = None
+) -> Memory:
+    """The peak of one rank of a stage; `recompute` overrides the module's."""
+    model = module.model
+    if model is None or module.stages is None:
+        return Memory()
+    how = recompute or module.recompute
+    parameters = stage_parameters(module, stage, language_width(plan))
+    tokens = tokens_of(plan, module)
+    shape = shape_of(module, tokens, settings)
+    gradients = gradients_of(plan, module)
+    unit = parameter_bytes(plan)
+    last = stage == module.num_stages - 1
+    logits = 0.0
+    if model.family == "gpt" and last:
+        vocab = padded_vocab_size(model, shape.tp) / shape.tp
+        logits = tokens.per_rank * vocab * (4 if settings.fused_loss else 8)
+    return Memory(
+        states=state_bytes(plan, module, parameters, settings),
+        activations=_activations(plan, module, stage, shape, how),
+        logits=logits,
+        buffers=_buffers(module, shape, gradients, settings, unit),
+    )
+
+
+def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, how: str) -> float:
+    assert module.stages is not None  # noqa: S101
+    assert module.model is not None  # noqa: S101
+    count, rows, unit = module.stages[stage], shape.tokens.per_rank, parameter_bytes(plan)
+    gradients = gradients_of(plan, module)
+    held = in_flight(plan, module, stage) * _interleaved(module, shape.settings)
+    handed_on = 0.0
+    if module.model.family != "gpt" and stage == module.num_stages - 1:  # the projector's input, inner value, output
+        tokens = plan.batch.samples_per_lane[module.name] * shape.tokens.handed_on / shape.cp
+        inner = (module.model.projector_hidden_size or 0) * 2 / shape.tp
+        handed_on = unit * tokens * (shape.w.hidden + inner + language_width(plan))
+    one_layer = token_activations(shape, "none", unit) * rows
+    if not (gradients.before or gradients.body):  # nothing is kept: one layer is alive at a time
+        return one_layer + held * handed_on
+    kept = token_activations(shape, how, unit) * rows
+    # What is computed again is alive for one layer at a time.
+    return held * (count * kept + handed_on) + (one_layer - kept if count else 0.0)
+
+
+def _interleaved(module: ModulePlan, settings: Settings) -> float:
+    """How much more an interleaved schedule holds: 1 + (p - 1) / (p v) (Korthikanti et al. 2022, appendix C)."""
+    pp, slices = module.num_stages, settings.stages_per_rank
+    return 1 + (pp - 1) / (pp * slices) if slices > 1 else 1.0
+
+
+def _buffers(module: ModulePlan, shape: Shape, gradients: Gradients, settings: Settings, unit: int) -> float:
+    """The placeholder for weight gradients, and two hidden tensors on the way between stages."""
+    moving = 2 * unit * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
+    if not (settings.dummy_gradient and gradients.body) or module.model is None:
+        return moving
+    matrices = sum(layer_parameters(module.model, shape.tp, shape.expt_tp, shape.ep)) - 2 * shape.w.norm
+    return moving + 2 * matrices
+
+
+def communicator_bytes(plan: Plan, rank: int) -> int:
+    """What the communicators that a rank opens cost it: one per distinct set of two or more ranks and lane."""
+    view = plan.view(rank)
+    opened = {
+        number for number, group in zip(plan.communicators(view), view.groups, strict=True) if len(group.ranks) > 1
+    }
+    return len(opened) * COMMUNICATOR_BYTES

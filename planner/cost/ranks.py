@@ -1,0 +1,60 @@
+"""Which rank needs most memory, whatever modules it holds."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..axes import Axis
+from ..ir import ModulePlan
+from ..plan import Plan
+from .memory import Memory, communicator_bytes, stage_memory
+from .settings import Settings
+
+
+@attrs.frozen(kw_only=True)
+class RankMemory:
+    """The rank of a module that needs most memory, all modules on it together. Bytes."""
+
+    module: str
+    stage: int
+    rank: int
+    memory: Memory
+    communicators: float
+
+    @property
+    def total(self) -> float:
+        return self.memory.total + self.communicators
+
+
+def first_rank(module: ModulePlan, stage: int) -> int:
+    """The lowest rank of a stage."""
+    return module.grid.rank_offset + stage * module.grid.dense.period
+
+
+def rank_memory(plan: Plan, rank: int, settings: Settings) -> Memory:
+    """What all modules on a rank need, communicators left out."""
+    total = Memory()
+    for module in plan.modules:
+        if rank in module.grid:
+            total += stage_memory(plan, module, module.grid.coord(rank, Axis.PP), settings)
+    return total
+
+
+def peaks(plan: Plan, settings: Settings) -> tuple[RankMemory, ...]:
+    """Per module, the rank that needs most. Ranks of a stage are alike; those that share modules are looked at too."""
+    candidates = {first_rank(module, stage) for module in plan.modules for stage in range(module.num_stages)}
+    memory = {rank: rank_memory(plan, rank, settings) for rank in sorted(candidates)}
+    found = []
+    for module in plan.modules:
+        ranks = [rank for rank in memory if rank in module.grid]
+        rank = max(ranks, key=lambda rank: memory[rank].total)
+        found.append(
+            RankMemory(
+                module=module.name,
+                stage=module.grid.coord(rank, Axis.PP),
+                rank=rank,
+                memory=memory[rank],
+                communicators=communicator_bytes(plan, rank),
+            )
+        )
+    return tuple(found)

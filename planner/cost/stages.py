@@ -1,0 +1,176 @@
+"""Stages -> work: which parts a stage has, what trains in it, and what its backward pass must do.
+
+The rule of gradients: a part computes the gradients of its weights if it trains, and that of its input if anything
+before it trains; where neither holds, its backward pass is nothing.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from ..axes import Axis
+from ..ir import GroupKind, ModulePlan
+from ..models import padded_vocab_size
+from ..plan import Plan
+from ..topology import reached_from
+from . import layers
+from .layers import Shape, shape_of
+from .settings import Settings
+from .sizes import widths
+from .tokens import Tokens, tokens_of
+from .work import Collective, Message, Part, Product, StageWork, Work
+
+LOSS_BYTES = {True: 16, False: 56}  # per logit, forward and backward: one fused kernel, or passes in fp32
+
+
+@attrs.frozen(kw_only=True)
+class Gradients:
+    """What trains around a module's parts.
+
+    Attributes:
+        before: whether a gradient must leave the module towards its sources.
+        body: whether the encoder, or the language model, trains.
+        projector: whether the projection trains.
+    """
+
+    before: bool
+    body: bool
+    projector: bool
+
+
+def gradients_of(plan: Plan, module: ModulePlan) -> Gradients:
+    """Whether anything before a module trains, and what of itself. Sources are walked backwards over the edges."""
+    backwards = tuple((dst, src) for src, dst in plan.edges)
+    sources = [plan.module(name) for name in reached_from(module.name, backwards) - {module.name}]
+    return Gradients(
+        before=any(not source.freeze.all and source.model is not None for source in sources),
+        body=not module.freeze.encoder,
+        projector=not module.freeze.projection,
+    )
+
+
+def stage_work(plan: Plan, module: ModulePlan, stage: int, settings: Settings) -> StageWork:
+    """The work of one microbatch on one rank of a stage; empty where the module has no model."""
+    if module.model is None or module.stages is None:
+        return StageWork(parts=())
+    tokens = tokens_of(plan, module)
+    shape = shape_of(module, tokens, settings)
+    gradients = gradients_of(plan, module)
+    first, last = stage == 0, stage == module.num_stages - 1
+    parts = [layer_part(shape, module.stages[stage], module.recompute, gradients)]
+    is_text = module.model.family == "gpt"
+    if first:
+        parts.append(_embedding(shape, gradients) if is_text else _encoder_input(module, shape, gradients))
+    if last:
+        parts.append(_head(module, shape, gradients) if is_text else _projector(plan, module, tokens, gradients))
+    return StageWork(parts=tuple(parts))
+
+
+def layer_part(shape: Shape, count: int, recompute: str, gradients: Gradients) -> Part:
+    """The transformer layers of a stage, with what recomputation adds to their backward pass."""
+    forward = layers.forward(shape)
+    flows = gradients.before or gradients.body
+    backward = layers.backward(shape, trains=gradients.body) if flows else Work()
+    launches = 1.0 if flows else 0.0
+    if flows and recompute == "full":
+        backward, launches = backward + forward, 2.0
+    elif flows and recompute == "selective":
+        backward += layers.core_forward(shape)
+    return Part(
+        name="layers",
+        count=count,
+        forward=forward,
+        backward=backward,
+        forward_launches=1.0,
+        backward_launches=launches,
+    )
+
+
+def _linear(name: str, products: tuple[Product, ...], *, body: bool, before: bool, num_bytes: float) -> Part:
+    """A part of plain products, whose other kernels move `num_bytes` either way."""
+    backward: tuple[Product, ...] = ()
+    if body:
+        backward += tuple(product.weight_gradient for product in products)
+    if before or body:  # also within the part: its first product's is left out only where nothing trains at all
+        backward += tuple(product.input_gradient for product in (products if before else products[1:]))
+    forward = Work(products=products, num_bytes=num_bytes, kernels=2)
+    gradient = Work(products=backward, num_bytes=num_bytes, kernels=2) if backward else Work()
+    return Part(name=name, count=1, forward=forward, backward=gradient)
+
+
+def _hidden_messages(shape: Shape) -> tuple[Message, ...]:
+    """The sum of the embedding's or head's shares over tp, scattered under sequence parallelism."""
+    if shape.tp == 1:
+        return ()
+    how = Collective.REDUCE_SCATTER if shape.is_sequence_parallel else Collective.ALL_REDUCE
+    return (Message(GroupKind.TP, how, 2 * shape.tokens.per_rank * shape.w.hidden),)
+
+
+def _embedding(shape: Shape, gradients: Gradients) -> Part:
+    """Rows are copied, and backward added up: bytes, no products."""
+    num_bytes = 4 * shape.tokens.per_rank * shape.w.hidden
+    backward = Work(num_bytes=2 * num_bytes, kernels=2) if gradients.body else Work()
+    forward = Work(num_bytes=num_bytes, kernels=2, messages=_hidden_messages(shape))
+    return Part(name="embedding", count=1, forward=forward, backward=backward)
+
+
+def _head(module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
+    """The product with the vocabulary and the cross entropy."""
+    assert module.model is not None  # noqa: S101
+    vocab = padded_vocab_size(module.model, shape.tp) / shape.tp
+    rows, settings = shape.tokens.per_rank, shape.settings
+    product = Product(rows, shape.w.hidden, vocab)
+    loss = rows * vocab * LOSS_BYTES[settings.fused_loss] / 2
+    gather: tuple[Message, ...] = ()
+    if shape.is_sequence_parallel:
+        gather = (Message(GroupKind.TP, Collective.ALL_GATHER, 2 * rows * shape.w.hidden),)
+    forward = Work(products=(product,), num_bytes=loss, kernels=4, messages=gather)
+    if not (gradients.before or gradients.body):
+        return Part(name="head", count=1, forward=forward, backward=Work())
+    products: tuple[Product, ...] = (product.input_gradient,)
+    num_bytes = loss
+    if gradients.body:
+        products += (product.weight_gradient,)
+        num_bytes += 2 * settings.gradient_bytes * vocab * shape.w.hidden
+    messages = _hidden_messages(shape)
+    backward = Work(products=products, num_bytes=num_bytes, kernels=4, messages=messages)
+    return Part(name="head", count=1, forward=forward, backward=backward)
+
+
+def _encoder_input(module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
+    """Patches or convolutions as products over their windows. Every tp rank computes them whole."""
+    model, w, tokens = module.model, shape.w, shape.tokens
+    assert model is not None  # noqa: S101
+    rows = tokens.sequences * tokens.length
+    if model.family == "vit":
+        products: tuple[Product, ...] = (Product(rows, 3 * (model.patch_size or 1) ** 2, w.hidden),)
+    else:  # two convolutions of width 3; the first sees twice as many frames
+        products = (Product(2 * rows, 3 * (model.num_mel_bins or 0), w.hidden), Product(rows, 3 * w.hidden, w.hidden))
+    num_bytes = 8.0 * rows * w.hidden
+    return _linear("input", products, body=gradients.body, before=gradients.before, num_bytes=num_bytes)
+
+
+def _projector(plan: Plan, module: ModulePlan, tokens: Tokens, gradients: Gradients) -> Part:
+    """The projection into language's width, over the tokens that language sees."""
+    model, tp = module.model, module.grid.size_of(Axis.TP)
+    assert model is not None  # noqa: S101
+    width = language_width(plan)
+    rows = plan.batch.samples_per_lane[module.name] * tokens.handed_on / tokens.cp
+    hidden, inner = widths(model).hidden, model.projector_hidden_size
+    if inner is None:
+        products: tuple[Product, ...] = (Product(rows, hidden, width / tp),)
+    else:
+        products = (Product(rows, hidden, inner / tp), Product(rows, inner / tp, width))
+    before = gradients.before or gradients.body
+    part = _linear("projector", products, body=gradients.projector, before=before, num_bytes=8 * rows * width / tp)
+    if tp == 1:
+        return part
+    how = Collective.ALL_GATHER if inner is None else Collective.ALL_REDUCE
+    message = Work(messages=(Message(GroupKind.TP, how, 2 * rows * width),))
+    return attrs.evolve(part, forward=part.forward + message)
+
+
+def language_width(plan: Plan) -> int:
+    """Hidden size of the language model; 0 where it has none."""
+    model = next((module.model for module in plan.modules if module.is_language), None)
+    return (model.hidden_size or 0) if model else 0

@@ -1,0 +1,63 @@
+"""What happens once per optimizer step: gradients are reduced, weights updated and gathered."""
+
+from __future__ import annotations
+
+from ..axes import Axis
+from ..ir import GroupKind, ModulePlan
+from ..models import padded_vocab_size
+from ..plan import Plan
+from .settings import Settings
+from .sizes import Parameters, widths
+from .work import Collective, Message
+
+# Adam reads the gradient and three fp32 values of a parameter, and writes three and the model's own; SGD one.
+_UPDATE_BYTES = {"adam": 30, "sgd": 14}
+
+
+def parameter_bytes(plan: Plan) -> int:
+    """Bytes of one parameter of the model."""
+    return 4 if plan.training.dtype == "fp32" else 2
+
+
+def state_shards(plan: Plan, module: ModulePlan) -> tuple[int, int]:
+    """Ranks that share out the optimizer's state: (of dense parameters, of experts). Ones without sharding."""
+    size = module.grid.size_of
+    if not plan.training.distributed_optimizer:
+        return 1, 1
+    return size(Axis.DP) * size(Axis.CP), size(Axis.EXPT_DP)
+
+
+def step_messages(
+    plan: Plan, module: ModulePlan, stage: int, parameters: Parameters, settings: Settings
+) -> tuple[Message, ...]:
+    """Reduction of gradients over the lanes, gathering of updated weights, and the sum of tied embeddings."""
+    found: list[Message] = []
+    groups = ((GroupKind.DP_CP, parameters.dense), (GroupKind.EXPT_DP, parameters.experts))
+    sizes = {
+        GroupKind.DP_CP: module.grid.size_of(Axis.DP) * module.grid.size_of(Axis.CP),
+        GroupKind.EXPT_DP: module.grid.size_of(Axis.EXPT_DP),
+    }
+    for kind, count in groups:
+        if not count or sizes[kind] == 1:
+            continue
+        gradients = settings.gradient_bytes * count
+        if plan.training.distributed_optimizer:
+            found.append(Message(kind, Collective.REDUCE_SCATTER, gradients))
+            found.append(Message(kind, Collective.ALL_GATHER, parameter_bytes(plan) * count))
+        else:
+            found.append(Message(kind, Collective.ALL_REDUCE, gradients))
+    model, last = module.model, module.num_stages - 1
+    tied = module.is_language and model is not None and not model.untie_embeddings_and_output_weights
+    if model is not None and tied and last and stage in (0, last) and not module.freeze.all:
+        tp = module.grid.size_of(Axis.TP)
+        rows = padded_vocab_size(model, tp) // tp * widths(model).hidden
+        found.append(Message(GroupKind.EMBD, Collective.ALL_REDUCE, settings.gradient_bytes * rows))
+    return tuple(found)
+
+
+def update_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings: Settings) -> float:
+    """Memory traffic of the update on one rank: the state that it holds, and gradients measured and cleared."""
+    dense, experts = state_shards(plan, module)
+    each = _UPDATE_BYTES[plan.training.optimizer]
+    trained = parameters.dense + parameters.experts
+    return each * (parameters.dense / dense + parameters.experts / experts) + 2 * settings.gradient_bytes * trained

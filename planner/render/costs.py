@@ -1,0 +1,146 @@
+"""What `mimo predict SPEC` prints: the step, then time, memory and traffic per module and stage, at 80 columns."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import attrs
+
+from ..cost.predict import Prediction, StageCost
+from .style import Style, columns, plural, shorten, wrap
+
+_GIB = 2**30
+
+
+def costs_text(prediction: Prediction, name: str, style: Style) -> str:
+    """The prediction as text, ending in a newline. `name` is the spec's file name."""
+    sections = [
+        ("Step", _step(prediction)),
+        ("Time of one microbatch, ms", _time(prediction, style)),
+        ("Memory of one rank, GiB", _memory(prediction, style)),
+        ("Traffic that one rank sends in a step", _traffic(prediction, style)),
+    ]
+    where = f"{plural(prediction.world_size, 'rank')} of {prediction.hardware.name}"
+    lines = [style.bold(shorten(f"{name}: {where}", style.width))]
+    for title, body in sections:
+        if body:
+            lines += ["", style.bold(title), *body]
+    return "\n".join(lines) + "\n"
+
+
+def _step(p: Prediction) -> list[str]:
+    if not p.step_seconds:
+        return ["  no module has a model: add `model:` with a preset or sizes"]
+    fits = "fits" if p.fits else "DOES NOT FIT"
+    rows = [
+        ["step time", f"{p.step_seconds:.3f} s", f"pipeline {p.pipeline_seconds:.3f}, update {p.update_seconds:.3f}"],
+        ["bubble", f"{100 * p.bubble:.1f} %", "of the pipeline's time, average rank"],
+        ["tokens/s", f"{p.tokens_per_second:,.0f}", f"{p.tokens:,} tokens a step"],
+        ["TFLOP/s per GPU", f"{p.tflops_per_gpu:.1f}", f"MFU {100 * p.mfu:.1f} %"],
+        ["memory", fits, f"{p.hardware.memory_gib.value:g} GiB per GPU"],
+    ]
+    return columns(rows)
+
+
+def _alike(costs: tuple[StageCost, ...]) -> list[tuple[list[StageCost], str]]:
+    """Stages in a row that cost the same, together, with their label: `language 1-2`."""
+    found = []
+    for _, group in groupby(costs, key=lambda cost: attrs.evolve(cost, stage=0, first_rank=0)):
+        stages = list(group)
+        first, last = stages[0], stages[-1]
+        numbers = f"{first.stage}-{last.stage}" if len(stages) > 1 else str(first.stage)
+        found.append((stages, f"{first.module} {numbers}"))
+    return found
+
+
+def _time(p: Prediction, style: Style) -> list[str]:
+    rows = [["stage", "ranks", "layers", "forward", "backward", "TFLOP/s", "update"]]
+    for stages, label in _alike(p.stages):
+        cost = stages[0]
+        seconds = cost.forward_seconds + cost.backward_seconds
+        rate = (cost.forward_flops + cost.backward_flops) / seconds / 1e12 if seconds else 0.0
+        rows.append(
+            [
+                label,
+                f"{cost.num_ranks * len(stages):,}",
+                str(cost.num_layers),
+                f"{1e3 * cost.forward_seconds:.2f}",
+                f"{1e3 * cost.backward_seconds:.2f}",
+                f"{rate:.0f}",
+                f"{1e3 * cost.step_seconds:.1f}",
+            ]
+        )
+    return _table(rows, style)
+
+
+def _memory(p: Prediction, style: Style) -> list[str]:
+    rows = [["stage", "parameters", "states", "activations", "logits", "buffers", "total"]]
+    for stages, label in _alike(p.stages):
+        cost = stages[0]
+        memory = cost.memory
+        parts = (memory.states, memory.activations, memory.logits, memory.buffers, memory.total)
+        rows.append([label, f"{cost.parameters.total:,}", *(f"{part / _GIB:.2f}" for part in parts)])
+    lines = _table(rows, style)
+    for peak in p.peaks:
+        spare = p.spare(peak) / _GIB
+        room = f"{spare:.1f} to spare" if spare >= 0 else style.error(f"{-spare:.1f} TOO MUCH")
+        lines.append(
+            f"  peak of {peak.module}: rank {peak.rank}, {peak.total / _GIB:.1f} with "
+            f"{peak.communicators / _GIB:.2f} of communicators, {room}"
+        )
+    for remedy in p.remedies:
+        first, *rest = wrap(remedy.split(), style.width - 4)
+        lines += [f"  - {first}", *(f"    {line}" for line in rest)]
+    return lines
+
+
+def _traffic(p: Prediction, style: Style) -> list[str]:
+    rows = [["stage", "group", "collectives", "GiB", "link"]]
+    for stages, label in _alike(p.stages):
+        for i, one in enumerate(stages[0].traffic):
+            rows.append(
+                [label if i == 0 else "", one.kind, f"{one.collectives:,}", f"{one.num_bytes / _GIB:.2f}", one.link]
+            )
+    lines = _table(rows, style, right=frozenset({2, 3})) if len(rows) > 1 else []
+    if p.bridges:
+        bridges = [["bridge, one microbatch either way", "MiB", "between nodes", "ms"]]
+        for bridge in p.bridges:
+            sizes = (bridge.num_bytes / 2**20, bridge.network_bytes / 2**20)
+            bridges.append([bridge.name, *(f"{size:,.1f}" for size in sizes), f"{1e3 * bridge.seconds:.2f}"])
+        lines += _table(bridges, style)
+    return lines
+
+
+def _table(rows: list[list[str]], style: Style, right: frozenset[int] | None = None) -> list[str]:
+    title, *lines = columns(rows, right=right if right is not None else frozenset(range(1, len(rows[0]))))
+    return [style.dim(title), *(shorten(line, style.width) for line in lines)]
+
+
+def costs_document(prediction: Prediction) -> dict[str, Any]:
+    """The prediction as plain data: seconds, bytes, FLOPs; sums beside their parts."""
+    p = prediction
+    return {
+        "gpu": p.hardware.name,
+        "world_size": p.world_size,
+        "step_seconds": p.step_seconds,
+        "pipeline_seconds": p.pipeline_seconds,
+        "update_seconds": p.update_seconds,
+        "bubble": p.bubble,
+        "tokens_per_second": p.tokens_per_second,
+        "tflops_per_gpu": p.tflops_per_gpu,
+        "mfu": p.mfu,
+        "fits": p.fits,
+        "memory_limit_bytes": p.hardware.memory_gib.value * _GIB,
+        "peaks": [{**attrs.asdict(peak), "total": peak.total} for peak in p.peaks],
+        "remedies": list(p.remedies),
+        "stages": [_stage_document(cost) for cost in p.stages],
+        "bridges": [attrs.asdict(bridge) for bridge in p.bridges],
+    }
+
+
+def _stage_document(cost: StageCost) -> dict[str, Any]:
+    document = attrs.asdict(cost)
+    document["parameters"]["total"] = cost.parameters.total
+    document["memory"]["total"] = cost.memory.total
+    return document

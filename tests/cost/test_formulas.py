@@ -1,0 +1,374 @@
+"""Every formula against an independent count: published closed forms, brute force, numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner import (
+    Batch,
+    Cluster,
+    Freeze,
+    Model,
+    Module,
+    Output,
+    Parallel,
+    Plan,
+    Spec,
+    Training,
+    compile_spec,
+    load_spec,
+)
+from planner.cost import layers
+from planner.cost.hardware import Hardware, hardware_text, known_hardware, load_hardware, parse_hardware
+from planner.cost.layers import shape_of
+from planner.cost.links import span_of, spans_of
+from planner.cost.memory import stage_memory, state_bytes, token_activations
+from planner.cost.pipeline import Times, _last_is_slowest, _replayed
+from planner.cost.predict import predict, workload_of
+from planner.cost.settings import Settings
+from planner.cost.sizes import Parameters
+from planner.cost.stages import stage_work
+from planner.cost.timing import message_seconds, product_seconds, rates_of, tile_operations
+from planner.cost.tokens import tokens_of
+from planner.cost.work import Collective, Message, Product, share_moved
+from planner.ir import GroupKind
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PAPER = Settings(flash_attention=False, dropout=True, fused_loss=False, dummy_gradient=False)
+
+
+def gpt(layers_: int = 4, hidden: int = 512, heads: int = 8, **changes: object) -> Model:
+    sizes: dict[str, object] = {
+        "family": "gpt", "num_layers": layers_, "hidden_size": hidden, "num_attention_heads": heads,
+        "vocab_size": 5120, "max_positions": 4096,
+    }  # fmt: skip
+    return Model(**(sizes | changes))  # type: ignore[arg-type]
+
+
+def one_module(model: Model, parallel: Parallel, *, recompute: str = "none", **changes: object) -> Plan:
+    dp = parallel.dp or 1
+    sizes = {"micro": 2 * dp, "num": 4, "seq": 1024, "distributed": False, **changes}
+    return compile_spec(
+        Spec(
+            cluster=Cluster(gpus_per_node=8),
+            batch=Batch(global_size=sizes["micro"] * sizes["num"], micro_size=sizes["micro"], seq_length=sizes["seq"]),  # type: ignore[operator,arg-type]
+            modules={"language": Module(parallel=parallel, model=model, recompute=recompute)},
+            training=Training(distributed_optimizer=bool(sizes["distributed"])),
+        )
+    )
+
+
+# ---- activations: Korthikanti et al. 2022, equations 1 to 4
+
+
+@given(
+    tp=st.sampled_from([1, 2, 4, 8]),
+    hidden=st.sampled_from([512, 1024, 6144]),
+    heads=st.sampled_from([8, 16, 64]),
+    seq=st.sampled_from([512, 2048]),
+    parallel_sequence=st.booleans(),
+)
+def test_activations_equal_the_papers_formulas(
+    tp: int, hidden: int, heads: int, seq: int, parallel_sequence: bool
+) -> None:
+    plan = one_module(
+        gpt(hidden=hidden, heads=heads),
+        Parallel(tp=tp, dp=1, sequence_parallel=parallel_sequence and tp > 1),
+        seq=seq,
+    )
+    (module,) = plan.modules
+    shape = shape_of(module, tokens_of(plan, module), PAPER)
+    split = tp if parallel_sequence else 1
+    assert token_activations(shape, "none") == pytest.approx(
+        hidden * (10 / split + 24 / tp + 5 * heads * seq / (hidden * tp))
+    )
+    assert token_activations(shape, "selective") == pytest.approx(hidden * (10 / split + 24 / tp))
+    assert token_activations(shape, "full") == pytest.approx(2 * hidden / split)
+
+
+def test_activations_of_llama_equal_the_hand_count() -> None:
+    """70B, one layer, tp 8 with sequence parallelism: 8h + 2(q+2k) + 2(q+k) + 2q + 6f + 4 heads, all over 8."""
+    plan = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
+    module = plan.module("language")
+    shape = shape_of(module, tokens_of(plan, module), Settings())
+    by_hand = (8 * 8192 + 2 * (8192 + 2048) + 2 * (8192 + 1024) + 2 * 8192 + 6 * 28672 + 4 * 64) / 8
+    assert token_activations(shape, "none") == by_hand
+
+
+# ---- states
+
+
+@pytest.mark.parametrize(
+    ("dtype", "optimizer", "distributed", "wanted"),
+    [
+        ("bf16", "adam", False, 18.0),
+        ("bf16", "adam", True, 6 + 12 / 8),
+        ("fp32", "adam", False, 16.0),
+        ("bf16", "sgd", False, 10.0),
+        ("fp32", "sgd", True, 8.0),
+    ],
+)
+def test_bytes_per_parameter(dtype: str, optimizer: str, distributed: bool, wanted: float) -> None:
+    plan = one_module(gpt(), Parallel(dp=8))
+    plan = attrs.evolve(plan, training=Training(dtype=dtype, optimizer=optimizer, distributed_optimizer=distributed))
+    assert state_bytes(plan, plan.modules[0], Parameters(dense=1000), Settings()) == 1000 * wanted
+
+
+def test_experts_share_their_state_over_expt_dp_and_frozen_parts_have_none() -> None:
+    plan = one_module(gpt(num_moe_experts=4), Parallel(dp=8, ep=4), distributed=True)
+    (module,) = plan.modules
+    assert state_bytes(plan, module, Parameters(experts=1000), Settings()) == 1000 * (6 + 12 / 2)
+    assert state_bytes(plan, module, Parameters(frozen=1000), Settings()) == 2000
+
+
+# ---- FLOPs
+
+
+@given(layers_=st.sampled_from([2, 4]), hidden=st.sampled_from([256, 512]), tp=st.sampled_from([1, 2, 4]))
+def test_flops_equal_narayanans_formula(layers_: int, hidden: int, tp: int) -> None:
+    """Narayanan et al. 2021: 96 B s l h^2 (1 + s/6h + V/16lh) with full recomputation, uncausal; V padded."""
+    seq, samples = 1024, 2
+    model = gpt(layers_, hidden, heads=4)
+    plan = one_module(model, Parallel(tp=tp, dp=1), recompute="full", seq=seq)
+    settings = attrs.evolve(PAPER)
+    work = stage_work(plan, plan.modules[0], 0, settings)
+    vocab = -(-5120 // (128 * tp)) * 128 * tp
+    wanted = 96 * samples * seq * layers_ * hidden**2 * (1 + seq / (6 * hidden) + vocab / (16 * layers_ * hidden))
+    assert tp * (work.forward_flops + work.backward_flops) == pytest.approx(wanted)
+
+
+def test_flash_attention_counts_half_under_a_causal_mask() -> None:
+    plan = one_module(gpt(), Parallel(dp=1))
+    (module,) = plan.modules
+    shape = shape_of(module, tokens_of(plan, module), Settings())
+    assert layers.core_flops(shape) == 4 * 2 * 1024**2 * 512 / 2
+    assert layers.backward(shape, trains=True).core_flops == 2.5 * layers.core_flops(shape)
+
+
+def _frozen(freeze: Freeze) -> Plan:
+    spec = load_spec(EXAMPLES / "llava_8gpu.yaml")
+    modules = {**spec.modules, "images": attrs.evolve(spec.modules["images"], freeze=freeze)}
+    return compile_spec(attrs.evolve(spec, modules=modules))
+
+
+def test_frozen_parts_cost_what_they_must() -> None:
+    works = {
+        name: stage_work(plan, plan.module("images"), 0, Settings())
+        for name, plan in {
+            "none": _frozen(Freeze()),
+            "encoder": _frozen(Freeze(encoder=True)),
+            "all": _frozen(Freeze(encoder=True, projection=True)),
+        }.items()
+    }
+    assert works["all"].backward_flops == 0
+    layers_, *others = works["encoder"].parts
+    assert layers_.backward.flops == 0
+    assert sum(part.backward.flops for part in others) > 0  # the projector trains
+    assert 1.9 < works["none"].backward_flops / works["none"].forward_flops < 2.2
+    assert len({work.forward_flops for work in works.values()}) == 1
+
+
+def test_a_frozen_language_model_still_hands_gradients_back() -> None:
+    """Its inputs' gradients reach the encoders: one product of the two, and nothing where no encoder trains."""
+    spec = load_spec(EXAMPLES / "llava_8gpu.yaml")
+    language = attrs.evolve(spec.modules["language"], freeze=Freeze(encoder=True, projection=True))
+    images = spec.modules["images"]
+    flows = compile_spec(attrs.evolve(spec, modules={"language": language, "images": images}))
+    work = stage_work(flows, flows.module("language"), 0, Settings())
+    assert 0.9 < work.backward_flops / work.forward_flops < 1.2
+    still = attrs.evolve(images, freeze=Freeze(encoder=True, projection=True))
+    plan = compile_spec(attrs.evolve(spec, modules={"language": language, "images": still}))
+    assert stage_work(plan, plan.module("language"), 0, Settings()).backward_flops == 0
+
+
+def test_encoder_flops_equal_a_hand_count() -> None:
+    """CLIP ViT-L/14-336 on two lanes of two samples at tp 2: 577 positions, full attention, a two-layer projector."""
+    plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml"))
+    work = stage_work(plan, plan.module("images"), 0, Settings())
+    rows, h, f = 2 * 577, 1024, 4096
+    layer = 2 * rows * (4 * h * h + 2 * h * f) / 2 + 4 * 2 * 577**2 * h / 2
+    patches = 2 * rows * 3 * 14**2 * h
+    projector = 2 * (2 * 576) * (h * 4096 + 4096 * 4096) / 2
+    assert work.forward_flops == pytest.approx(23 * layer + patches + projector)
+
+
+# ---- traffic
+
+
+@given(size=st.integers(1, 12))
+def test_moved_bytes_equal_a_ring_played_out(size: int) -> None:
+    """A ring all-gather hands on one block per hop; a reduce-scatter the same backwards; an all-reduce is both."""
+    blocks = [{rank} for rank in range(size)]
+    sent = 0
+    for hop in range(size - 1):
+        passed = [(rank - hop) % size for rank in range(size)]
+        for rank in range(size):
+            blocks[(rank + 1) % size].add(passed[rank])
+        sent += 1
+    assert all(len(held) == size for held in blocks)
+    assert share_moved(Collective.ALL_GATHER, size) == pytest.approx(sent / size)
+    assert share_moved(Collective.ALL_REDUCE, size) == pytest.approx(2 * sent / size)
+    assert share_moved(Collective.RING, size) == sent
+
+
+def test_tensor_traffic_with_and_without_sequence_parallelism() -> None:
+    """Per layer: 2 all-gathers and 2 reduce-scatters forward, 4 and 2 backward; or two all-reduces either way."""
+    for parallel, forward, backward in ((True, (2, 2), (4, 2)), (False, (2,), (2,))):
+        plan = one_module(gpt(), Parallel(tp=4, dp=1, sequence_parallel=parallel))
+        (module,) = plan.modules
+        shape = shape_of(module, tokens_of(plan, module), Settings())
+        assert tuple(message.count for message in layers.forward(shape).messages) == forward
+        assert tuple(message.count for message in layers.backward(shape, trains=True).messages) == backward
+        assert {message.num_bytes for message in layers.forward(shape).messages} == {2 * 2048 * 512}
+
+
+def test_spans_equal_a_count_over_nodes() -> None:
+    plan = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
+    for module in plan.modules:
+        for kind, span in spans_of(plan, module.name).items():
+            every = {span_of(ranks, 8) for ranks in plan.groups(module.name, kind)}
+            assert span in every
+            assert span.num_nodes == max(one.num_nodes for one in every)
+
+
+def test_gradients_cross_nodes_where_their_groups_do() -> None:
+    plan = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
+    links = {one.kind: one.link for one in predict(plan).stages[0].traffic}
+    assert links == {"tp": "nvlink", "cp": "network", "dp_cp": "network", "pp": "network"}
+
+
+# ---- time
+
+RATES = rates_of(load_hardware("b200"))
+
+
+@given(m=st.integers(1, 5000), k=st.integers(1, 5000), n=st.integers(1, 5000), count=st.integers(1, 64))
+def test_products_take_at_least_their_operations(m: int, k: int, n: int, count: int) -> None:
+    product = Product(m, k, n, count)
+    assert tile_operations(product, 148) >= product.flops * (1 - 1e-12)
+    assert product_seconds(product, RATES) >= product.num_bytes / RATES.memory
+
+
+def test_large_products_reach_the_constant_and_waves_are_whole() -> None:
+    large = Product(16384, 8192, 16384)
+    assert large.flops / product_seconds(large, RATES) == pytest.approx(RATES.flops, rel=0.03)
+    full, one_more = Product(256, 4096, 128 * 148), Product(256, 4096, 128 * 148 + 1)
+    assert tile_operations(one_more, 148) > 1.2 * tile_operations(full, 148)
+
+
+def test_messages_cost_hops_and_bytes() -> None:
+    message = Message(GroupKind.TP, Collective.ALL_REDUCE, 1e9, count=3)
+    inside = span_of(range(8), 8)
+    assert message_seconds(message, inside, RATES) == pytest.approx(
+        3 * (2 * 7 / 8 * 1e9 / RATES.nvlink + 7 * RATES.hop)
+    )
+    across = span_of(range(0, 64, 8), 8)  # one rank in each of eight nodes
+    assert message_seconds(message, across, RATES) == pytest.approx(
+        3 * (2 * 7 / 8 * 1e9 / RATES.network + 7 * RATES.hop)
+    )
+    assert message_seconds(message, span_of([3], 8), RATES) == 0
+
+
+# ---- the pipeline
+
+
+def _naive(passes: list[tuple[float, float]], hop: float, num: int) -> float:
+    """1F1B by its definition, solved by repeating all rules until nothing changes."""
+    total = len(passes)
+    orders = []
+    for stage in range(total):
+        warmup = min(total - stage - 1, num)
+        order = [("f", i) for i in range(warmup)]
+        for i in range(num - warmup):
+            order += [("f", warmup + i), ("b", i)]
+        orders.append(order + [("b", i) for i in range(num - warmup, num)])
+    end: dict[tuple[int, str, int], float] = dict.fromkeys(
+        [(stage, way, i) for stage in range(total) for way in "fb" for i in range(num)], 0.0
+    )
+    for _ in range(4 * total * num):
+        changed = False
+        for stage, order in enumerate(orders):
+            free = 0.0
+            for way, i in order:
+                other = stage - 1 if way == "f" else stage + 1
+                arrives = end[other, way, i] + hop if 0 <= other < total else 0.0
+                free = max(free, arrives) + passes[stage][way == "b"]
+                changed |= free != end[stage, way, i]
+                end[stage, way, i] = free
+        if not changed:
+            break
+    return max(end.values())
+
+
+_SECONDS = st.integers(0, 9).map(float)
+_PASSES = st.tuples(_SECONDS, _SECONDS)
+
+
+@given(
+    passes=st.sampled_from([1, 2, 4]).flatmap(
+        lambda n: st.lists(st.tuples(_SECONDS, _SECONDS), min_size=n, max_size=n)
+    ),
+    hop=st.integers(0, 2).map(float),
+    num=st.integers(1, 9),
+)
+def test_makespan_equals_1f1b_by_its_definition(passes: list[tuple[float, float]], hop: float, num: int) -> None:
+    plan = one_module(gpt(), Parallel(pp=len(passes), dp=1), num=num)
+    times = Times(passes={("language", i): both for i, both in enumerate(passes)}, hops={"language": hop}, edges={})
+    wanted = _naive(passes, hop, num)
+    assert _replayed(plan, times, num) == wanted
+    closed = _last_is_slowest(plan, times, num)
+    assert closed is None or closed == wanted
+
+
+def test_uniform_pipelines_have_the_known_bubble() -> None:
+    plan = one_module(gpt(), Parallel(pp=4, dp=1), num=8)
+    times = Times(passes={("language", i): (1.0, 2.0) for i in range(4)}, hops={"language": 0.0}, edges={})
+    assert 1 - 8 * 3 / _replayed(plan, times, 8) == pytest.approx(3 / (8 + 3))
+
+
+# ---- memory
+
+
+def test_microbatches_in_flight_follow_the_longest_path() -> None:
+    """Audio of one stage beside vision of four stages and language of five: audio holds nine."""
+    images = Model(family="vit", num_layers=4, hidden_size=64, num_attention_heads=4, image_size=32, patch_size=8)
+    audio = Model(family="audio", num_layers=2, hidden_size=64, num_attention_heads=4, num_mel_bins=8, max_positions=64)
+    modules = {
+        "language": Module(parallel=Parallel(pp=5, dp=1), model=gpt(5)),
+        "images": Module(parallel=Parallel(pp=4, dp=1), model=images, output=Output(tensor_dims=2)),
+        "audio": Module(parallel=Parallel(dp=1), model=audio, output=Output(tensor_dims=2)),
+    }
+    batch = Batch(global_size=40, micro_size=2, seq_length=512)
+    plan = compile_spec(Spec(batch=batch, modules=modules))
+    once = compile_spec(Spec(batch=attrs.evolve(batch, global_size=2), modules=modules))
+    for name, stage, wanted in (("audio", 0, 9), ("images", 0, 9), ("images", 3, 6), ("language", 0, 5)):
+        held = stage_memory(plan, plan.module(name), stage, Settings()).activations
+        single = stage_memory(once, once.module(name), stage, Settings()).activations
+        assert held / single == pytest.approx(wanted)
+
+
+# ---- hardware
+
+
+@pytest.mark.parametrize("name", known_hardware())
+def test_hardware_files_say_where_every_number_is_from(name: str) -> None:
+    hardware = load_hardware(name)
+    assert parse_hardware(hardware_text(hardware)) == hardware
+    for field in attrs.fields_dict(Hardware):
+        constant = getattr(hardware, field)
+        if field not in ("name", "num_sms"):
+            assert len(constant.source) > 10
+            assert constant.source != "start"
+    assert hardware.product_tflops.value < hardware.peak_tflops.value
+
+
+def test_counting_is_done_once_per_kind_of_stage() -> None:
+    work = workload_of(one_module(gpt(16), Parallel(pp=8, dp=1)))
+    assert len({id(each) for each in work.works.values()}) == 3
+    assert math.isclose(sum(each.parts[0].count for each in work.works.values()), 16)

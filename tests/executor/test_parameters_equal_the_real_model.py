@@ -1,0 +1,92 @@
+"""Parameters per rank equal those of megatron-core's own model, built on the meta device: rank by rank, error zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import specs
+
+from planner import Axis, Freeze, Model, Plan, compile_spec, load_spec
+from planner.cost.sizes import stage_parameters
+from planner.cost.stages import language_width
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TIED = specs.language(untie_embeddings_and_output_weights=False)
+GPT3 = specs.language(
+    normalization="LayerNorm", activation="gelu", gated_linear_unit=False, add_bias_linear=True, kv_channels=16
+)
+GROUPED = specs.language(num_query_groups=2)
+EXPERTS = specs.language(num_moe_experts=4, moe_router_topk=2)
+GPT3_EXPERTS = specs.language(
+    num_moe_experts=4, normalization="LayerNorm", gated_linear_unit=False, add_bias_linear=True, activation="gelu"
+)
+LINEAR = specs.vision(projector_hidden_size=None)
+
+
+def _plan(language: dict[str, Any], model: Model, **changes: Any) -> Plan:
+    images = changes.pop("images", {"tp": 2})
+    return specs.plan(language, images, models={"language": model, **changes.pop("models", {})}, **changes)
+
+
+CASES: dict[str, Plan] = {
+    "gpt tp2 pp2": _plan({"tp": 2, "pp": 2}, specs.language()),
+    "gpt tp4": _plan({"tp": 4}, specs.language()),
+    "tied pp1": _plan({"tp": 2}, TIED),
+    "tied pp2": _plan({"pp": 2}, TIED),
+    "tied pp4 tp2": _plan({"tp": 2, "pp": 4}, TIED),
+    "gpt3 tp2 pp2": _plan({"tp": 2, "pp": 2}, GPT3),
+    "gpt3 tp4 pp4": _plan({"tp": 4, "pp": 4}, GPT3),
+    "grouped tp2": _plan({"tp": 2}, GROUPED),
+    "grouped fewer groups than tp": _plan({"tp": 4, "pp": 2}, GROUPED),
+    "experts ep2": _plan({"dp": 2, "ep": 2}, EXPERTS),
+    "experts ep4 tp2": _plan({"tp": 2, "dp": 2, "ep": 4}, EXPERTS),
+    "experts ep2 expt_tp2 pp2": _plan({"tp": 2, "dp": 2, "pp": 2, "ep": 2, "expt_tp": 2}, EXPERTS),
+    "gpt3 experts ep4": _plan({"tp": 2, "dp": 2, "ep": 4}, GPT3_EXPERTS),  # megatron: no biases with expt_tp
+    "encoders tp2 pp2": _plan({"tp": 2}, specs.language(), images={"tp": 2, "pp": 2}, audio_parallel={"tp": 2}),
+    "audio pp2": _plan({}, specs.language(), audio_parallel={"pp": 2}),
+    "one linear projection": _plan({"tp": 2}, specs.language(), models={"images": LINEAR}),
+    "frozen": _plan({}, specs.language(), freeze={"images": Freeze(encoder=True)}),
+    "llama70b on 1,024": compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml")),
+    "moe on 32": compile_spec(load_spec(EXAMPLES / "moe_ep8_32gpu.yaml")),
+}
+
+
+def counted(plan: Plan, rank: int) -> dict[str, int]:
+    width = language_width(plan)
+    return {
+        module.name: stage_parameters(module, module.grid.coord(rank, Axis.PP), width).total
+        for module in plan.modules
+        if rank in module.ranks
+    }
+
+
+def chosen_ranks(plan: Plan) -> list[int]:
+    """All ranks of a small plan; of a large one the ends of every stage of every module."""
+    if plan.world_size <= 16:
+        return list(range(plan.world_size))
+    found = set()
+    for module in plan.modules:
+        first = [next(r for r in module.ranks if module.grid.coord(r, Axis.PP) == s) for s in range(module.num_stages)]
+        found |= {*first, module.ranks[-1]}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_equal_the_real_model(name: str) -> None:
+    plan = CASES[name]
+    chosen = chosen_ranks(plan)
+    (found,) = ranks.run(1, "jobs:parameters_of_ranks", plan.to_json(), chosen, timeout=250)
+    assert {rank: counted(plan, rank) for rank in chosen} == found
+
+
+def test_frozen_parameters_are_counted_apart() -> None:
+    plan = CASES["frozen"]
+    images = stage_parameters(plan.module("images"), 0, language_width(plan))
+    trained = stage_parameters(_plan({}, specs.language()).module("images"), 0, language_width(plan))
+    assert images.frozen > 0
+    assert images.dense > 0  # the projection trains
+    assert trained.frozen == 0
+    assert trained.total == images.total
