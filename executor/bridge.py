@@ -13,19 +13,18 @@ from collections.abc import Callable
 import torch
 
 from planner import Direction, ModulePlan
-from planner.bridges import width_of
 
 from .buffers import Buffer, Pool
 from .crossing import Receiving, Sending
 from .groups import ProcessGroups
 from .link import Link, Posted
-from .rows import Shape
-from .sides import Held, Side
+from .rows import SIZES, Shape
+from .sides import Held, Side, known_width
 
 
 def fixed_shape(source: ModulePlan, destination: ModulePlan, num_samples: int) -> Shape | None:
     """The shape of a lane's rows where the plan fixes it."""
-    tokens, hidden = source.output.tokens_per_sample, width_of(source, destination)
+    tokens, hidden = source.output.tokens_per_sample, known_width(source, destination)
     return None if tokens is None or hidden is None else Shape((tokens,) * num_samples, hidden)
 
 
@@ -118,7 +117,9 @@ class Bridge:
         held = Held(shape, buffer=buffer)
         if torch.is_grad_enabled():
             self._held.append(held)
-        return self._side.value(buffer.flat, held).detach().requires_grad_()
+        arrived = self._side.value(buffer.flat, held).detach().requires_grad_()
+        setattr(arrived, SIZES, list(shape.sizes))
+        return arrived
 
     def _send_gradient(self, value: torch.Tensor | None) -> None:
         held = self._held.popleft()

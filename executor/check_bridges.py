@@ -20,7 +20,7 @@ from planner.bridges import width_of
 
 from .bridge import Bridge
 from .groups import ProcessGroups
-from .pipeline import shared_edges
+from .places import shared_edges
 from .rows import SIZES, Shape, flatten, part, part_sizes, restore
 from .shared_bridge import SharedBridge
 

@@ -23,14 +23,16 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
+from planner.topology import topological_order
 
 from . import device
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
 from .errors import ExecutorError
 from .grids import build_grids, collection_of
 from .groups import ProcessGroups
-from .pipeline import shared_edges
-from .rows import SIZES
+from .pipeline import key_of
+from .places import shared_edges
+from .rows import SIZES, part_sizes
 from .shared_bridge import SharedBridge
 from .transformer import block_spec, model_of, padded_vocab_size, transformer_config
 
@@ -65,8 +67,10 @@ class PlannedMimoModel(MimoModel):
     """MimoModel on the plan's bridges, with one forward pass for every layout.
 
     megatron-core has one for ranks that hold all modules and one for ranks that hold encoders or language. Here a rank
-    runs its encoders, hands what feeds language on the same ranks over the edge's `SharedBridge`, and runs its
-    language stage, if any; what feeds language elsewhere is its output, for the pipeline to send.
+    runs its encoders in the order of the DAG, hands what feeds modules on the same ranks over the edge's
+    `SharedBridge`, and runs its language stage, if any; what feeds modules elsewhere is its output, for the pipeline
+    to send. An encoder gets what another hands it as `hidden_states`, the tokens of each sample noted on it under
+    rows.SIZES.
     """
 
     def __init__(self, config: MimoModelConfig, groups: ProcessGroups, dtype: torch.dtype, **kwargs: Any) -> None:
@@ -74,13 +78,18 @@ class PlannedMimoModel(MimoModel):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
             super().__init__(config, **kwargs)
-        role = groups.view.role
-        self.plan = groups.plan
+        role, plan = groups.view.role, groups.plan
+        self.plan = plan
         self.shared_bridges = tuple(
             SharedBridge(groups, src, dst, dtype, device.current())
-            for src, dst in shared_edges(groups.plan)
+            for src, dst in shared_edges(plan)
             if role.is_last_stage(src) or role.is_first_stage(dst)
         )
+        self._order = topological_order([module.name for module in plan.modules], plan.edges)
+        self._parts = {
+            name: (coords[Axis.CP], plan.module(name).grid.size_of(Axis.CP))
+            for name, coords in groups.view.coords.items()
+        }
 
     def _build_colocated_communicators(self) -> None:
         """None: `shared_bridges` do their work."""
@@ -103,34 +112,55 @@ class PlannedMimoModel(MimoModel):
                 those of `input_ids`: modules on the same ranks with different dp.
         """
         received = dict(getattr(self, "input_tensors", None) or {})
-        ids = {name: (modality_input_ids or {}).get(name, input_ids) for name in self.modality_submodules}
-        outputs = {name: self._encode(name, ids[name], modality_inputs, received.pop(name, None)) for name in ids}
-        for bridge in self.shared_bridges:
-            arrived = bridge.exchange(outputs.get(bridge.src))
-            if bridge.has_destination:
-                received[bridge.src] = arrived
-                outputs.pop(bridge.src, None)
-            else:
-                outputs[bridge.src] = arrived
+        outputs: dict[str, torch.Tensor] = {}
+        left: list[torch.Tensor] = []
+        for name in self._order:  # the same on all ranks: exchanges are collective over an edge's ranks
+            for bridge in self.shared_bridges:
+                if bridge.dst != name:
+                    continue
+                arrived = bridge.exchange(outputs.get(bridge.src))
+                if bridge.has_destination:
+                    received[key_of(bridge)] = arrived
+                else:
+                    left.append(arrived)
+            if name in self.modality_submodules:
+                ids = (modality_input_ids or {}).get(name, input_ids)
+                outputs[name] = self._encode(name, ids, modality_inputs, received.pop(name, None))
         if self.language_model is None:
-            return outputs, loss_mask
+            return self._outputs(outputs, left), loss_mask
         result: tuple[Any, torch.Tensor | None] = self._forward_language_module(
             input_ids, position_ids, attention_mask, loss_mask, labels, received, packing_kwargs
         )
         return result
 
+    def _outputs(self, outputs: dict[str, torch.Tensor], left: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What modules elsewhere are fed from, and one number for all that left over shared bridges.
+
+        One, because the schedule runs a backward pass per output: several would meet the same graph again, and the
+        gradients' ways back in another order than on language's ranks, where the last bridge comes first.
+        """
+        handed_on = {bridge.src for bridge in self.shared_bridges}
+        found = {name: output for name, output in outputs.items() if name not in handed_on}
+        return found | ({min(handed_on): torch.stack(left).sum()} if left else {})
+
     def _encode(
         self, name: str, input_ids: torch.Tensor, inputs: dict[str, dict[str, Any]] | None, received: Any
     ) -> torch.Tensor:
-        """One encoder's stage. On its last stage the result says how many tokens each sample has."""
+        """One encoder's stage. On its last stage the result says how many tokens each sample has: those that have its
+        special token, or where it has none what the submodule itself has noted."""
         output: torch.Tensor | None = self.modality_submodules[name](
             encoder_inputs=(inputs or {}).get(name), hidden_states=received
         )
+        is_last, token = self.role.is_last_stage(name), self.special_token_ids.get(name)
+        if output is None and is_last and token is None:
+            rule = "an encoder without special token hands on a tensor, if need be of no rows, got None"
+            raise ExecutorError(f"{name}: {rule}; only what feeds language may leave it out")
         is_empty = output is None
         if output is None:
             output = self._empty_encoder_output(name)
-        if is_empty or self.role.is_last_stage(name):
-            sizes = (input_ids == self.special_token_ids[name]).sum(dim=1).tolist()
+        if token is not None and (is_empty or is_last):
+            index, num_parts = self._parts[name]
+            sizes = [part_sizes(tokens, num_parts)[index] for tokens in (input_ids == token).sum(dim=1).tolist()]
             if is_empty and any(sizes):
                 raise ExecutorError(f"{name}: input_ids have places for {sum(sizes)} tokens, but there are no inputs")
             setattr(output, SIZES, sizes)

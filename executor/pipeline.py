@@ -4,8 +4,8 @@ point-to-point operations between the stages of one.
 Every send of a call is posted before anything is waited for, over all edges. So no order of edges, and no branch that
 is shorter than another, can stop the ranks. A module that feeds several gets the sum of their gradients.
 
-Modules that share ranks with language run inside its first stage's forward pass (model.py): their edges are not seen
-here, and they add no stage.
+Modules that share ranks run in one forward pass (model.py): edges between them are not seen here, and they are one
+node of the pipeline (places.py).
 """
 
 from __future__ import annotations
@@ -16,23 +16,14 @@ import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan
-from planner.topology import stages_before
+from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind
 
 from .bridge import Bridge
 from .groups import ProcessGroups
+from .places import position, shared_edges
+from .shared_bridge import SharedBridge
 
 Tensors = dict[str, Any]  # by module: what it has received, or hands on
-
-
-def shared_edges(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """The edges whose modules share ranks."""
-    found = []
-    for src, dst in plan.edges:
-        one, other = plan.module(src).grid, plan.module(dst).grid
-        if one.rank_offset < other.end and other.rank_offset < one.end:
-            found.append((src, dst))
-    return tuple(found)
 
 
 class PipelineCommunicator:
@@ -126,22 +117,9 @@ class PipelineCommunicator:
         return found
 
 
-def key_of(bridge: Bridge) -> str:
+def key_of(bridge: Bridge | SharedBridge) -> str:
     """Where MimoModel looks for what has come over an edge: language by modality, an encoder by its own name."""
     return bridge.src if bridge.dst == MIMO_LANGUAGE_MODULE_KEY else bridge.dst
-
-
-def position(plan: Plan, rank: int) -> tuple[int, int]:
-    """(stage of the rank, number of stages) on the longest path. Modules inside language's first stage add none."""
-    inside = {src for src, dst in shared_edges(plan) if dst == MIMO_LANGUAGE_MODULE_KEY}
-    apart = tuple(edge for edge in plan.edges if edge not in shared_edges(plan))
-    sizes = {module.name: module.num_stages for module in plan.modules if module.name not in inside}
-    before = stages_before(apart, sizes)
-    total = max(before[name] + size for name, size in sizes.items())
-    for name, coords in plan.view(rank).coords.items():
-        if name not in inside:
-            return before[name] + coords[Axis.PP], total
-    return before[MIMO_LANGUAGE_MODULE_KEY], total
 
 
 def _wrapped(value: torch.Tensor | None) -> torch.Tensor | None:

@@ -17,7 +17,7 @@ from .buffers import Pool
 from .crossing import Receiving, Sending
 from .groups import ProcessGroups
 from .link import Link
-from .rows import Shape
+from .rows import SIZES, Shape
 from .sides import Held, Side
 
 
@@ -42,6 +42,7 @@ class SharedBridge:
         num_samples = self._destination.lane.num_samples if self._destination else 0
         self._fixed = fixed_shape(plan.module(src), plan.module(dst), num_samples)
         self._is_identity = self._moves_nothing(traffic)
+        self._arrived: Shape | None = None
 
     def _moves_nothing(self, traffic: list[Traffic]) -> bool:
         """Whether the rank's lanes on both sides are the same samples on the same ranks, whole on each."""
@@ -74,6 +75,8 @@ class SharedBridge:
             return value
         anchor = torch.zeros((), device=self._device, requires_grad=torch.is_grad_enabled())
         result: torch.Tensor = _Exchange.apply(self, anchor, value)
+        if self._arrived is not None:
+            setattr(result, SIZES, list(self._arrived.sizes))
         return result
 
     def forward(self, value: torch.Tensor | None) -> tuple[torch.Tensor | None, Held | None, Held | None]:
@@ -87,6 +90,7 @@ class SharedBridge:
         arrived = None
         if receiving:
             arrived = self._fixed or receiving.read(left.shape if left else None)
+        self._arrived = arrived
         rows = self._carry(0, flat, left.shape if left else None, arrived)
         if rows is None or arrived is None or self._destination is None:
             return None, left, None

@@ -21,7 +21,7 @@ from executor.bridge import Bridge
 from executor.context import Context, connect
 from executor.errors import LostPeerError
 from executor.groups import ProcessGroups
-from executor.pipeline import shared_edges
+from executor.places import shared_edges
 from executor.rows import SIZES
 from executor.shared_bridge import SharedBridge
 from planner import Axis, Plan

@@ -22,10 +22,6 @@ def changed(plan: Plan, module: str, **changes: object) -> Plan:
     return compile_spec(attrs.evolve(spec, modules=FrozenMap(modules)))
 
 
-def routed(plan: Plan, topology: dict[str, tuple[str, ...]]) -> Plan:
-    return compile_spec(attrs.evolve(plan.to_spec(), topology=topology))
-
-
 THREE = specs.plan({}, {}, audio_parallel={})
 SIX_LAYERS = {"language": specs.language(num_layers=8)}
 BEYOND = {
@@ -46,12 +42,12 @@ BEYOND = {
         "of images and audio, which share ranks, both or neither share ranks with language",
     ),
     "two_edges": (
-        routed(THREE, {"audio": ("images", "language"), "images": ("language",)}),
+        specs.routed(THREE, {"audio": ("images", "language"), "images": ("language",)}),
         "take no other module's output; audio feeds ['language', 'images']",
     ),
-    "chain": (routed(THREE, {"audio": ("images",), "images": ("language",)}), "audio feeds ['images']"),
+    "chain": (specs.routed(THREE, {"audio": ("images",), "images": ("language",)}), "audio feeds ['images']"),
     "generator": (
-        routed(THREE, {"language": ("audio",), "images": ("language",)}),
+        specs.routed(THREE, {"language": ("audio",), "images": ("language",)}),
         "MimoModel ends with language; audio comes after it",
     ),
     "no_token": (changed(THREE, "images", special_token_id=None), "places a module's output at its special_token_id"),
