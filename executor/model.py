@@ -32,7 +32,7 @@ from .grids import build_grids, collection_of
 from .groups import ProcessGroups
 from .pipeline import key_of
 from .places import shared_edges
-from .rows import SIZES, part_sizes
+from .rows import SIZES, part_sizes, sizes_of
 from .shared_bridge import SharedBridge
 from .transformer import block_spec, model_of, padded_vocab_size, transformer_config
 
@@ -146,24 +146,34 @@ class PlannedMimoModel(MimoModel):
     def _encode(
         self, name: str, input_ids: torch.Tensor, inputs: dict[str, dict[str, Any]] | None, received: Any
     ) -> torch.Tensor:
-        """One encoder's stage. On its last stage the result says how many tokens each sample has: those that have its
-        special token, or where it has none what the submodule itself has noted."""
+        """One encoder's stage. On its last stage the result says how many tokens each sample has."""
         output: torch.Tensor | None = self.modality_submodules[name](
             encoder_inputs=(inputs or {}).get(name), hidden_states=received
         )
-        is_last, token = self.role.is_last_stage(name), self.special_token_ids.get(name)
-        if output is None and is_last and token is None:
-            rule = "an encoder without special token hands on a tensor, if need be of no rows, got None"
-            raise ExecutorError(f"{name}: {rule}; only what feeds language may leave it out")
-        is_empty = output is None
+        is_empty, is_last = output is None, self.role.is_last_stage(name)
+        token = self.special_token_ids.get(name)
         if output is None:
+            if is_last and token is None:
+                rule = "without a special token an encoder hands on a tensor, if need be of no rows; got None"
+                raise ExecutorError(f"{name}: {rule}")
             output = self._empty_encoder_output(name)
-        if token is not None and (is_empty or is_last):
+        if token is None:
+            return self._with_own_sizes(name, output, input_ids.shape[0]) if is_last else output
+        if is_empty or is_last:
             index, num_parts = self._parts[name]
             sizes = [part_sizes(tokens, num_parts)[index] for tokens in (input_ids == token).sum(dim=1).tolist()]
             if is_empty and any(sizes):
                 raise ExecutorError(f"{name}: input_ids have places for {sum(sizes)} tokens, but there are no inputs")
             setattr(output, SIZES, sizes)
+        return output
+
+    def _with_own_sizes(self, name: str, output: torch.Tensor, num_samples: int) -> torch.Tensor:
+        """No token of input_ids is the encoder's: the plan says how many tokens each sample has, or the encoder."""
+        try:
+            sizes = sizes_of(output, self.plan.module(name).output, num_samples, self._parts[name])
+        except ExecutorError as error:
+            raise ExecutorError(f"{name}, which has no special token: {error}") from error
+        setattr(output, SIZES, list(sizes))
         return output
 
 

@@ -210,6 +210,7 @@ def refusals() -> dict[str, str]:
         "llava_specs": refusal(
             library.LlavaMimoProvider(plan=plan, language_model_spec=user_specs.language(plan)).finalize
         ),
+        "llava_chain": refusal(library.LlavaMimoProvider(plan=CHAIN).finalize),
         "freeze_name": refusal(lambda: provider_of(plan, freeze_modality_encoders={"image": True}).finalize()),
         "token_name": refusal(lambda: provider_of(plan, special_token_ids={"image": 7}).finalize()),
         "no_token": refusal(lambda: provider_of(plan, special_token_ids={}).finalize()),
