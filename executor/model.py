@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.models.mimo.config.base_configs import MimoModelConfig
 from megatron.core.models.mimo.model.base import MimoModel
@@ -18,6 +19,7 @@ from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
@@ -147,9 +149,9 @@ class PlannedMimoModel(MimoModel):
         self, name: str, input_ids: torch.Tensor, inputs: dict[str, dict[str, Any]] | None, received: Any
     ) -> torch.Tensor:
         """One encoder's stage. On its last stage the result says how many tokens each sample has."""
-        output: torch.Tensor | None = self.modality_submodules[name](
-            encoder_inputs=(inputs or {}).get(name), hidden_states=received
-        )
+        module = self.modality_submodules[name]
+        keeps = {"fp32_output": False} if _is_half(module) else {}  # a bridge carries one dtype: the model's
+        output: torch.Tensor | None = module(encoder_inputs=(inputs or {}).get(name), hidden_states=received, **keeps)
         is_empty, is_last = output is None, self.role.is_last_stage(name)
         token = self.special_token_ids.get(name)
         if output is None:
@@ -175,6 +177,14 @@ class PlannedMimoModel(MimoModel):
             raise ExecutorError(f"{name}, which has no special token: {error}") from error
         setattr(output, SIZES, list(sizes))
         return output
+
+
+def _is_half(module: torch.nn.Module) -> bool:
+    """Whether a Float16Module is around a submodule: it would hand on fp32, without the tokens noted on the tensor."""
+    inner: Any = module
+    while isinstance(inner, DistributedDataParallel):
+        inner = inner.module
+    return isinstance(inner, Float16Module)
 
 
 def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: bool = False) -> PlannedMimoModel:

@@ -65,7 +65,8 @@ class Loop:
         model.config.no_sync_func = partial(library.multimodule_no_sync, module_to_grid_tuple=self.pairs)
         model.config.finalize_model_grads_func = self.finalize
         self.communicator = library.build_communicator(model, infra)
-        chosen = optimizer_config(optimizer="sgd", lr=0.1, dtype=torch.float32, distributed_optimizer=False)
+        dtype = next(model.parameters()).dtype
+        chosen = optimizer_config(optimizer="sgd", lr=0.1, dtype=dtype, distributed_optimizer=False)
         self.optimizer = library.build_optimizer(model, infra.groups, chosen)
 
     def finalize(self, *args: Any, **kwargs: Any) -> None:
@@ -371,11 +372,13 @@ def precision(text: str) -> dict[str, Any]:
         (cast,) = provider.provide_distributed_model()
         own = provider_of(plan, bf16=True)
         (wrapped,) = own.provide_distributed_model(mixed_precision_wrapper=Float16Module)
+        found = Loop(plan, wrapped, own.build_infra(), user_specs.summed_loss).step(0)
         kinds = [[type(m).__name__ for m in (module, module.module)] for _, module in modules_of(wrapped)]
         return {
             "cast": {str(p.dtype) for p in cast.parameters()},
             "wrapped": {str(p.dtype) for p in wrapped.parameters()},
             "kinds": kinds,
+            "step": found,
             "unwrapped": library.unwrap_mimo_model([wrapped]) is wrapped,
         }
 

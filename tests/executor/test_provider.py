@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,4 @@ def test_precision_is_the_plans_or_the_callers() -> None:
         assert result["cast"] == result["wrapped"] == {"torch.bfloat16"}
         assert result["kinds"] == [["DistributedDataParallel", "Float16Module"]] * len(APART.role(rank).modules)
         assert result["unwrapped"]
+        assert result["step"][0] == pytest.approx(math.log(256), rel=1e-2), "a step through Float16Module"
