@@ -13,20 +13,19 @@ from collections.abc import Callable
 import torch
 
 from planner import Direction, ModulePlan
-from planner.bridges import width_of
 
 from .buffers import Pool
 from .crossing import Receiving, Sending
 from .errors import ExecutorError
 from .groups import ProcessGroups
 from .link import Link, Posted
-from .rows import Shape
-from .sides import Held, Side
+from .rows import SIZES, Shape
+from .sides import Held, Side, known_width
 
 
 def fixed_shape(source: ModulePlan, destination: ModulePlan, num_samples: int) -> Shape | None:
     """The shape of a lane's rows where the plan fixes it."""
-    tokens, hidden = source.output.tokens_per_sample, width_of(source, destination)
+    tokens, hidden = source.output.tokens_per_sample, known_width(source, destination)
     return None if tokens is None or hidden is None else Shape((tokens,) * num_samples, hidden)
 
 
@@ -49,7 +48,8 @@ class Bridge:
         self._sending = Sending(plan.traffic(src, dst, rank, out).sends, out)
         messages = plan.traffic(src, dst, rank, back).receives
         self._receiving = Receiving(planned, messages, back, self._side.lane, rank, self._pool)
-        self.link = Link(planned.name, groups.with_peer(planned.name), max_pending=2 * plan.total_stages)
+        self.link = Link(planned.name, groups, max_pending=plan.pipeline.num_stages)
+        self._max_held = plan.pipeline.num_stages
         self._fixed = fixed_shape(source, plan.module(dst), self._side.lane.num_samples)
         self._held: deque[Held] = deque()
 
@@ -70,11 +70,18 @@ class Bridge:
 
     def _send_output(self, value: torch.Tensor) -> None:
         flat, held = self._side.rows(value)
-        if torch.is_grad_enabled():
-            self._held.append(held)
-        if self._fixed is None:
-            self.link.send(self._sending.boundaries(held.shape, self._device), Direction.FORWARD)
-        self.link.send_rows(self._sending.parts(flat, held.shape), Direction.FORWARD)
+        self._hold(held)
+        boundaries = self._sending.boundaries(held.shape, self._device) if self._fixed is None else ()
+        self.link.send(Direction.FORWARD, self._sending.parts(flat, held.shape), boundaries)
+
+    def _hold(self, held: Held) -> None:
+        """Keep what the gradient's way back needs, where one will come."""
+        if not torch.is_grad_enabled():
+            return
+        self._held.append(held)
+        if len(self._held) > self._max_held:
+            rule = f"at most {self._max_held} microbatches are in flight, and {len(self._held)} wait for their gradient"
+            raise ExecutorError(f"bridge {self.link.name}: {rule}; run passes without backward under torch.no_grad()")
 
     def _expect_gradient(self) -> Callable[[], torch.Tensor]:
         held = self._held.popleft()
@@ -110,9 +117,10 @@ class Bridge:
         posted.wait()
         self._receiving.complete(shape, flat)
         held = Held(shape)
-        if torch.is_grad_enabled():
-            self._held.append(held)
-        return self._side.value(flat, held).detach().requires_grad_()
+        self._hold(held)
+        arrived = self._side.value(flat, held).detach().requires_grad_()
+        setattr(arrived, SIZES, list(shape.sizes))
+        return arrived
 
     def _send_gradient(self, value: torch.Tensor | None) -> None:
         held = self._held.popleft()
@@ -124,4 +132,4 @@ class Bridge:
         if flat.numel() != held.shape.num_rows * held.shape.hidden:
             rule = f"the oldest microbatch has {held.shape.num_rows} rows, its gradient {flat.numel()} elements"
             raise ExecutorError(f"bridge {self.link.name}: {rule}; run passes without backward under torch.no_grad()")
-        self.link.send_rows(self._sending.parts(flat, held.shape), Direction.BACKWARD)
+        self.link.send(Direction.BACKWARD, self._sending.parts(flat, held.shape))

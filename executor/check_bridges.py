@@ -20,7 +20,6 @@ from planner.bridges import width_of
 
 from .bridge import Bridge
 from .groups import ProcessGroups
-from .pipeline import shared_edges
 from .rows import SIZES, Shape, flatten, part, part_sizes, restore
 from .shared_bridge import SharedBridge
 
@@ -80,7 +79,7 @@ class _End:
         self._cp = {name: plan.module(name).grid.size_of(Axis.CP) for name in (bridge.src, bridge.dst)}
         self._end: Bridge | SharedBridge | None = None
         if self._is_source or self._is_destination:
-            shared = (bridge.src, bridge.dst) in shared_edges(plan)
+            shared = (bridge.src, bridge.dst) in plan.pipeline.shared
             self._end = (SharedBridge if shared else Bridge)(groups, bridge.src, bridge.dst, DTYPE, device)
 
     @property
@@ -128,9 +127,9 @@ class _End:
         value = self._value(x) if self._is_source else None
         back = self._restored(self._bridge.dst, y(self._coord(self._bridge.dst))) if self._is_destination else None
         if isinstance(end, SharedBridge):
-            result = end.exchange(value)
-            torch.autograd.backward(result, back)
-            received, gradient = (result if self._is_destination else None), (None if value is None else value.grad)
+            received, anchor = end.exchange(value)
+            torch.autograd.backward(anchor if received is None else received, back)
+            gradient = None if value is None else value.grad
         elif self._is_source:
             end.send(value)
             gradient = end.expect()()

@@ -19,7 +19,7 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, Str
 from .errors import PlanMismatchError
 from .grids import KINDS, PlannedGrid, build_grids, rank_enum
 from .groups import ProcessGroups
-from .pipeline import shared_edges, stage_of
+from .pipeline import stage_of
 
 _EMBEDDINGS = {
     GroupKind.EMBD: default_embedding_ranks,
@@ -32,12 +32,16 @@ def _expect(what: str, planned: Any, found: Any) -> None:
         raise PlanMismatchError(f"{what}: the plan says {planned}, megatron-core {found}; nothing was trained")
 
 
-def check_layout(groups: ProcessGroups) -> None:
+def check_layout(groups: ProcessGroups, grids: dict[str, PlannedGrid] | None = None) -> None:
     """What megatron-core derives without a model: groups of every kind, leaders of bridges, this rank's role and stage.
 
     Left out: the expert view where pp's stride cuts an axis unevenly, which no grid of megatron-core expresses.
+
+    Args:
+        grids: those that a model was given; new ones if left out.
     """
-    plan, grids = groups.plan, build_grids(groups.plan, groups)
+    plan = groups.plan
+    grids = grids or build_grids(plan, groups)
     for name, grid in grids.items():
         for (view, dims), kind in KINDS.items():
             if (enumerated := rank_enum(grid, dims, view)) is not None:
@@ -67,14 +71,14 @@ def _check_role(found: RankRole, groups: ProcessGroups) -> None:
 
 def check_model(model: MimoModel, groups: ProcessGroups) -> None:
     """The layout, and the role that MimoModel took."""
-    check_layout(groups)
+    check_layout(groups, model.mimo_config.module_to_grid_map)
     _check_role(model.role, groups)
 
 
 def _check_stages(groups: ProcessGroups, grids: dict[str, PlannedGrid]) -> None:
     """The place of this rank in the pipeline, where no modules share ranks with language."""
     plan = groups.plan
-    if shared_edges(plan):
+    if plan.pipeline.shared:
         return
     topology: dict[str, list[str]] = {name: [] for name in grids}
     for src, dst in plan.edges:

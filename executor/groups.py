@@ -12,18 +12,23 @@ to torch, and tried before the first group (naming.py); with NCCL it has not bee
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import timedelta
 
 import attrs
+import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from planner import Group, GroupKind, Plan
+from planner import Direction, Group, GroupKind, Plan
 
+from . import device
 from .gloo import one_device
 from .naming import check_naming
+
+_BRIDGES = frozenset(kind for kind in GroupKind if kind.startswith("bridge"))
+_SENDING = (GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)
 
 
 @attrs.frozen
@@ -39,20 +44,31 @@ class StartUp:
 
 
 class ProcessGroups:
-    """The process groups of one rank, by owner and kind. Nothing is created after construction."""
+    """The process groups of one rank, by owner and kind. Nothing is created after construction.
 
-    def __init__(self, plan: Plan, rank: int, timeout: timedelta | None = None) -> None:
+    Attributes:
+        are_separate: whether a bridge's gradients have a communicator beside that of its activations. NCCL runs the
+            operations of one in their order, and each end of a bridge issues them in another.
+    """
+
+    def __init__(
+        self, plan: Plan, rank: int, timeout: timedelta | None = None, *, are_separate: bool | None = None
+    ) -> None:
         """Raises UnsupportedError, on every rank alike, where this torch gives members different names."""
         started = time.perf_counter()
         check_naming()
         self.plan = plan
         self.view = plan.view(rank)
         self._timeout = timeout
+        self.are_separate = dist.get_backend() == "nccl" if are_separate is None else are_separate
         self._base = distributed_c10d._world.group_count
         self._created: dict[int, dist.ProcessGroup] = {}
         with one_device() if dist.get_backend() == "gloo" else nullcontext():
             self._opened = tuple(zip(self.view.groups, self._open_all(), strict=True))
-        distributed_c10d._world.group_count = self._base + plan.num_groups
+            self._back = dict(self._open_ways_back()) if self.are_separate else {}
+        distributed_c10d._world.group_count = self._base + 2 * plan.num_groups
+        if self.are_separate:
+            self._connect()
         count = sum(opened.size() > 1 for opened in self._created.values())
         self.start_up = StartUp(len(self._opened), count, time.perf_counter() - started)
 
@@ -77,18 +93,15 @@ class ProcessGroups:
                 return opened
         raise KeyError(f"the plan gives rank {self.rank} no group {ranks} of {owner}")
 
-    def with_peer(self, owner: str) -> Callable[[int], dist.ProcessGroup]:
-        """Finds the group in which an edge's ranks send to one another: the first of them that holds the peer.
+    def with_peer(self, owner: str, peer: int, direction: Direction) -> dist.ProcessGroup:
+        """The group in which an edge's ranks send to one another: the first of them that holds the peer.
 
         Both ends of a message find the same one, since they share the same groups in the same order.
         """
-        kinds = (GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)
-        candidates = [
-            (frozenset(group.ranks), opened)
-            for group, opened in self._opened
-            if group.owner == owner and group.kind in kinds
-        ]
-        return lambda peer: next(opened for ranks, opened in candidates if peer in ranks)
+        for group, opened in self._opened:
+            if group.owner == owner and group.kind in _SENDING and peer in group.ranks:
+                return self._back.get(owner, opened) if direction is Direction.BACKWARD else opened
+        raise KeyError(f"the plan gives rank {self.rank} no group of {owner} with rank {peer}")
 
     def __iter__(self) -> Iterator[tuple[Group, dist.ProcessGroup]]:
         """The rank's groups with their process groups, in creation order."""
@@ -98,13 +111,26 @@ class ProcessGroups:
         """The process group of each of the rank's groups, created where a group is the first of its communicator."""
         for group, opener in zip(self.view.groups, self.plan.communicators(self.view), strict=True):
             if group.position == opener:
-                self._created[opener] = self._create(group, group.ranks)
+                self._created[opener] = self._create(group, group.position)
             yield self._created[opener]
 
-    def _create(self, group: Group, ranks: tuple[int, ...]) -> dist.ProcessGroup:
-        distributed_c10d._world.group_count = self._base + group.position
+    def _open_ways_back(self) -> Iterator[tuple[str, dist.ProcessGroup]]:
+        """A second communicator for every group that carries transfers of a pipeline, after all others."""
+        for group in self.view.groups:
+            if group.kind is GroupKind.BRIDGE_P2P:
+                yield group.owner, self._create(group, self.plan.num_groups + group.position)
+
+    def _connect(self) -> None:
+        """Connect every group of bridges, in the plan's order: NCCL connects with the first operation, in which then
+        all members must take part, while the first transfers of a bridge may be between some of them."""
+        opened = [opened for group, opened in self._opened if group.kind in _BRIDGES]
+        for process_group in (*opened, *self._back.values()):
+            dist.all_reduce(torch.zeros(1, device=device.current()), group=process_group)
+
+    def _create(self, group: Group, position: int) -> dist.ProcessGroup:
+        distributed_c10d._world.group_count = self._base + position
         created = dist.new_group(
-            list(ranks),
+            list(group.ranks),
             timeout=self._timeout,
             use_local_synchronization=True,
             group_desc=f"{group.owner}:{group.kind}:{group.index}",

@@ -85,8 +85,11 @@ def compiled(given: Plan | Spec) -> Plan:
     return compile_spec(given, world_size=dist.get_world_size() if dist.is_initialized() else None)
 
 
-def check_plan(plan: Plan) -> None:
-    """Compare a plan with what is to run it: the size of the world, if there is one, versions, megatron-core's limits.
+def check_plan(plan: Plan, *, own_specs: bool) -> None:
+    """Compare a plan with what is to run it: the size of the world, if there is one, versions, limits.
+
+    Args:
+        own_specs: as in `check_limits`.
 
     Raises:
         DisagreementError: the world has another size.
@@ -97,17 +100,18 @@ def check_plan(plan: Plan) -> None:
             f"world size = {dist.get_world_size()}, but the plan is for {plan.world_size} ranks: "
             f"start {plan.world_size} processes, or compile the spec for {dist.get_world_size()}"
         )
-    check_limits(plan)
+    check_limits(plan, own_specs=own_specs)
 
 
 def open_groups(
-    plan: Plan, settings: Mapping[str, str] = NO_SETTINGS, timeout: timedelta = DEFAULT_TIMEOUT
+    plan: Plan, settings: Mapping[str, str] = NO_SETTINGS, timeout: timedelta = DEFAULT_TIMEOUT, *, own_specs: bool
 ) -> ProcessGroups:
     """Every check, the agreement, and then the rank's process groups. Collective over the world.
 
     Args:
         settings: what else must be equal on all ranks, names to values.
         timeout: how long to wait for a rank that does not come.
+        own_specs: as in `check_limits`.
 
     Raises:
         ExecutorError: no default group, one that is bound to a device, a plan that cannot run, or ranks that differ;
@@ -116,7 +120,7 @@ def open_groups(
     if not dist.is_initialized():
         raise ExecutorError("no default process group: call torch.distributed.init_process_group(backend) first")
     refuse_bound_device()
-    check_plan(plan)
+    check_plan(plan, own_specs=own_specs)
     if dist.get_backend() != "fake":  # a fake world has one process, and a store that keeps nothing
         _agree(plan, settings, timeout)
     if parallel_state._GLOBAL_MEMORY_BUFFER is None:  # linear layers under sequence parallelism gather into it

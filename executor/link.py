@@ -2,9 +2,9 @@
 
 Sends are not waited for when they are posted: on a branch that is shorter than another, a destination has gradients
 to hand back before its source is ready to take them, and waiting would stop both (a source's warm-up is as long as the
-longest path). For the same reason the two directions never share a communicator: with NCCL, forward mail goes out in
-group calls, which use the group's communicator, and gradients one by one, which use one per pair of ranks (torch's
-ProcessGroupNCCL; not seen on a GPU yet). With gloo nothing is ordered but equal pairs and directions.
+longest path). NCCL runs the operations of one communicator in their order, so there the two directions have one each,
+and what belongs together goes out in one group call (groups.py opens both; not seen on a GPU yet). Gloo orders nothing
+but equal pairs and directions.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from planner import Direction
 
 from .errors import LostPeerError
+from .groups import ProcessGroups
 from .lost import is_lost_rank
 
 Work = Any  # torch's handles of an operation differ by backend
@@ -59,48 +60,57 @@ class Link:
         num_bytes_sent: to other ranks, of rows; their sample boundaries are not counted.
     """
 
-    def __init__(self, name: str, group_with: Callable[[int], dist.ProcessGroup], max_pending: int = 0) -> None:
-        """`max_pending`: posts of sends that may be under way per direction, as many as microbatches in flight; 0 where
-        the two directions never are at the same time."""
+    def __init__(self, name: str, groups: ProcessGroups, max_pending: int = 0) -> None:
+        """`max_pending`: microbatches whose sends may be under way, per direction."""
         self.name = name
         self.num_bytes_sent = 0
-        self._group_with, self._max_pending = group_with, max_pending
-        self._on_nccl = dist.get_backend() == "nccl"
-        self._pending: dict[Direction, deque[Posted]] = {direction: deque() for direction in Direction}
+        self._groups, self._max_pending = groups, max_pending
+        self._pending: dict[Direction, deque[tuple[Posted, ...]]] = {direction: deque() for direction in Direction}
 
-    def send(self, mail: Sequence[Mail], direction: Direction) -> None:
-        """Post sends, to be waited for when as many are under way as there may be."""
+    def send(self, direction: Direction, rows: Sequence[Mail], boundaries: Sequence[Mail] = ()) -> None:
+        """Post a microbatch, to be waited for when as many are under way as there may be."""
+        self.num_bytes_sent += num_bytes_of(rows)
         pending = self._pending[direction]
-        if mail:
-            pending.append(self.post(mail, direction))
-        while self._on_nccl and pending and pending[0].have_ended():
+        pending.append((self.post(boundaries, direction), self.post(rows, direction)))
+        while self._groups.are_separate and all(posted.have_ended() for posted in pending[0]):
             pending.popleft()
+            if not pending:
+                return
         while len(pending) > self._max_pending:
-            pending.popleft().wait()
+            self._settle(pending)
 
-    def send_rows(self, mail: Sequence[Mail], direction: Direction) -> None:
-        """As `send`, and counted."""
-        self.num_bytes_sent += sum(m.tensor.numel() * m.tensor.element_size() for m in mail)
-        self.send(mail, direction)
+    @staticmethod
+    def _settle(pending: deque[tuple[Posted, ...]]) -> None:
+        for posted in pending.popleft():
+            posted.wait()
 
     def flush(self) -> None:
         """Wait for every send. Each has been received when a step has ended."""
         for pending in self._pending.values():
             while pending:
-                pending.popleft().wait()
+                self._settle(pending)
 
     def post(self, mail: Sequence[Mail], direction: Direction) -> Posted:
-        """Start operations; forward with NCCL as one group call, so that none waits for another."""
-        if not mail:
-            return Posted(self.name, ())
-        if self._on_nccl and (direction is Direction.FORWARD or not self._max_pending):
-            ops = [dist.P2POp(_operation(m), m.tensor, m.peer, self._group_with(m.peer)) for m in mail]
-            return Posted(self.name, tuple((work, mail) for work in dist.batch_isend_irecv(ops)))
-        return Posted(self.name, tuple((self._start(m), (m,)) for m in mail))
+        """Start operations; with NCCL as one group call per process group, so that none waits for another."""
+        if not self._groups.are_separate:
+            return Posted(self.name, tuple((self._start(m, direction), (m,)) for m in mail))
+        by_group: dict[dist.ProcessGroup, list[Mail]] = {}
+        for m in mail:
+            by_group.setdefault(self._groups.with_peer(self.name, m.peer, direction), []).append(m)
+        works = []
+        for group, those in by_group.items():
+            ops = [dist.P2POp(_operation(m), m.tensor, m.peer, group) for m in those]
+            works += [(work, those) for work in dist.batch_isend_irecv(ops)]
+        return Posted(self.name, tuple(works))
 
-    def _start(self, mail: Mail) -> Work:
+    def _start(self, mail: Mail, direction: Direction) -> Work:
+        group = self._groups.with_peer(self.name, mail.peer, direction)
         with _peers_named(self.name, [mail]):
-            return _operation(mail)(mail.tensor, mail.peer, group=self._group_with(mail.peer))
+            return _operation(mail)(mail.tensor, mail.peer, group=group)
+
+
+def num_bytes_of(mail: Iterable[Mail]) -> int:
+    return sum(m.tensor.numel() * m.tensor.element_size() for m in mail)
 
 
 def inside(name: str, ranks: Iterable[int], operation: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

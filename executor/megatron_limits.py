@@ -2,7 +2,8 @@
 
 The planner refuses only what is meaningless; a plan may be valid and still beyond megatron-core 0.19, whose answer
 is sometimes an assertion deep in a constructor and sometimes a wrong gradient. Each rule here names its cause:
-`megatron-core` for the library itself, `model` for the ready models and the one forward pass of this package.
+`megatron-core` for the library itself, `forward pass` for the one forward pass per rank of this package, and
+`ready models` for what LlavaMimoProvider and the commands build: a user's own specs are not held to the last.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .layers import Layers, choose_layers
 
 KNOWN_VERSION = "0.19"
 KNOWN_RANGE = f">={KNOWN_VERSION},<0.20"
+
+MEGATRON_CORE, READY_MODELS, FORWARD_PASS = "megatron-core", "ready models", "forward pass"
 
 
 @attrs.frozen
@@ -44,22 +47,33 @@ def check_version(installed: str | None = None) -> None:
         )
 
 
-def check_limits(plan: Plan) -> None:
-    """Raise UnsupportedError with every limit that the plan is beyond."""
+def check_limits(plan: Plan, *, own_specs: bool = False) -> None:
+    """Raise UnsupportedError with every limit that the plan is beyond.
+
+    Args:
+        own_specs: the modules are a user's own, so that what the ready models cannot do does not count.
+    """
     check_version()
-    found = list(limits_of(plan))
+    found = list(limits_of(plan, own_specs=own_specs))
     if found:
         lines = "\n".join(map(str, found))
         raise UnsupportedError(f"megatron-core {version('megatron-core')} cannot run this plan:\n{lines}")
 
 
-def limits_of(plan: Plan) -> Iterator[Limit]:
+def limits_of(plan: Plan, *, own_specs: bool = False) -> Iterator[Limit]:
     """Every limit that the plan is beyond, in the order of its modules and edges."""
+    for limit in _all_limits(plan):
+        if not (own_specs and limit.part == READY_MODELS):
+            yield limit
+
+
+def _all_limits(plan: Plan) -> Iterator[Limit]:
     for module in plan.modules:
         yield from _axes(module)
         yield from _stages(module)
         yield from _role(plan, module)
     yield from _shared_ranks(plan)
+    yield from _edges(plan)
 
 
 def _axes(module: ModulePlan) -> Iterator[Limit]:
@@ -69,26 +83,26 @@ def _axes(module: ModulePlan) -> Iterator[Limit]:
     groups = module.model.num_query_groups if module.model else None
     if groups is not None and groups < size(Axis.TP):
         rule = f"num_query_groups >= tp, got {groups} < {size(Axis.TP)}"
-        yield Limit("model", where, rule, "lower tp")
+        yield Limit(READY_MODELS, where, rule, "lower tp")
     if module.sequence_parallel and not module.is_language and size(Axis.TP) > 1:
         rule = "sequence_parallel is for language: an encoder's class token leaves its sequence indivisible"
-        yield Limit("model", where, rule, "remove sequence_parallel from the encoder")
+        yield Limit(READY_MODELS, where, rule, "remove sequence_parallel from the encoder")
 
 
 def _context(where: str, module: ModulePlan, cp: int) -> Iterator[Limit]:
     if not module.is_language:
         rule = f"cp = 1, got {cp}: the encoders do not divide their sequences"
-        yield Limit("model", where, rule, "use cp: 1, or more tp")
+        yield Limit(READY_MODELS, where, rule, "use cp: 1, or more tp")
     elif choose_layers() is Layers.LOCAL:
         rule = f"cp = 1 with local attention, got {cp}: context parallelism needs Transformer Engine's, on a GPU"
-        yield Limit("model", where, rule, "use cp: 1, or a GPU with transformer-engine installed")
+        yield Limit(READY_MODELS, where, rule, "use cp: 1, or a GPU with transformer-engine installed")
 
 
 def _stages(module: ModulePlan) -> Iterator[Limit]:
     middle = set((module.stages or ())[1:-1])
     if len(middle) > 1:
         rule = f"all stages but the first and the last hold equally many layers, got {list(module.stages or ())}"
-        yield Limit("megatron-core", f"modules.{module.name}.stages", rule, "even out the middle stages")
+        yield Limit(MEGATRON_CORE, f"modules.{module.name}.stages", rule, "even out the middle stages")
 
 
 def _role(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
@@ -96,18 +110,25 @@ def _role(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
         return
     where = f"modules.{module.name}"
     outgoing = [dst for src, dst in plan.edges if src == module.name]
+    incoming = [src for src, dst in plan.edges if dst == module.name]
     if not outgoing:
         rule = f"MimoModel ends with language; {module.name} comes after it"
-        yield Limit("megatron-core", where, rule, "leave the module out")
-    elif outgoing != ["language"]:
+        yield Limit(MEGATRON_CORE, where, rule, "leave the module out")
+        return
+    if outgoing != [MIMO_LANGUAGE_MODULE_KEY]:
         rule = f"ready encoders feed language, and take no other module's output; {module.name} feeds {outgoing}"
-        yield Limit("model", where, rule, "let the module feed language only")
+        yield Limit(READY_MODELS, where, rule, "let the module feed language only, or give specs of your own")
+    if len(incoming) > 1:
+        rule = f"an encoder takes one module's output, as its hidden_states; {module.name} takes {incoming}"
+        yield Limit(FORWARD_PASS, where, rule, "let one of them feed it")
+    if MIMO_LANGUAGE_MODULE_KEY not in outgoing:
+        return
     if module.special_token_id is None:
-        rule = "MimoModel places a module's output at its special_token_id; there is none"
-        yield Limit("megatron-core", where, rule, "add special_token_id")
+        rule = "MimoModel places a module's output at its special_token_id; the spec has none"
+        yield Limit(READY_MODELS, where, rule, "add special_token_id")
     if module.output.tensor_dims != 2:
         rule = f"MimoModel's submodules hand on (tokens, hidden), so tensor_dims = 2, got {module.output.tensor_dims}"
-        yield Limit("megatron-core", f"{where}.output", rule, "write `output: {tensor_dims: 2}`")
+        yield Limit(MEGATRON_CORE, f"{where}.output", rule, "write `output: {tensor_dims: 2}`")
 
 
 def _shared_ranks(plan: Plan) -> Iterator[Limit]:
@@ -117,33 +138,54 @@ def _shared_ranks(plan: Plan) -> Iterator[Limit]:
     apart from language must be at the same place of the pipeline.
     """
     language = plan.module(MIMO_LANGUAGE_MODULE_KEY)
-    inside = [module for module in _encoders(plan) if _overlap(module, language)]
+    inside = [module for module in _encoders(plan) if overlap(module, language)]
     for module in inside:
         where = f"modules.{module.name}"
         if module.num_stages > 1:
             rule = f"an encoder on ranks of language has pp = 1, got {module.num_stages}: it runs inside one stage"
-            yield Limit("model", where, rule, "use pp: 1, or place the modules apart")
-        later = [rank for rank in _overlap(module, language) if language.grid.coord(rank, Axis.PP) > 0]
+            yield Limit(FORWARD_PASS, where, rule, "use pp: 1, or place the modules apart")
+        later = [rank for rank in overlap(module, language) if language.grid.coord(rank, Axis.PP) > 0]
         if later:
             rule = f"an encoder shares ranks with language's first stage only; rank {later[0]} is of a later one"
-            yield Limit("model", where, rule, "use pp: 1 for language, or other ranks for the encoder")
+            yield Limit(FORWARD_PASS, where, rule, "use pp: 1 for language, or other ranks for the encoder")
     for place, one in enumerate(_encoders(plan)):
         for other in _encoders(plan)[place + 1 :]:
-            if not _overlap(one, other):
+            if not overlap(one, other):
                 continue
             where = f"modules.{other.name}"
             if (one in inside) != (other in inside):
                 rule = f"of {one.name} and {other.name}, which share ranks, both or neither share ranks with language"
-                yield Limit("model", where, rule, "place them apart")
+                yield Limit(FORWARD_PASS, where, rule, "place them apart")
             elif one.grid != other.grid and max(one.num_stages, other.num_stages) > 1:
                 rule = f"encoders that share ranks have pp = 1 or the same grid; {one.grid} and {other.grid}"
-                yield Limit("model", where, rule, "give them pp: 1 or equal axes, or place them apart")
+                yield Limit(FORWARD_PASS, where, rule, "give them pp: 1 or equal axes, or place them apart")
+
+
+def _edges(plan: Plan) -> Iterator[Limit]:
+    """Edges between encoders on the same ranks, and around what shares ranks."""
+    language = plan.module(MIMO_LANGUAGE_MODULE_KEY)
+    for src, dst in plan.pipeline.shared:
+        one, other = plan.module(src), plan.module(dst)
+        if MIMO_LANGUAGE_MODULE_KEY in {src, dst}:
+            continue
+        where = f"topology.{src}"
+        if one.ranks != other.ranks or max(one.num_stages, other.num_stages) > 1:
+            rule = f"{src} feeds {dst} on ranks of its own, so both have the same ranks and pp = 1"
+            yield Limit(FORWARD_PASS, where, rule, "give them equal ranks, or place them apart")
+        outgoing = [to for of, to in plan.edges if of == src]
+        if len(outgoing) > 1 and not overlap(one, language):
+            rule = f"{src} feeds {dst} in one pass, whose outputs go back apart, so nothing else; it feeds {outgoing}"
+            yield Limit(FORWARD_PASS, where, rule, f"place {src} and {dst} apart")
+    if cycle := plan.pipeline.cycle:
+        path = " -> ".join(cycle)
+        rule = f"modules that share ranks run in one pass, which waits for nothing that comes of it; found {path}"
+        yield Limit(FORWARD_PASS, "topology", rule, "place the modules of this path apart")
 
 
 def _encoders(plan: Plan) -> list[ModulePlan]:
     return [module for module in plan.modules if not module.is_language]
 
 
-def _overlap(one: ModulePlan, other: ModulePlan) -> range:
+def overlap(one: ModulePlan, other: ModulePlan) -> range:
     """The ranks of both."""
     return range(max(one.grid.rank_offset, other.grid.rank_offset), min(one.grid.end, other.grid.end))

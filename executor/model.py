@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.models.mimo.config.base_configs import MimoModelConfig
 from megatron.core.models.mimo.model.base import MimoModel
@@ -18,20 +19,23 @@ from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
+from planner.ir import edge_name
 from planner.models import padded_vocab_size
+from planner.topology import topological_order
 
 from . import device
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
 from .errors import ExecutorError
 from .grids import build_grids, collection_of
 from .groups import ProcessGroups
-from .pipeline import shared_edges
-from .rows import SIZES
+from .pipeline import key_of
+from .rows import SIZES, part_sizes, sizes_of
 from .shared_bridge import SharedBridge
 from .transformer import block_spec, model_of, transformer_config
 
@@ -66,8 +70,10 @@ class PlannedMimoModel(MimoModel):
     """MimoModel on the plan's bridges, with one forward pass for every layout.
 
     megatron-core has one for ranks that hold all modules and one for ranks that hold encoders or language. Here a rank
-    runs its encoders, hands what feeds language on the same ranks over the edge's `SharedBridge`, and runs its
-    language stage, if any; what feeds language elsewhere is its output, for the pipeline to send.
+    runs its encoders in the order of the DAG, hands what feeds modules on the same ranks over the edge's
+    `SharedBridge`, and runs its language stage, if any; what feeds modules elsewhere is its output, for the pipeline
+    to send. An encoder gets what another hands it as `hidden_states`, the tokens of each sample noted on it under
+    rows.SIZES.
     """
 
     def __init__(self, config: MimoModelConfig, groups: ProcessGroups, dtype: torch.dtype, **kwargs: Any) -> None:
@@ -75,13 +81,18 @@ class PlannedMimoModel(MimoModel):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
             super().__init__(config, **kwargs)
-        role = groups.view.role
-        self.plan = groups.plan
+        role, plan = groups.view.role, groups.plan
+        self.plan = plan
         self.shared_bridges = tuple(
             SharedBridge(groups, src, dst, dtype, device.current())
-            for src, dst in shared_edges(groups.plan)
+            for src, dst in plan.pipeline.shared
             if role.is_last_stage(src) or role.is_first_stage(dst)
         )
+        self._order = topological_order([module.name for module in plan.modules], plan.edges)
+        self._parts = {
+            name: (coords[Axis.CP], plan.module(name).grid.size_of(Axis.CP))
+            for name, coords in groups.view.coords.items()
+        }
 
     def _build_colocated_communicators(self) -> None:
         """None: `shared_bridges` do their work."""
@@ -104,38 +115,76 @@ class PlannedMimoModel(MimoModel):
                 those of `input_ids`: modules on the same ranks with different dp.
         """
         received = dict(getattr(self, "input_tensors", None) or {})
-        ids = {name: (modality_input_ids or {}).get(name, input_ids) for name in self.modality_submodules}
-        outputs = {name: self._encode(name, ids[name], modality_inputs, received.pop(name, None)) for name in ids}
-        for bridge in self.shared_bridges:
-            arrived = bridge.exchange(outputs.get(bridge.src))
-            if bridge.has_destination:
-                received[bridge.src] = arrived
-                outputs.pop(bridge.src, None)
-            else:
-                outputs[bridge.src] = arrived
+        outputs: dict[str, torch.Tensor] = {}
+        anchor = None
+        for name in self._order:  # the same on all ranks: exchanges are collective over an edge's ranks
+            for bridge in self.shared_bridges:
+                if bridge.dst == name:
+                    arrived, anchor = bridge.exchange(outputs.get(bridge.src), anchor)
+                    if arrived is not None:
+                        received[key_of(bridge)] = arrived
+            if name in self.modality_submodules:
+                ids = (modality_input_ids or {}).get(name, input_ids)
+                outputs[name] = self._encode(name, ids, modality_inputs, self._hidden_states(name, received))
         if self.language_model is None:
-            return outputs, loss_mask
+            return self._outputs(outputs, anchor), loss_mask
         result: tuple[Any, torch.Tensor | None] = self._forward_language_module(
             input_ids, position_ids, attention_mask, loss_mask, labels, received, packing_kwargs
         )
         return result
 
+    def _hidden_states(self, name: str, received: dict[str, Any]) -> Any:
+        """What an encoder takes: of its stage before, or of the one module that feeds it."""
+        keys = [name, *(edge_name(src, dst) for src, dst in self.plan.edges if dst == name)]
+        return next((received[key] for key in keys if key in received), None)
+
+    def _outputs(self, outputs: dict[str, torch.Tensor], anchor: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """What modules elsewhere are fed from; and the last anchor for all that left over shared bridges, since the
+        schedule runs a backward pass per output and several would meet the same graph again."""
+        handed_on = {bridge.src for bridge in self.shared_bridges}
+        found = {name: output for name, output in outputs.items() if name not in handed_on}
+        return found if anchor is None else found | {min(handed_on): anchor}
+
     def _encode(
         self, name: str, input_ids: torch.Tensor, inputs: dict[str, dict[str, Any]] | None, received: Any
     ) -> torch.Tensor:
         """One encoder's stage. On its last stage the result says how many tokens each sample has."""
-        output: torch.Tensor | None = self.modality_submodules[name](
-            encoder_inputs=(inputs or {}).get(name), hidden_states=received
-        )
-        is_empty = output is None
+        module = self.modality_submodules[name]
+        keeps = {"fp32_output": False} if _is_half(module) else {}  # a bridge carries one dtype: the model's
+        output: torch.Tensor | None = module(encoder_inputs=(inputs or {}).get(name), hidden_states=received, **keeps)
+        is_empty, is_last = output is None, self.role.is_last_stage(name)
+        token = self.special_token_ids.get(name)
         if output is None:
+            if is_last and token is None:
+                rule = "without a special token an encoder hands on a tensor, if need be of no rows; got None"
+                raise ExecutorError(f"{name}: {rule}")
             output = self._empty_encoder_output(name)
-        if is_empty or self.role.is_last_stage(name):
-            sizes = (input_ids == self.special_token_ids[name]).sum(dim=1).tolist()
+        if token is None:
+            return self._with_own_sizes(name, output, input_ids.shape[0]) if is_last else output
+        if is_empty or is_last:
+            index, num_parts = self._parts[name]
+            sizes = [part_sizes(tokens, num_parts)[index] for tokens in (input_ids == token).sum(dim=1).tolist()]
             if is_empty and any(sizes):
                 raise ExecutorError(f"{name}: input_ids have places for {sum(sizes)} tokens, but there are no inputs")
             setattr(output, SIZES, sizes)
         return output
+
+    def _with_own_sizes(self, name: str, output: torch.Tensor, num_samples: int) -> torch.Tensor:
+        """No token of input_ids is the encoder's: the plan says how many tokens each sample has, or the encoder."""
+        try:
+            sizes = sizes_of(output, self.plan.module(name).output, num_samples, self._parts[name])
+        except ExecutorError as error:
+            raise ExecutorError(f"{name}, which has no special token: {error}") from error
+        setattr(output, SIZES, list(sizes))
+        return output
+
+
+def _is_half(module: torch.nn.Module) -> bool:
+    """Whether a Float16Module is around a submodule: it would hand on fp32, without the tokens noted on the tensor."""
+    inner: Any = module
+    while isinstance(inner, DistributedDataParallel):
+        inner = inner.module
+    return isinstance(inner, Float16Module)
 
 
 def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: bool = False) -> PlannedMimoModel:

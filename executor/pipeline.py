@@ -1,11 +1,11 @@
 """The communicator of megatron-core's pipeline schedule, for a DAG of modules: our bridges between modules, its own
 point-to-point operations between the stages of one.
 
-Every send of a call is posted before anything is waited for, over all edges. So no order of edges, and no branch that
+Every send of a call is posted before anything is waited for, over all bridges. So no order of edges, and no branch that
 is shorter than another, can stop the ranks. A module that feeds several gets the sum of their gradients.
 
-Modules that share ranks with language run inside its first stage's forward pass (model.py): their edges are not seen
-here, and they add no stage.
+Modules that share ranks run in one forward pass (model.py): edges between them are not seen here, and they are one
+node of the pipeline (planner/pipeline.py).
 """
 
 from __future__ import annotations
@@ -16,17 +16,14 @@ import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Strategy
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan
+from planner.ir import edge_name
 
 from .bridge import Bridge
 from .groups import ProcessGroups
+from .shared_bridge import SharedBridge
 
 Tensors = dict[str, Any]  # by module: what it has received, or hands on
-
-
-def shared_edges(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """The edges whose modules share ranks."""
-    return tuple((bridge.src, bridge.dst) for bridge in plan.bridges if bridge.strategy is Strategy.GATHER)
 
 
 class PipelineCommunicator:
@@ -95,6 +92,11 @@ class PipelineCommunicator:
             inputs[name] = _unwrapped(stages.send_backward_recv_forward(sent, tensor_shapes, False))
         return inputs
 
+    def flush(self) -> None:
+        """Wait for all sends, when a step has ended: their tensors are not kept any longer."""
+        for bridge in (*self.outgoing, *self.incoming):
+            bridge.link.flush()
+
     # ---- over the bridges
 
     def _send_outputs(self, outputs: Tensors) -> None:
@@ -119,15 +121,17 @@ class PipelineCommunicator:
         return found
 
 
-def key_of(bridge: Bridge) -> str:
-    """Where MimoModel looks for what has come over an edge: language by modality, an encoder by its own name."""
-    return bridge.src if bridge.dst == MIMO_LANGUAGE_MODULE_KEY else bridge.dst
+def key_of(bridge: Bridge | SharedBridge) -> str:
+    """The name under which a rank finds what has come over an edge: language by modality, as MimoModel looks for it;
+    an encoder by the edge, since what one module hands to two of a rank's may differ."""
+    return bridge.src if bridge.dst == MIMO_LANGUAGE_MODULE_KEY else edge_name(bridge.src, bridge.dst)
 
 
 def stage_of(plan: Plan, rank: int) -> int:
-    """The rank's place in the schedule: that of its first module in plan order, as megatron-core has it."""
-    name, coords = next(iter(plan.view(rank).coords.items()))
-    return plan.pipeline.first[name] + coords[Axis.PP]
+    """The rank's place in the schedule."""
+    coords = plan.view(rank).coords
+    name = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in coords else next(iter(coords))
+    return plan.pipeline.first[name] + coords[name][Axis.PP]
 
 
 def _wrapped(value: torch.Tensor | None) -> torch.Tensor | None:

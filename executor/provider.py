@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -86,6 +86,7 @@ class MimoModelProvider:
     seed: int = 1234
     virtual_pipeline_model_parallel_size: int | None = attrs.field(default=None, validator=_refuse_virtual)
     _infra: MimoModelInfra | None = attrs.field(default=None, init=False, repr=False)
+    _own_specs: ClassVar[bool] = True  # whose modules: the ready models have limits that a user's need not have
 
     @property
     def plan(self) -> Plan:
@@ -129,7 +130,7 @@ class MimoModelProvider:
             ExecutorError: the world has another size, the version of megatron-core is not known here, or it cannot
                 run the plan or the specs: with every reason.
         """
-        check_plan(self.plan)
+        check_plan(self.plan, own_specs=self._own_specs)
         self._check_names()
         self._check_specs(weights_come_later=True)
 
@@ -148,7 +149,7 @@ class MimoModelProvider:
         """The infrastructure, built once."""
         if self._infra is None:
             self.finalize()
-            self._infra = infra_of(open_groups(self.plan, self._settings()))
+            self._infra = infra_of(open_groups(self.plan, self._settings(), own_specs=self._own_specs))
         return self._infra
 
     def adopt(self, groups: ProcessGroups) -> None:
@@ -248,7 +249,8 @@ class MimoModelProvider:
                 raise ExecutorError(
                     f"{field}: {', '.join(unknown)} is no encoder of the plan, which has {sorted(encoders)}; rename it"
                 )
-        missing = sorted(encoders - set(self._special_token_ids()))
+        feeding = {src for src, dst in self.plan.edges if dst == MIMO_LANGUAGE_MODULE_KEY}
+        missing = sorted(feeding - set(self._special_token_ids()))
         if missing:
             raise ExecutorError(f"special_token_ids: {', '.join(missing)} has none: nothing says where its output goes")
 
@@ -309,6 +311,8 @@ class LlavaMimoProvider(MimoModelProvider):
     Its weights do not depend on the layout: with one seed, every layout starts from the same model. With
     use_cpu_initialization they do not depend on the kind of device either.
     """
+
+    _own_specs: ClassVar[bool] = False
 
     def _check_specs(self, *, weights_come_later: bool) -> None:  # noqa: ARG002
         if self.language_model_spec is not None or self.modality_submodules_spec:

@@ -59,8 +59,11 @@ def sizes_of(value: torch.Tensor, output: Output, num_samples: int, part: tuple[
     Raises:
         ExecutorError: the tensor does not have the samples, or the tokens, that the spec says.
     """
-    num_rows = value.shape[0] if value.ndim == 2 else value.shape[0] * value.shape[1]
-    fixed = output.tokens_per_sample
+    num_rows = value.shape[:-1].numel()
+    fixed, batch_dim = output.tokens_per_sample, output.batch_dim or 0
+    if output.tensor_dims == 3 and value.shape[batch_dim] != num_samples:
+        rule = f"a lane has {num_samples} samples, along dim {batch_dim} of its tensor, got shape {tuple(value.shape)}"
+        raise ExecutorError(f"{rule}; set output.batch_dim, or transpose")
     if fixed is not None:
         sizes = (part_sizes(fixed, part[1])[part[0]],) * num_samples
         if sum(sizes) != num_rows:
@@ -68,10 +71,7 @@ def sizes_of(value: torch.Tensor, output: Output, num_samples: int, part: tuple[
             raise ExecutorError(f"{rule}; leave tokens_per_sample out of the spec where it varies")
         return sizes
     if output.tensor_dims == 3:
-        batch, length = (value.shape[dim] for dim in (output.batch_dim or 0, 1 - (output.batch_dim or 0)))
-        if batch != num_samples:
-            raise ExecutorError(f"a lane has {num_samples} samples, got a tensor of {batch} along its batch dim")
-        return (length,) * num_samples
+        return (value.shape[1 - batch_dim],) * num_samples
     noted: Sequence[int] | None = getattr(value, SIZES, None)
     if noted is None and num_rows and num_samples > 1:
         raise ExecutorError(

@@ -33,9 +33,12 @@ DIM_MAPPING = {"b": 0, "h": 1}  # of the flattened output of an encoder
 
 
 def build_hypercomm_grids(plan: Plan | Spec) -> dict[str, PlannedGrid]:
-    """Every module's grid, on groups that are created here; a provider's infra has its own already. Collective."""
+    """Every module's grid, on groups that are created here; a provider's infra has its own already. Collective.
+
+    Grids hold no model, so the plan may be beyond what the ready models can do.
+    """
     plan = compiled(plan)
-    return build_grids(plan, open_groups(plan))
+    return build_grids(plan, open_groups(plan, own_specs=True))
 
 
 @attrs.frozen(kw_only=True)

@@ -14,7 +14,7 @@ import attrs
 import torch
 import torch.distributed as dist
 
-from planner import Axis, GroupKind, Strategy
+from planner import Axis, GroupKind, ModulePlan, Strategy
 from planner.bridges import width_of
 
 from .crossing import Lane
@@ -22,6 +22,11 @@ from .errors import ExecutorError
 from .groups import ProcessGroups
 from .link import inside
 from .rows import Shape, flatten, join, part, part_sizes, restore, sizes_of
+
+
+def known_width(source: ModulePlan, destination: ModulePlan) -> int | None:
+    """Hidden size of an edge's rows where the plan fixes it: into language. Encoders may project as they like."""
+    return width_of(source, destination) if destination.is_language else None
 
 
 @attrs.frozen(eq=False)
@@ -53,7 +58,7 @@ class Side:
         self.output = plan.module(src).output
         self.part = coords[Axis.CP], plan.module(module).grid.size_of(Axis.CP)
         self._name, self._dtype = bridge.name, dtype
-        self._width = width_of(plan.module(src), plan.module(dst))
+        self._width = known_width(plan.module(src), plan.module(dst))
         self._cp = groups.get(module, GroupKind.CP)
         # Of the leader strategy only the leader hands on: the others of its cp group help it, the rest do nothing.
         leads = groups.rank == leader or leader in dist.get_process_group_ranks(self._cp)

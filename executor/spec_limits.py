@@ -7,6 +7,7 @@ run into in 0.19.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,12 +17,14 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.mimo.submodules.base import ModalitySubmodules
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.spec_utils import ModuleSpec, get_module
 from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, Plan
 
+from .encoders import EncoderSubmodules
 from .errors import UnsupportedError
 from .megatron_limits import Limit
 
@@ -38,6 +41,10 @@ _STAGE_SETTINGS = (
     "account_for_embedding_in_pipeline_split",
     "account_for_loss_in_pipeline_split",
 )
+
+
+# Those that take hidden states for an encoder's output, or for another stage's.
+_FORWARDS_PAST_ENCODERS = (ModalitySubmodules.forward, EncoderSubmodules.forward)
 
 
 @attrs.frozen(eq=False)
@@ -108,6 +115,9 @@ def spec_limits_of(
         if part.kind == "submodules":
             yield from _config_somewhere(part)
             yield from _forward(part)
+            yield from _fed(plan, part)
+        if part.kind == "language":
+            yield from _context(part)
         for where, config in part.configs:
             yield from _losses(where, config)
             yield from _sizes(where, part, config)
@@ -218,6 +228,36 @@ def _forward(part: Part) -> Iterator[Limit]:
             f"encoders hand on (samples, tokens, hidden), but {', '.join(blocks)} is a TransformerBlock: tokens first"
         )
         yield Limit("megatron-core", part.where, rule, "wrap it in a module that transposes its output")
+
+
+def _fed(plan: Plan, part: Part) -> Iterator[Limit]:
+    """What another encoder hands on comes as hidden_states, which megatron-core's forward takes for an output."""
+    made = class_of(part.spec)
+    incoming = [src for src, dst in plan.edges if dst == part.module.name]
+    if incoming and made is not None and getattr(made, "forward", None) in _FORWARDS_PAST_ENCODERS:
+        rule = f"{', '.join(incoming)} feeds {part.module.name}, but {made.__name__}.forward runs no encoder on it"
+        yield Limit("spec", part.where, rule, "override forward to use hidden_states beside encoder_inputs")
+
+
+def _context(part: Part) -> Iterator[Limit]:
+    """Found in layers that are given as specs; what a function makes later, megatron-core's own assertion stops."""
+    cp = part.module.grid.size_of(Axis.CP)
+    if cp > 1 and _names(part.spec, DotProductAttention):
+        rule = f"cp = 1 with DotProductAttention, got {cp}: megatron-core's local attention knows no other"
+        yield Limit("megatron-core", part.where, rule, "use Transformer Engine's layers, or cp: 1")
+
+
+def _names(value: Any, wanted: type) -> bool:
+    """Whether a class is named somewhere in specs, and in what they hold."""
+    if isinstance(value, ModuleSpec):
+        return value.module is wanted or _names(value.params, wanted) or _names(value.submodules, wanted)
+    if isinstance(value, Mapping):
+        return any(_names(one, wanted) for one in value.values())
+    if isinstance(value, list | tuple):
+        return any(_names(one, wanted) for one in value)
+    if isinstance(value, TransformerConfig | type) or not dataclasses.is_dataclass(value):
+        return value is wanted
+    return any(_names(getattr(value, field.name), wanted) for field in dataclasses.fields(value))
 
 
 def _stages(part: Part, encoders: Mapping[str, ModuleSpec]) -> Iterator[Limit]:

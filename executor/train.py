@@ -129,6 +129,7 @@ class Trainer:
             p2p_communicator=self._communicator,
             pg_collection=self._collection,
         )
+        self._communicator.flush()
         updated, grad_norm, _ = self._optimizer.step()
         loss = self._total(losses) / max(1, self._num_tokens)
         # Both numbers are the whole world's, so that all ranks stop at the same step.

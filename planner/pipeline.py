@@ -1,8 +1,8 @@
-"""Where every stage stands in the 1F1B schedule that runs: on the longest path, modules on language's ranks inside it.
+"""Where every stage stands in the 1F1B schedule that runs: on the longest path, modules of one forward pass together.
 
-`RankView.position` counts as megatron-core does, every module on the path for itself. But modules that share ranks
-with language run inside its forward pass: their edges are no hops of the pipeline, and they add no stage to it.
-Schedule and prediction go by this:
+`RankView.position` counts as megatron-core does, every module on the path for itself. But a rank runs all of its
+modules in one forward pass: modules that share ranks with language, or that feed one another on shared ranks, are one
+*node* of the schedule. Edges inside a node are no hops of the pipeline, and add no stage to it:
 
     images pp 2 -> language pp 2, apart      images 0 1, language 2 3      4 stages
     images on language's first stage         images 0,   language 0 1      2 stages
@@ -17,7 +17,7 @@ import attrs
 from .frozenmap import FrozenMap
 from .ir import ModulePlan
 from .spec import MIMO_LANGUAGE_MODULE_KEY
-from .topology import Edges, stages_before
+from .topology import Edges, find_cycle, stages_before
 
 
 @attrs.frozen
@@ -28,23 +28,45 @@ class Pipeline:
         first: per module, the place of its first stage.
         num_stages: of the longest path.
         hops: the edges between modules apart, over which the pipeline hands tensors on.
+        shared: the edges whose modules share ranks.
+        cycle: nodes that wait for one another, as a path that ends where it starts, if there are any: no schedule
+            runs such a plan, and places are then those of the modules.
     """
 
     first: FrozenMap[str, int]
     num_stages: int
     hops: Edges
+    shared: Edges
+    cycle: tuple[str, ...]
 
 
 def pipeline_of(modules: Mapping[str, ModulePlan], edges: Edges) -> Pipeline:
     """The schedule's stages of a placed DAG."""
-    language = modules[MIMO_LANGUAGE_MODULE_KEY]
-    inside = {name for name, module in modules.items() if module is not language and _overlap(module, language)}
-    hops = tuple((src, dst) for src, dst in edges if not _overlap(modules[src], modules[dst]))
-    sizes = {name: module.num_stages for name, module in modules.items()}
-    before = stages_before(hops, sizes)
-    first = {name: before[MIMO_LANGUAGE_MODULE_KEY if name in inside else name] for name in modules}
-    return Pipeline(FrozenMap(first), max(first[name] + sizes[name] for name in modules), hops)
+    shared = tuple((src, dst) for src, dst in edges if share_ranks(modules[src], modules[dst]))
+    hops = tuple(edge for edge in edges if edge not in shared)
+    nodes = _nodes(modules, shared)
+    between = tuple((nodes[src], nodes[dst]) for src, dst in hops)
+    cycle = tuple(find_cycle(dict.fromkeys(nodes.values()), between))
+    if cycle:
+        nodes, between = {name: name for name in modules}, edges
+    sizes: dict[str, int] = {}
+    for name, module in modules.items():
+        sizes[nodes[name]] = max(sizes.get(nodes[name], 0), module.num_stages)
+    before = stages_before(between, sizes)
+    first = FrozenMap((name, before[nodes[name]]) for name in modules)
+    return Pipeline(first, max(before[node] + size for node, size in sizes.items()), hops, shared, cycle)
 
 
-def _overlap(one: ModulePlan, other: ModulePlan) -> bool:
+def share_ranks(one: ModulePlan, other: ModulePlan) -> bool:
     return one.grid.rank_offset < other.grid.end and other.grid.rank_offset < one.grid.end
+
+
+def _nodes(modules: Mapping[str, ModulePlan], shared: Edges) -> dict[str, str]:
+    """Per module the one that stands for its node: language where it is in it."""
+    language = modules[MIMO_LANGUAGE_MODULE_KEY]
+    inside = {name for name, module in modules.items() if share_ranks(module, language)}
+    nodes = {name: MIMO_LANGUAGE_MODULE_KEY if name in inside else name for name in modules}
+    for src, dst in shared:
+        one, other = sorted((nodes[src], nodes[dst]), key=lambda node: node != MIMO_LANGUAGE_MODULE_KEY)
+        nodes = {name: one if node == other else node for name, node in nodes.items()}
+    return nodes

@@ -20,10 +20,9 @@ from executor import device
 from executor.bridge import Bridge
 from executor.buffers import Pool
 from executor.context import Context, connect
-from executor.errors import LostPeerError
+from executor.errors import ExecutorError, LostPeerError
 from executor.groups import ProcessGroups
-from executor.pipeline import shared_edges
-from executor.rows import SIZES
+from executor.rows import SIZES, sizes_of
 from executor.shared_bridge import SharedBridge
 from planner import Axis, Plan
 
@@ -42,15 +41,18 @@ def world() -> Iterator[Context]:
     dist.destroy_process_group()
 
 
-def parity(cases: list[tuple[str, int]]) -> list[list[str]]:
-    """Per (plan, seed): what differs on this rank. Plans use the first ranks of the world, others wait."""
+def parity(cases: list[tuple[str, int]], are_separate: bool) -> list[list[str]]:
+    """Per (plan, seed): what differs on this rank. Plans use the first ranks of the world, others wait.
+
+    `are_separate`: operations are posted as with NCCL, in group calls, gradients in groups of their own.
+    """
     found = []
     with world() as context:
         for index, (text, seed) in enumerate(cases):
             plan = Plan.from_json(text)
             distributed_c10d._world.group_count = 10_000 * (index + 1)  # ranks outside a plan create no groups
             if context.rank < plan.world_size:
-                groups = ProcessGroups(plan, context.rank, TIMEOUT)
+                groups = ProcessGroups(plan, context.rank, TIMEOUT, are_separate=are_separate)
                 found.append(Trial(plan, groups, seed).differences())
             else:
                 found.append([])
@@ -156,7 +158,7 @@ class Trial:
         role = self.groups.view.role
         if not (role.is_last_stage("images") or role.is_first_stage("language")):
             return {}, {}, 0
-        shared = bool(shared_edges(self.plan))
+        shared = bool(self.plan.pipeline.shared)
         end = (SharedBridge if shared else Bridge)(
             self.groups, "images", "language", torch.float32, torch.device("cpu")
         )
@@ -185,13 +187,13 @@ class Trial:
         values: dict[int, torch.Tensor] = {}
         gradients: dict[int, torch.Tensor] = {}
         for index in range(MICROBATCHES):
-            output = self._output(index) if end.has_source else None
-            result = end.exchange(output)
-            if end.has_destination:
+            output = self._output(index) if end.is_source else None
+            result, anchor = end.exchange(output)
+            if result is not None:
                 values[index] = result.detach()
                 result.backward(self._gradient(result, index))
             else:
-                result.backward()
+                anchor.backward()
             if output is not None:
                 assert output.grad is not None
                 gradients[index] = output.grad
@@ -295,3 +297,13 @@ def buffers() -> dict[str, Any]:
     found["smaller"] = pool.take(3).numel() == 3
     found["allocated"] = pool.num_allocated
     return found
+
+
+def transposed(text: str) -> str:
+    """What a source says of a tensor with samples and tokens exchanged."""
+    output = Plan.from_json(text).module("images").output
+    try:
+        sizes_of(torch.zeros(3, 1, HIDDEN), output, 1, (0, 1))
+    except ExecutorError as error:
+        return str(error)
+    return ""

@@ -6,6 +6,8 @@ of unequal depth. One process alone computes the same sums.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -79,27 +81,9 @@ def gradients(text: str, tokens: list[int], hidden: int, num_microbatches: int) 
     plan, sizes = Plan.from_json(text), Sizes(tuple(tokens), hidden, num_microbatches)
     with world() as context, device.ready():
         groups = ProcessGroups(plan, context.rank, TIMEOUT)
-        config = TransformerConfig(
-            num_layers=1,
-            hidden_size=hidden,
-            num_attention_heads=1,
-            pipeline_dtype=torch.float32,
-            variable_seq_lengths=True,
-            calculate_per_token_loss=True,
-            moe_token_dispatcher_type="alltoall",  # noqa: S106  no password
-        )
-        model = Stage(groups, sizes, config)
-        communicator = PipelineCommunicator(groups, config, context.device)
-        losses = forward_backward_pipelining_without_interleaving(
-            forward_step_func=_step,
-            data_iterator=iter(range(num_microbatches)),
-            model=model,
-            num_microbatches=num_microbatches,
-            seq_length=1,
-            micro_batch_size=1,
-            p2p_communicator=communicator,
-            pg_collection=_collection(groups),
-        )
+        model, communicator = _built(groups, sizes, context.device)
+        losses = _scheduled(groups, model, communicator)
+        communicator.flush()
         gradient = model.weight.grad
         assert gradient is not None
         dist.all_reduce(gradient, group=groups.get(model.name, "dp"))
@@ -114,6 +98,50 @@ def gradients(text: str, tokens: list[int], hidden: int, num_microbatches: int) 
             "inputs": sorted(key_of(bridge) for bridge in communicator.incoming),
             "allocated": allocated,
         }
+
+
+def forward_only(text: str, tokens: list[int], hidden: int, num_microbatches: int, without_grad: bool) -> str:
+    """Passes without backward and then a step; what was said, if anything."""
+    plan, sizes = Plan.from_json(text), Sizes(tuple(tokens), hidden, num_microbatches)
+    with world() as context, device.ready():
+        groups = ProcessGroups(plan, context.rank, timedelta(seconds=8))
+        model, communicator = _built(groups, sizes, context.device)
+        try:
+            with torch.no_grad() if without_grad else nullcontext():
+                _scheduled(groups, model, communicator, forward_only=True)
+            _scheduled(groups, model, communicator)
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+
+def _built(groups: ProcessGroups, sizes: Sizes, where: torch.device) -> tuple[Stage, PipelineCommunicator]:
+    config = TransformerConfig(
+        num_layers=1,
+        hidden_size=sizes.hidden,
+        num_attention_heads=1,
+        pipeline_dtype=torch.float32,
+        variable_seq_lengths=True,
+        calculate_per_token_loss=True,
+        moe_token_dispatcher_type="alltoall",  # noqa: S106  no password
+    )
+    return Stage(groups, sizes, config), PipelineCommunicator(groups, config, where)
+
+
+def _scheduled(
+    groups: ProcessGroups, model: Stage, communicator: PipelineCommunicator, *, forward_only: bool = False
+) -> Any:
+    return forward_backward_pipelining_without_interleaving(
+        forward_step_func=_step,
+        data_iterator=iter(range(model.sizes.num_microbatches)),
+        model=model,
+        num_microbatches=model.sizes.num_microbatches,
+        seq_length=1,
+        micro_batch_size=1,
+        p2p_communicator=communicator,
+        pg_collection=_collection(groups),
+        forward_only=forward_only,
+    )
 
 
 def _step(batches: Any, model: Stage) -> Any:

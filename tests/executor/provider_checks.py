@@ -21,6 +21,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from executor import device, library
 from executor.ddp import modules_of
+from executor.encoders import EncoderSubmodules
 from executor.grids import build_grids
 from executor.sampler import GlobalOrder
 from executor.spec_limits import spec_limits_of
@@ -30,6 +31,8 @@ APART = specs.plan({"tp": 2, "pp": 2}, {"dp": 2}, fixed=True)
 STAGED = specs.plan({}, {"pp": 2}, fixed=True)
 TOGETHER = specs.plan({"tp": 2}, {"dp": 2}, fixed=True, placement="colocated")
 SEQUENCE = specs.plan({"tp": 2, "sequence_parallel": True}, {}, fixed=True)
+CONTEXT = specs.plan({"cp": 2}, {}, fixed=True)
+CHAIN = specs.routed(specs.plan({}, {}, audio_parallel={}), {"images": ("audio",), "audio": ("language",)})
 EMPTY = ModuleSpec(module=VisionModalitySubmodules, submodules={})
 
 
@@ -73,6 +76,13 @@ def plain(plan: Plan) -> ModuleSpec:
     return spec
 
 
+def unfed(plan: Plan) -> ModuleSpec:
+    """Images' submodules where another encoder's output comes in."""
+    spec = user_specs.images(plan)
+    spec.module = EncoderSubmodules
+    return spec
+
+
 def with_group(plan: Plan) -> ModuleSpec:
     return user_specs.language(plan, pg_collection=ProcessGroupCollection())
 
@@ -99,8 +109,17 @@ def spec_faults() -> dict[str, list[tuple[str, str, str]]]:
         "scatter_under_sp": limits(
             SEQUENCE, user_specs.language(SEQUENCE, config=sound(SEQUENCE), scatter_embedding_sequence_parallel=True)
         ),
-        "dropout_together": limits(TOGETHER, None, user_specs.images(TOGETHER, config=vision(attention_dropout=0.2))),
-        "dropout_apart": limits(APART, language(APART, attention_dropout=0.1)),
+        "fed": [
+            (one.where, one.rule, one.remedy)
+            for one in spec_limits_of(
+                CHAIN,
+                user_specs.language(CHAIN),
+                {"images": user_specs.images(CHAIN), "audio": unfed(CHAIN)},
+                torch.float32,
+            )
+        ],
+        "local_context": limits(CONTEXT),
+        "dropout": limits(TOGETHER, None, user_specs.images(TOGETHER, config=vision(attention_dropout=0.2))),
         "size": limits(APART, language(APART, tensor_model_parallel_size=4)),
         "sp_flag": limits(SEQUENCE, user_specs.language(SEQUENCE)),
         "virtual": limits(
@@ -149,7 +168,9 @@ def spec_faults() -> dict[str, list[tuple[str, str, str]]]:
             for one in spec_limits_of(APART, None, {"pictures": stock(APART)}, torch.float32)
         ],
         "many": limits(
-            TOGETHER, language(TOGETHER, hidden_dropout=0.1, calculate_per_token_loss=False), stock(TOGETHER)
+            TOGETHER,
+            language(TOGETHER, bf16=True),
+            projection(TOGETHER, calculate_per_token_loss=False),
         ),
     }
 
@@ -161,9 +182,8 @@ def half_precision(plan: Plan) -> Plan:
 
 def refusals() -> dict[str, str]:
     """By name, what a call is told."""
-    plan, varying = APART, specs.plan({}, {})
+    plan = APART
     grids = build_grids(plan, None)
-    overlap = DistributedDataParallelConfig(overlap_grad_reduce=True)
     fsdp = DistributedDataParallelConfig(use_megatron_fsdp=True)
 
     def given(plan: Plan = plan, **arguments: Any) -> Callable[[], Any]:
@@ -179,18 +199,18 @@ def refusals() -> dict[str, str]:
         "fp16": refusal(lambda: provider_of(plan, fp16=True)),
         "fp16_later": refusal(given(fp16=True)),
         "fp16_plan": refusal(library.LlavaMimoProvider(plan=half_precision(plan)).build_infra),
-        "overlap": refusal(given(varying, ddp_config=overlap)),
         "fsdp": refusal(given(use_megatron_fsdp=True)),
         "fsdp2": refusal(given(use_torch_fsdp2=True)),
         "fsdp_config": refusal(given(ddp_config=fsdp)),
         "chunks": refusal(given(overlap_param_gather_with_optimizer_step=True)),
         "meta_ddp": refusal(given(init_model_with_meta_device=True)),
-        "unknown": refusal(given(ddp_confg=overlap)),
+        "unknown": refusal(given(ddp_confg=fsdp)),
         "no_group": refusal(provider.build_infra),
         "no_specs": refusal(library.MimoModelProvider(plan=plan, bf16=False).finalize),
         "llava_specs": refusal(
             library.LlavaMimoProvider(plan=plan, language_model_spec=user_specs.language(plan)).finalize
         ),
+        "llava_chain": refusal(library.LlavaMimoProvider(plan=CHAIN).finalize),
         "freeze_name": refusal(lambda: provider_of(plan, freeze_modality_encoders={"image": True}).finalize()),
         "token_name": refusal(lambda: provider_of(plan, special_token_ids={"image": 7}).finalize()),
         "no_token": refusal(lambda: provider_of(plan, special_token_ids={}).finalize()),

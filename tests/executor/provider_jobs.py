@@ -15,6 +15,7 @@ import torch.distributed as dist
 import user_specs
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.pipeline_parallel.schedules import forward_backward_pipelining_without_interleaving
+from rng_jobs import recorded_masks
 
 from executor import device, library
 from executor.context import connect
@@ -64,7 +65,8 @@ class Loop:
         model.config.no_sync_func = partial(library.multimodule_no_sync, module_to_grid_tuple=self.pairs)
         model.config.finalize_model_grads_func = self.finalize
         self.communicator = library.build_communicator(model, infra)
-        chosen = optimizer_config(optimizer="sgd", lr=0.1, dtype=torch.float32, distributed_optimizer=False)
+        dtype = next(model.parameters()).dtype
+        chosen = optimizer_config(optimizer="sgd", lr=0.1, dtype=dtype, distributed_optimizer=False)
         self.optimizer = library.build_optimizer(model, infra.groups, chosen)
 
     def finalize(self, *args: Any, **kwargs: Any) -> None:
@@ -277,6 +279,22 @@ def spec_for_the_world(spec: Any) -> dict[str, Any]:
         return {"before": before, "world": infra.plan.world_size, "same": outside.plan is infra.plan}
 
 
+def dropout(text: str, seed: int) -> dict[str, Any]:
+    """Two steps with dropout in the user's own specs: losses and norms, and the masks by module and kind."""
+    plan = Plan.from_json(text)
+    rates = {"hidden_dropout": 0.25, "attention_dropout": 0.25}
+    with world(), recorded_masks() as masks:
+        provider = provider_of(
+            plan,
+            language_model_spec=user_specs.language(plan, config=user_specs.config(**rates)),
+            modality_submodules_spec={"images": user_specs.images(plan, config=user_specs.vision_config(**rates))},
+            seed=seed,
+        )
+        (model,) = provider.provide_distributed_model(pre_wrap_hook=filled)
+        loop = Loop(plan, model, provider.build_infra(), user_specs.summed_loss)
+        return {"steps": [loop.step(number) for number in range(2)], "masks": masks}
+
+
 def llava(text: str) -> dict[str, Any]:
     """The weights that the ready provider gives on this rank, before any hook and after wrapping."""
     plan = Plan.from_json(text)
@@ -340,8 +358,7 @@ def colocated_config(text: str) -> dict[str, Any]:
             "alone": {name: grid.shape for name, grid in alone.module_to_grid_map.items()},
             "shapes": {name: grid.shape for name, grid in grids.items()},
             "edges": [(src, dst) for src, targets in config.topology.items() for dst in targets],
-            "bridges": list(model.colocated_comms),
-            "same_dims": all(bridge.dim_mapping == config.dim_mapping for bridge in model.colocated_comms.values()),
+            "bridges": [(bridge.src, bridge.dst) for bridge in model.shared_bridges],
         }
 
 
@@ -355,11 +372,13 @@ def precision(text: str) -> dict[str, Any]:
         (cast,) = provider.provide_distributed_model()
         own = provider_of(plan, bf16=True)
         (wrapped,) = own.provide_distributed_model(mixed_precision_wrapper=Float16Module)
+        found = Loop(plan, wrapped, own.build_infra(), user_specs.summed_loss).step(0)
         kinds = [[type(m).__name__ for m in (module, module.module)] for _, module in modules_of(wrapped)]
         return {
             "cast": {str(p.dtype) for p in cast.parameters()},
             "wrapped": {str(p.dtype) for p in wrapped.parameters()},
             "kinds": kinds,
+            "step": found,
             "unwrapped": library.unwrap_mimo_model([wrapped]) is wrapped,
         }
 

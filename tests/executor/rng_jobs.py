@@ -38,7 +38,7 @@ def draws(text: str, seed: int) -> dict[str, tuple[list[float], list[float]]]:
 def train_with_dropout(text: str, options: dict[str, Any]) -> dict[str, Any]:
     """Losses of two steps with dropout, and the masks that every module drew, by kind."""
     plan = Plan.from_json(text)
-    with ready(plan) as (context, groups), _dropout(), _recorded() as masks:
+    with ready(plan) as (context, groups), _dropout(), recorded_masks() as masks:
         settings = Settings(
             dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False, seed=options.get("seed", 1)
         )
@@ -63,7 +63,7 @@ def _dropout() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _recorded() -> Iterator[dict[str, list[str]]]:
+def recorded_masks() -> Iterator[dict[str, list[str]]]:
     """Digests of all masks, by module and kind: language is 32 wide here and images 16."""
     found: dict[str, list[str]] = {}
 

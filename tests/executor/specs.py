@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from planner import Batch, Freeze, Model, Module, Output, Parallel, Plan, Spec, compile_spec
 
 IMAGE_TOKENS = 4
@@ -82,6 +84,11 @@ def plan(
         modules["audio"] = _encoder(audio_parallel, chosen["audio"], 9, 3 if fixed else None, frozen.get("audio"))
     batch = Batch(global_size=2 * micro_size, micro_size=micro_size, seq_length=32)
     return compile_spec(Spec(batch=batch, modules=modules, placement=placement))
+
+
+def routed(plan: Plan, topology: dict[str, tuple[str, ...]]) -> Plan:
+    """The plan with other edges."""
+    return compile_spec(attrs.evolve(plan.to_spec(), topology=topology))
 
 
 def _encoder(parallel: dict[str, Any], model: Model, token: int, tokens: int | None, freeze: Any) -> Module:

@@ -29,11 +29,13 @@ def layout(topology: dict[str, tuple[str, ...]] | None = None, **parallels: dict
 CHAIN = {"images": ("audio",), "audio": ("language",)}
 FORK = {"images": ("audio", "language"), "audio": ("language",)}
 DIAMOND = {"images": ("audio", "speech"), "audio": ("language",), "speech": ("language",)}
+JOIN = {"images": ("speech",), "audio": ("speech",), "speech": ("language",)}
 DAGS = {
     "chain": layout(CHAIN, language={"dp": 2}, images={"dp": 3}, audio={"dp": 2}),
     "two outgoing edges": layout(FORK, language={"dp": 2}, images={"dp": 3}, audio={"dp": 2}),
     "two outgoing edges, tp": layout(FORK, language={"tp": 2}, images={"tp": 2}, audio={"dp": 3}),
     "diamond": layout(DIAMOND, language={"dp": 2}, images={"dp": 3}, audio={"pp": 2}, speech={"dp": 1}),
+    "join": layout(JOIN, language={"dp": 2}, images={"dp": 3}, audio={"dp": 2}, speech={"dp": 1}),
     "short branch beside a long one": layout(language={"pp": 2}, images={"pp": 4}, audio={}),
     "short branch first": layout(audio={"dp": 2}, images={"pp": 4}, language={"pp": 2}),
 }
@@ -65,9 +67,26 @@ def test_large_tensors_do_not_stop_a_short_branch() -> None:
     check(plan, hidden=256, num_microbatches=8, tokens=[1000] * len(TOKENS))
 
 
-def test_an_encoder_finds_what_it_receives_under_its_own_name() -> None:
-    results = check(DAGS["chain"], hidden=4, num_microbatches=2, tokens=TOKENS)
-    assert {r["module"]: r["inputs"] for r in results} == {"images": [], "audio": ["audio"], "language": ["audio"]}
+def test_what_comes_over_an_edge_has_a_name_of_its_own() -> None:
+    """Two modules that feed one, and two ranks' modules fed by one, must not overwrite one another."""
+    results = check(DAGS["join"], hidden=4, num_microbatches=2, tokens=TOKENS)
+    assert {r["module"]: r["inputs"] for r in results} == {
+        "images": [],
+        "audio": [],
+        "speech": ["audio->speech", "images->speech"],
+        "language": ["speech"],
+    }
+
+
+@pytest.mark.parametrize("without_grad", [True, False])
+def test_passes_without_backward(without_grad: bool) -> None:
+    """Under no_grad nothing waits for a gradient, and the next step trains; else the user is told before it hurts."""
+    plan = DAGS["two outgoing edges"]
+    said = ranks.run(plan.world_size, "dag_jobs:forward_only", plan.to_json(), TOKENS, 4, 6, without_grad)
+    if without_grad:
+        assert set(said) == {""}
+    else:
+        assert any("run passes without backward under torch.no_grad()" in one for one in said)
 
 
 def test_memory_of_microbatches_is_used_again() -> None:

@@ -74,8 +74,9 @@ def layout(images: dict[str, Any], language: dict[str, Any], output: Output, *, 
     return compile_spec(Spec(batch=batch, modules=modules, cluster=Cluster(gpus_per_node=1)))
 
 
-def check(cases: list[tuple[Plan, int]]) -> None:
-    results = ranks.run(WORLD, "bridge_jobs:parity", [(plan.to_json(), seed) for plan, seed in cases], timeout=240)
+def check(cases: list[tuple[Plan, int]], *, are_separate: bool = False) -> None:
+    texts = [(plan.to_json(), seed) for plan, seed in cases]
+    results = ranks.run(WORLD, "bridge_jobs:parity", texts, are_separate, timeout=240)
     for index, (plan, seed) in enumerate(cases):
         found = {rank: result[index] for rank, result in enumerate(results) if result[index]}
         assert not found, (plan.modules, seed, found)
@@ -108,6 +109,9 @@ CASES = {
     "slices, 2 ranks to 3": layout({"tp": 2, "dp": 1}, {"tp": 3}, FLAT, sliced=True),
     "slices, 4 ranks to 2, fan-in": layout({"tp": 2, "dp": 2}, {"tp": 2, "cp": 2}, FLAT, sliced=True),
     "slices, fan-out": layout({"tp": 4}, {"tp": 2, "dp": 2}, FLAT, sliced=True),
+    "slices of fixed shapes": layout(
+        {"tp": 2, "dp": 2}, {"tp": 3}, Output(tensor_dims=2, tokens_per_sample=2**16), sliced=True
+    ),
     "slices of a cut sequence": layout({"tp": 2, "cp": 2}, {"tp": 2, "cp": 2}, FLAT, sliced=True),
     "cp on both sides": layout({"cp": 2, "dp": 2}, {"cp": 2, "dp": 1, "tp": 2}, FLAT),
     "cp, fixed tokens": layout({"cp": 2, "dp": 2}, {"cp": 4}, Output(tensor_dims=2, tokens_per_sample=8)),
@@ -122,8 +126,16 @@ CASES = {
 }
 
 
-def test_cases() -> None:
-    check([(plan, seed) for seed, plan in enumerate(CASES.values())])
+@pytest.mark.parametrize("are_separate", [False, True], ids=["gloo", "as with NCCL"])
+def test_cases(are_separate: bool) -> None:
+    check([(plan, seed) for seed, plan in enumerate(CASES.values())], are_separate=are_separate)
+
+
+def test_a_tensor_whose_batch_is_in_another_dim_is_refused() -> None:
+    """As many rows, but samples mixed: TransformerBlock hands on (tokens, samples, hidden)."""
+    plan = layout({"dp": 1}, {"dp": 1, "tp": 2}, Output(tensor_dims=3, batch_dim=0, tokens_per_sample=3))
+    said = ranks.run(1, "bridge_jobs:transposed", plan.to_json())[0]
+    assert "a lane has 1 samples, along dim 0 of its tensor, got shape (3, 1, 6)" in said
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("slices")])

@@ -11,7 +11,7 @@ import specs
 
 from executor import device, layers
 from executor.layers import Layers, choose_layers
-from executor.megatron_limits import limits_of
+from executor.megatron_limits import READY_MODELS, limits_of
 
 
 def machine(*, gpu: bool, package: bool) -> mock.mock._patch_dict:
@@ -66,7 +66,7 @@ def test_context_parallelism_of_language_needs_transformer_engine() -> None:
     rules = {}
     for gpu in (True, False):
         with machine(gpu=gpu, package=True):
-            rules[gpu] = [limit.rule for limit in limits_of(plan) if limit.part == "model"]
+            rules[gpu] = [limit.rule for limit in limits_of(plan) if limit.part == READY_MODELS]
     assert rules[True] == []
     assert rules[False] == [
         "cp = 1 with local attention, got 2: context parallelism needs Transformer Engine's, on a GPU"

@@ -9,8 +9,8 @@ import pytest
 import specs
 
 from executor.errors import UnsupportedError
-from executor.megatron_limits import check_limits, check_version, limits_of
-from planner import FrozenMap, Output, Plan, compile_spec, load_spec
+from executor.megatron_limits import FORWARD_PASS, READY_MODELS, check_limits, check_version, limits_of
+from planner import FrozenMap, Module, Output, Parallel, Plan, compile_spec, load_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -20,10 +20,6 @@ def changed(plan: Plan, module: str, **changes: object) -> Plan:
     spec = plan.to_spec()
     modules = dict(spec.modules) | {module: attrs.evolve(spec.modules[module], **changes)}
     return compile_spec(attrs.evolve(spec, modules=FrozenMap(modules)))
-
-
-def routed(plan: Plan, topology: dict[str, tuple[str, ...]]) -> Plan:
-    return compile_spec(attrs.evolve(plan.to_spec(), topology=topology))
 
 
 THREE = specs.plan({}, {}, audio_parallel={})
@@ -46,12 +42,12 @@ BEYOND = {
         "of images and audio, which share ranks, both or neither share ranks with language",
     ),
     "two_edges": (
-        routed(THREE, {"audio": ("images", "language"), "images": ("language",)}),
+        specs.routed(THREE, {"audio": ("images", "language"), "images": ("language",)}),
         "take no other module's output; audio feeds ['language', 'images']",
     ),
-    "chain": (routed(THREE, {"audio": ("images",), "images": ("language",)}), "audio feeds ['images']"),
+    "chain": (specs.routed(THREE, {"audio": ("images",), "images": ("language",)}), "audio feeds ['images']"),
     "generator": (
-        routed(THREE, {"language": ("audio",), "images": ("language",)}),
+        specs.routed(THREE, {"language": ("audio",), "images": ("language",)}),
         "MimoModel ends with language; audio comes after it",
     ),
     "no_token": (changed(THREE, "images", special_token_id=None), "places a module's output at its special_token_id"),
@@ -72,6 +68,59 @@ BEYOND = {
         "encoders that share ranks have pp = 1 or the same grid",
     ),
 }
+# What only the ready models cannot run: specs of a user's own may.
+OWN = {"cp", "cp_encoder", "two_edges", "chain", "no_token", "encoder_sp", "queries"}
+
+
+def chained(images: dict[str, int], audio: dict[str, int], language: dict[str, int], *edges: str) -> Plan:
+    """images -> audio -> language, and what `edges` say more."""
+    plan = specs.plan(language, images, audio_parallel=audio)
+    return specs.routed(plan, {"images": ("audio", *edges), "audio": ("language",)})
+
+
+SPEECH = Module(
+    parallel=Parallel(dp=1, rank_offset=3), output=Output(tensor_dims=2), model=specs.audio(), special_token_id=11
+)
+CHAINED = chained({"rank_offset": 0}, {"rank_offset": 1}, {"rank_offset": 2}).to_spec()
+FOUR = compile_spec(
+    attrs.evolve(
+        CHAINED,
+        modules=FrozenMap(dict(CHAINED.modules) | {"speech": SPEECH}),
+        topology={"images": ("audio",), "speech": ("audio",), "audio": ("language",)},
+    )
+)
+PASSES = {
+    "two_inputs": (FOUR, "as its hidden_states; audio takes ['images', 'speech']"),
+    "unequal_ranks": (
+        chained({"rank_offset": 1}, {"rank_offset": 1, "dp": 2}, {"rank_offset": 0}),
+        "images feeds audio on ranks of its own, so both have the same ranks and pp = 1",
+    ),
+    "two_graphs": (
+        chained({"rank_offset": 1}, {"rank_offset": 1}, {"rank_offset": 0}, "language"),
+        "whose outputs go back apart, so nothing else; it feeds ['language', 'audio']",
+    ),
+    "out_and_back": (
+        chained({"rank_offset": 0}, {"rank_offset": 1}, {"rank_offset": 0}),
+        "which waits for nothing that comes of it; found language -> audio -> language",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_what_one_forward_pass_cannot_do_is_refused_of_own_specs_too(name: str) -> None:
+    plan, rule = PASSES[name]
+    (found,) = limits_of(plan, own_specs=True)
+    assert (found.part, rule in found.rule) == (FORWARD_PASS, True), found
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_own_specs_are_not_held_to_what_the_ready_models_cannot(name: str) -> None:
+    plan, _ = BEYOND[name]
+    ready = [limit for limit in limits_of(plan) if limit.part == READY_MODELS]
+    assert bool(ready) == (name in OWN)
+    assert list(limits_of(plan, own_specs=True)) == [limit for limit in limits_of(plan) if limit not in ready]
+    if name in OWN:
+        check_limits(plan, own_specs=True)
 
 
 @pytest.mark.parametrize("name", BEYOND)

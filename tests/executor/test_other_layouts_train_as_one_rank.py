@@ -61,6 +61,10 @@ LAYOUTS: dict[str, Plan] = {
     "one_encoder_inside_one_apart": specs.plan(
         {"tp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 0}, audio_parallel={"dp": 2, "rank_offset": 2}
     ),
+    # Ranks of two encoders and not of language: the two ways back run in one order everywhere.
+    "two_encoders_on_more_ranks": specs.plan(
+        {"tp": 2, "rank_offset": 0}, {"dp": 4, "rank_offset": 0}, audio_parallel={"dp": 4, "rank_offset": 0}
+    ),
     "encoders_share_ranks_otherwise": specs.plan(
         {"tp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 2}, audio_parallel={"tp": 2, "rank_offset": 2}
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ LOOPS: dict[str, tuple[Plan, dict[str, Any]]] = {
     "apart_overlapped": (APART, {"overlap": True}),
     "together": (TOGETHER, {}),
     "encoder_of_two_stages": (STAGED, {}),
+    "varying_overlapped": (specs.plan({"dp": 2}, {"dp": 2}), {"overlap": True}),
     "varying": (specs.plan({"dp": 2}, {}, freeze={"images": Freeze(encoder=True)}), {}),
 }
 
@@ -145,6 +147,19 @@ def test_the_ready_provider_builds_any_rank_without_storage() -> None:
     assert found == wanted
 
 
+def test_dropout_on_shared_ranks_draws_from_each_modules_own_stream() -> None:
+    """Language on two tp ranks, images on the same ranks as two lanes, through the provider's own specs."""
+    arguments = ("provider_jobs:dropout", TOGETHER.to_json())
+    first, again, reseeded = (ranks.run(2, *arguments, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first[0]["steps"] != reseeded[0]["steps"]
+    masks = [result["masks"] for result in first]
+    assert set(masks[0]) == {"language hidden", "language attention", "images hidden", "images attention"}
+    assert masks[0]["language hidden"] == masks[1]["language hidden"], "replicated over tp"
+    for kind in ("language attention", "images hidden", "images attention"):
+        assert not set(masks[0][kind]) & set(masks[1][kind]), kind
+
+
 def test_the_readmes_loop_runs() -> None:
     (code,) = re.findall(r"^```python\n(import os.*?)^```", README, flags=re.M | re.S)
     results = ranks.run(4, "provider_jobs:readme", code)
@@ -165,7 +180,6 @@ def test_colocated_bridges_are_the_models() -> None:
         assert result["edges"] == result["bridges"] == [("images", "language")]
         assert result["same_grids"]
         assert result["alone"] == result["shapes"]
-        assert result["same_dims"]
 
 
 def test_precision_is_the_plans_or_the_callers() -> None:
@@ -174,3 +188,4 @@ def test_precision_is_the_plans_or_the_callers() -> None:
         assert result["cast"] == result["wrapped"] == {"torch.bfloat16"}
         assert result["kinds"] == [["DistributedDataParallel", "Float16Module"]] * len(APART.role(rank).modules)
         assert result["unwrapped"]
+        assert result["step"][0] == pytest.approx(math.log(256), rel=1e-2), "a step through Float16Module"
