@@ -76,13 +76,14 @@ def test_masks_of_a_training_step() -> None:
 
 
 def test_a_run_repeats_by_its_seed_and_the_other_modules_draws_change_nothing() -> None:
-    text = specs.plan({"tp": 2}, {"dp": 2}, placement="colocated").to_json()
+    text = specs.plan({"tp": 2}, {"dp": 2}, placement="colocated").to_json()  # tokens vary: some steps have none
     first, again, reseeded, without_images = (
         ranks.run(2, "rng_jobs:train_with_dropout", text, options)[0]
         for options in ({}, {}, {"seed": 2}, {"text_only": (0, 1)})
     )
     assert first == again
     assert not set(first["masks"]["language hidden"]) & set(reseeded["masks"]["language hidden"])
+    assert "images hidden" in first["masks"]
     assert "images hidden" not in without_images["masks"]
     attention = [result["masks"]["language attention"] for result in (first, without_images)]
     assert attention[0] == attention[1], "language drew other masks because images drew none"
