@@ -61,7 +61,9 @@ def _check_embeddings(groups: ProcessGroups, grids: dict[str, PlannedGrid]) -> N
 
 
 def _check_role(found: RankRole, groups: ProcessGroups) -> None:
-    role = groups.view.role
+    role, plan = groups.view.role, groups.plan
+    if role.mode is ModuleLayout.COLOCATED and any(module.num_stages > 1 for module in plan.modules):
+        return  # megatron-core calls every stage of such a layout first and last
     if role.mode is not ModuleLayout.MIXED:  # megatron-core knows no such layout
         _expect("layout", role.mode.value, found.mode.value)
     stages = {name: (stage.is_first_stage, stage.is_last_stage) for name, stage in found.modules.items()}

@@ -229,7 +229,8 @@ def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
     context = connect(TIMEOUT)
     dist.init_process_group("gloo", store=context.store, rank=context.rank, world_size=context.world_size)
     trial = Trial(plan, ProcessGroups(plan, context.rank, timedelta(seconds=timeout)), seed=1)
-    end = Bridge(trial.groups, "images", "language", torch.float32, torch.device("cpu"))
+    kind = SharedBridge if plan.pipeline.shared else Bridge
+    end: Bridge | SharedBridge = kind(trial.groups, "images", "language", torch.float32, torch.device("cpu"))
     real = end.link.post
     calls = []
 
@@ -241,7 +242,7 @@ def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
 
     end.link.post = post  # type: ignore[method-assign]
     first: list[None] = [None] * 10_000
-    trip = _source if end.is_source else _destination
+    trip = _both if isinstance(end, SharedBridge) else _source if end.is_source else _destination
     trip(trial, end, 0)
     first = list(calls)
     started = time.perf_counter()
@@ -256,6 +257,12 @@ def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
 def _source(trial: Trial, end: Bridge, index: int) -> None:
     end.send(trial._output(index))
     end.expect()()
+
+
+def _both(trial: Trial, end: SharedBridge, index: int) -> None:
+    result, _ = end.exchange(trial._output(index))
+    assert result is not None
+    result.backward(trial._gradient(result, index))
 
 
 def _destination(trial: Trial, end: Bridge, index: int) -> None:

@@ -11,6 +11,7 @@ import attrs
 
 import executor.check
 import executor.gradients
+import executor.sides
 import executor.train
 from executor.groups import ProcessGroups
 
@@ -62,4 +63,22 @@ def shifted_slice(groups: ProcessGroups) -> Iterator[None]:
     yield
 
 
-FAULTS = {"swapped_groups": swapped_groups, "unscaled_module": unscaled_module, "shifted_slice": shifted_slice}
+@contextmanager
+def doubled_gradient(groups: ProcessGroups) -> Iterator[None]:
+    """Destinations hand back twice the gradient of random rows: its samples are right, its size is not."""
+    real = executor.sides.Side.gradient
+
+    def gradient(self: executor.sides.Side, value: Any) -> Any:
+        found = real(self, value)
+        return found if bool((value == value.round()).all()) else 2 * found
+
+    with mock.patch.object(executor.sides.Side, "gradient", gradient):
+        yield
+
+
+FAULTS = {
+    "doubled_gradient": doubled_gradient,
+    "swapped_groups": swapped_groups,
+    "unscaled_module": unscaled_module,
+    "shifted_slice": shifted_slice,
+}

@@ -42,8 +42,9 @@ TIMEOUT = timedelta(seconds=60)
 
 
 @contextmanager
-def ready(plan: Plan) -> Iterator[tuple[Context, ProcessGroups]]:
-    check_limits(plan)
+def ready(plan: Plan, *, limited: bool = True) -> Iterator[tuple[Context, ProcessGroups]]:
+    if limited:
+        check_limits(plan)
     context = connect(TIMEOUT)
     with started(context, plan.digest, plan.world_size):
         yield context, ProcessGroups(plan, context.rank, context.timeout)
@@ -194,7 +195,8 @@ def embedding_sums(text: str) -> float:
 
 def check(text: str, fault: str = "") -> dict[str, Any]:
     """The executor's own check, with a deliberate fault if one is named."""
-    with ready(Plan.from_json(text)) as (context, groups), faults.planted(fault, groups):
+    with ready(Plan.from_json(text), limited=False) as (context, groups), faults.planted(fault, groups):
+        check_layout(groups)
         found = executor.check.check(groups, context.device)
         return {"faults": list(found.faults), "bridges": [time.name for time in found.bridges]}
 

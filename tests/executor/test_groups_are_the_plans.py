@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import ranks
 import specs
+from test_any_dag_is_scheduled import layout as chain
+from test_bridges_equal_one_process import layout
 
-from planner import Plan, compile_spec, load_spec
+from planner import Output, Plan, compile_spec, load_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -23,16 +25,28 @@ def test_embedding_groups_of_two_pipelines_do_not_cross_talk() -> None:
     assert sums[:4] == [4.0, 6.0, 4.0, 6.0]  # of rank numbers counted from 1
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [
-        TWO_PIPELINES,
-        specs.plan({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}, fixed=True),
-        specs.plan({"tp": 2, "dp": 4}, {"tp": 4, "dp": 2}, fixed=True, placement="colocated", micro_size=8),
-        specs.plan({"tp": 2, "pp": 2, "order": "tp-cp-pp-dp"}, {"dp": 2}, audio_parallel={"tp": 2}, fixed=True),
-    ],
-    ids=["two_pipelines", "eight_ranks", "colocated", "three_modules"],
-)
+FLAT = Output(tensor_dims=2)
+CHECKED = {
+    "two pipelines": TWO_PIPELINES,
+    "eight ranks": specs.plan({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}, fixed=True),
+    "colocated": specs.plan({"tp": 2, "dp": 4}, {"tp": 4, "dp": 2}, fixed=True, placement="colocated", micro_size=8),
+    "three modules": specs.plan(
+        {"tp": 2, "pp": 2, "order": "tp-cp-pp-dp"}, {"dp": 2}, audio_parallel={"tp": 2}, fixed=True
+    ),
+    "varying fan-in": specs.plan({"tp": 2}, {"dp": 4}),
+    "three to two": specs.plan({"dp": 2}, {"dp": 3}, micro_size=6),
+    "colocated, varying": specs.plan({"tp": 4}, {"dp": 4}, placement="colocated"),
+    "mixed": specs.plan({"tp": 2, "dp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 1}),
+    "colocated, two stages": specs.plan({"pp": 2}, {"pp": 2}, placement="colocated"),
+    "cp on both sides": layout({"cp": 2, "dp": 2}, {"cp": 2, "tp": 2}, FLAT),
+    "cp on shared ranks": layout({"cp": 2, "dp": 2, "rank_offset": 0}, {"cp": 4, "rank_offset": 0}, FLAT),
+    "slices": layout({"tp": 2, "dp": 2}, {"tp": 2, "cp": 2}, FLAT, sliced=True),
+    "batch second": layout({"dp": 3, "tp": 2}, {"dp": 2}, Output(tensor_dims=3, batch_dim=1)),
+    "chain": chain({"images": ("audio",), "audio": ("language",)}, images={"dp": 3}, audio={"dp": 2}, language={}),
+}
+
+
+@pytest.mark.parametrize("plan", CHECKED.values(), ids=CHECKED)
 def test_check_finds_nothing(plan: Plan) -> None:
     results = ranks.run(plan.world_size, "jobs:check", plan.to_json())
     assert [fault for result in results for fault in result["faults"]] == []

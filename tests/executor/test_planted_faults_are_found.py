@@ -27,6 +27,14 @@ def test_a_shifted_slice_fails_check() -> None:
     assert any("bridge images->language, forward" in fault for fault in found)
 
 
+def test_a_gradient_of_the_wrong_size_fails_check() -> None:
+    """The right samples come back, twice as large: only the adjoint tells."""
+    results = ranks.run(PLAN.world_size, "jobs:check", PLAN.to_json(), "doubled_gradient")
+    (said,) = [fault for result in results for fault in result["faults"]]
+    assert said.startswith("bridge images->language: <A x, y> = ")
+    assert said.endswith("not the adjoint")
+
+
 @pytest.mark.parametrize("fault", ["unscaled_module", "shifted_slice"])
 def test_a_fault_breaks_parity(fault: str) -> None:
     """A module scaled by another rule (Bridge #5555, #4959), or fed the samples of another lane (#2956, #5525)."""
