@@ -19,7 +19,7 @@ broadcast or gather that ends a transfer) follows from the strategy and is not a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import lcm
 
 from .bridges import Boundary, Edge
@@ -28,29 +28,21 @@ from .ir import Direction, Message, Strategy, Traffic, Transfer
 
 def traffic_of(edge: Edge, rank: int, direction: Direction) -> Traffic:
     """The messages that `rank` sends and receives, in the order of transfers."""
-    sends = [m for m in _leaving(edge, rank, direction) if m.sender == rank]
-    receives = [m for m in _reaching(edge, rank, direction) if m.receiver == rank]
-    return Traffic(tuple(sends), tuple(receives))
+    ends = (edge.source, edge.transfers.of_source), (edge.destination, edge.transfers.of_destination)
+    if direction is Direction.BACKWARD:
+        ends = ends[::-1]
+    leaving, reaching = (_of_lane(edge, rank, direction, side, transfers_of) for side, transfers_of in ends)
+    sends = tuple(message for message in leaving if message.sender == rank)
+    return Traffic(sends, tuple(message for message in reaching if message.receiver == rank))
 
 
-def _leaving(edge: Edge, rank: int, direction: Direction) -> Iterator[Message]:
-    """All messages of the lane of `rank` on the sending side."""
-    forward = direction is Direction.FORWARD
-    lane = (edge.source if forward else edge.destination).lane_of(rank)
-    if lane is not None:
-        transfers = edge.transfers.of_source(lane) if forward else edge.transfers.of_destination(lane)
-        for transfer in transfers:
-            yield from _messages(edge, transfer, direction)
-
-
-def _reaching(edge: Edge, rank: int, direction: Direction) -> Iterator[Message]:
-    """All messages to the lane of `rank` on the receiving side."""
-    forward = direction is Direction.FORWARD
-    lane = (edge.destination if forward else edge.source).lane_of(rank)
-    if lane is not None:
-        transfers = edge.transfers.of_destination(lane) if forward else edge.transfers.of_source(lane)
-        for transfer in transfers:
-            yield from _messages(edge, transfer, direction)
+def _of_lane(
+    edge: Edge, rank: int, direction: Direction, side: Boundary, transfers_of: Callable[[int], tuple[Transfer, ...]]
+) -> Iterator[Message]:
+    """All messages of the lane of `rank` on one side, where it has one."""
+    lane = side.lane_of(rank)
+    for transfer in () if lane is None else transfers_of(lane):
+        yield from _messages(edge, transfer, direction)
 
 
 def _messages(edge: Edge, transfer: Transfer, direction: Direction) -> Iterator[Message]:
