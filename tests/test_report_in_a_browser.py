@@ -97,7 +97,7 @@ def test_hovering_shows_a_rank(show: Any) -> None:
     assert page.locator("#tip").inner_text().split("\n") == [
         "rank 3, node 0",
         "language: stage 1 of 2, tp 1 of 2",
-        "peak memory 46.0 GB",
+        "peak memory 42.8 GiB",
     ]
     page.mouse.move(2, 2)
     assert page.locator("#tip").is_hidden()
