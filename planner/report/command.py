@@ -70,8 +70,10 @@ def _report(options: argparse.Namespace, plan: Plan, write: Callable[[str, str, 
 
 
 def announce(plan: Plan) -> None:
-    """Say so before a simulation that takes a second or more."""
-    passes = 2 * plan.batch.num_microbatches * sum(module.num_stages for module in plan.modules)
+    """Say so before a simulation that may take a second or more."""
+    from ..cost.schedule import num_passes  # noqa: PLC0415
+
+    passes = num_passes(plan)
     if passes > _MANY_OPERATIONS:
         print(f"simulating {passes:,} operations ...", file=sys.stderr, flush=True)
 
