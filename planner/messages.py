@@ -42,10 +42,10 @@ def _of_lane(
     """All messages of the lane of `rank` on one side, where it has one."""
     lane = side.lane_of(rank)
     for transfer in () if lane is None else transfers_of(lane):
-        yield from _messages(edge, transfer, direction)
+        yield from messages_of(edge, transfer, direction)
 
 
-def _messages(edge: Edge, transfer: Transfer, direction: Direction) -> Iterator[Message]:
+def messages_of(edge: Edge, transfer: Transfer, direction: Direction) -> Iterator[Message]:
     """The messages of one transfer."""
     lanes = (edge.source, transfer.src_lane), (edge.destination, transfer.dst_lane)
     (sender, from_lane), (receiver, to_lane) = lanes if direction is Direction.FORWARD else lanes[::-1]
