@@ -17,7 +17,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
 
 from executor.encoders import EncoderSubmodules, VisionEncoder
-from planner import Model, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, Model, Plan
 from planner.models import padded_vocab_size
 
 
