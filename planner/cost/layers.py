@@ -18,7 +18,6 @@ from .tokens import Tokens
 from .work import Collective, Message, Product, Work
 
 FLASH_BACKWARD = 2.5
-_NUMBER = 2  # bytes of an activation
 
 
 @attrs.frozen(kw_only=True)
@@ -34,6 +33,7 @@ class Shape:
     is_sequence_parallel: bool
     parameters: int
     settings: Settings
+    unit: int = 2  # bytes of an activation, as messages carry it
 
     @property
     def split(self) -> int:
@@ -41,8 +41,8 @@ class Shape:
         return self.tp if self.is_sequence_parallel else 1
 
 
-def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings) -> Shape:
-    """The shape of a module with a model."""
+def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, unit: int = 2) -> Shape:
+    """The shape of a module with a model, whose activations take `unit` bytes."""
     assert module.model is not None  # noqa: S101  callers ask for modules with models only
     size = module.grid.size_of
     tp, expt_tp, ep = size(Axis.TP), size(Axis.EXPT_TP), size(Axis.EP)
@@ -56,6 +56,7 @@ def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings) -> Shape:
         is_sequence_parallel=module.sequence_parallel and tp > 1,
         parameters=sum(layer_parameters(module.model, tp, expt_tp, ep)),
         settings=settings,
+        unit=unit,
     )
 
 
@@ -149,7 +150,7 @@ def _tensor_messages(shape: Shape, gathers: int) -> tuple[Message, ...]:
     """
     if shape.tp == 1:
         return ()
-    buffer = _NUMBER * shape.tokens.per_rank * shape.w.hidden
+    buffer = shape.unit * shape.tokens.per_rank * shape.w.hidden
     around = 1 if shape.w.experts else 2
     if not shape.is_sequence_parallel:
         return (Message(GroupKind.TP, Collective.ALL_REDUCE, buffer, around),)
@@ -163,13 +164,16 @@ def _other_messages(shape: Shape, rings: int) -> tuple[Message, ...]:
     """Context parallelism passes keys and values around, backward their gradients too; experts exchange tokens."""
     found: tuple[Message, ...] = ()
     if shape.cp > 1:
-        block = _NUMBER * 2 * shape.tokens.per_rank * shape.w.keys / shape.tp
+        block = shape.unit * 2 * shape.tokens.per_rank * shape.w.keys / shape.tp
         found += (Message(GroupKind.CP, Collective.RING, block, rings),)
     if shape.w.experts and shape.ep > 1:
         visits = shape.tokens.per_rank / shape.tp * shape.w.topk
-        found += (Message(GroupKind.EP, Collective.ALL_TO_ALL, _NUMBER * visits * shape.w.hidden, 2),)
+        found += (
+            Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits * shape.w.hidden, 2),
+            Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits),  # each visit's weight
+        )
     if shape.w.experts and shape.expt_tp > 1:
-        gathered = _NUMBER * expert_tokens(shape) * shape.w.hidden
+        gathered = shape.unit * expert_tokens(shape) * shape.w.hidden
         found += (
             Message(GroupKind.EXPT_TP, Collective.ALL_GATHER, gathered),
             Message(GroupKind.EXPT_TP, Collective.REDUCE_SCATTER, gathered),
