@@ -40,7 +40,7 @@ def _leaving(edge: Edge, rank: int, direction: Direction) -> Iterator[Message]:
     if lane is not None:
         transfers = edge.transfers.of_source(lane) if forward else edge.transfers.of_destination(lane)
         for transfer in transfers:
-            yield from _messages(edge, transfer, direction)
+            yield from messages_of(edge, transfer, direction)
 
 
 def _reaching(edge: Edge, rank: int, direction: Direction) -> Iterator[Message]:
@@ -50,10 +50,10 @@ def _reaching(edge: Edge, rank: int, direction: Direction) -> Iterator[Message]:
     if lane is not None:
         transfers = edge.transfers.of_destination(lane) if forward else edge.transfers.of_source(lane)
         for transfer in transfers:
-            yield from _messages(edge, transfer, direction)
+            yield from messages_of(edge, transfer, direction)
 
 
-def _messages(edge: Edge, transfer: Transfer, direction: Direction) -> Iterator[Message]:
+def messages_of(edge: Edge, transfer: Transfer, direction: Direction) -> Iterator[Message]:
     """The messages of one transfer."""
     lanes = (edge.source, transfer.src_lane), (edge.destination, transfer.dst_lane)
     (sender, from_lane), (receiver, to_lane) = lanes if direction is Direction.FORWARD else lanes[::-1]

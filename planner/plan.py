@@ -24,6 +24,7 @@ from .ir import (
     Group,
     GroupKind,
     Groups,
+    Message,
     ModuleLayout,
     ModulePlan,
     ModuleStageInfo,
@@ -31,8 +32,9 @@ from .ir import (
     RankView,
     StageView,
     Traffic,
+    Transfer,
 )
-from .messages import traffic_of
+from .messages import messages_of, traffic_of
 from .pipeline import Pipeline, pipeline_of
 from .placement import layout_of
 from .sharing import communicators, num_communicators
@@ -177,6 +179,11 @@ class Plan:
         """What a rank sends and receives over an edge, message by message. Raises KeyError for no such edge."""
         self.bridge(src, dst)
         return traffic_of(self._edges[self.edges.index((src, dst))], rank, Direction(direction))
+
+    def messages(self, src: str, dst: str, transfer: Transfer, direction: Direction | str) -> tuple[Message, ...]:
+        """Everything that moves one transfer of an edge, over all ranks. Raises KeyError for no such edge."""
+        self.bridge(src, dst)
+        return tuple(messages_of(self._edges[self.edges.index((src, dst))], transfer, Direction(direction)))
 
     # ---- one rank
 

@@ -29,7 +29,7 @@ def seconds(stage: Stage, direction: Direction) -> float:
 
 def sample(spec: Spec | None = None, plan: Plan | None = None) -> Report:
     plan = plan or compile_spec(spec or load_spec(EXAMPLE))
-    timeline = simulate(plan, Durations.of(plan, seconds, lambda _: 0.001, lambda _src, _dst: 0.002))
+    timeline = simulate(plan, Durations.of(plan, seconds, lambda _: 0.001, lambda *_: 0.002))
     bars = tuple(
         MemoryBar(
             module=index,

@@ -9,7 +9,7 @@ import attrs
 
 from .calibrate import Sample, calibrate, unfitted
 from .hardware import Hardware
-from .predict import step_seconds
+from .pipeline import step_seconds
 from .predict_runs import workloads_of
 from .runs import Row, Runs, measured_ms, row_fault
 from .timing import rates_of

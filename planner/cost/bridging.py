@@ -1,57 +1,194 @@
-"""Traffic and time of the bridges: bytes per microbatch, by the plan's transfers."""
+"""Traffic and time of the bridges: one microbatch over an edge, either way, by the plan's messages.
+
+A crossing is up to three steps, one after the other, whatever the strategy:
+
+1. A sending side whose ranks share each sample over cp makes it whole: activations are gathered, gradients summed.
+2. The plan's messages, all at once; each rank's own ones over a wire follow one another.
+3. What ends a transfer in its lane: a broadcast from the leader, or a gather of slices. Ranks that gather each for
+   itself (modules on the same ranks) need none, and what they have themselves does not move.
+
+Lanes repeat in blocks (bridges.py), and blocks repeat against the nodes: only blocks that differ are looked at.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
+from math import gcd, lcm
+
 import attrs
 
-from ..ir import Bridge, GroupKind, Strategy
+from ..bridges import width_of
+from ..ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
 from ..plan import Plan
-from .links import gpus_per_node, spans_of
+from .links import ALONE, Span, gpus_per_node, span_of, spans_of
 from .step import parameter_bytes
 from .timing import Rates, collective_seconds
 from .tokens import tokens_of
 from .work import Collective
 
 
+@attrs.frozen
+class Load:
+    """Messages that one rank sends, or receives, over NVLink and over the network."""
+
+    over_nvlink: int = 0
+    nvlink_bytes: float = 0.0
+    over_network: int = 0
+    network_bytes: float = 0.0
+
+    @property
+    def num_bytes(self) -> float:
+        return self.nvlink_bytes + self.network_bytes
+
+
+@attrs.frozen
+class LaneStep:
+    """A collective inside a lane, before the messages or after them."""
+
+    collective: Collective
+    num_bytes: float
+    span: Span
+
+
+@attrs.frozen(kw_only=True)
+class Crossing:
+    """One microbatch over an edge in one direction, counted and not timed.
+
+    Attributes:
+        num_bytes: of all messages.
+        network_bytes: of them, what leaves a node.
+        rank_bytes: of the rank that sends most.
+        loads: of the ranks at either end; equal ones once.
+        before, after: what the lanes do by themselves; equal ones once. Different lanes do it at the same time.
+    """
+
+    num_bytes: float = 0.0
+    network_bytes: float = 0.0
+    rank_bytes: float = 0.0
+    loads: frozenset[Load] = frozenset()
+    before: frozenset[LaneStep] = frozenset()
+    after: frozenset[LaneStep] = frozenset()
+
+
 @attrs.frozen(kw_only=True)
 class BridgeCost:
-    """One edge, one microbatch, forward; backward is the same with the ends changed.
+    """One edge, one microbatch.
 
     Attributes:
         name: `src->dst`.
-        num_bytes: of all transfers together.
-        network_bytes: of them, what leaves a node.
-        seconds: the busiest leader's transfers one after the other, then the broadcast in its lane.
+        forward, backward: what crosses.
+        forward_seconds, backward_seconds: how long it takes.
     """
 
     name: str
-    num_bytes: float
-    network_bytes: float
-    seconds: float
+    strategy: Strategy
+    forward: Crossing
+    backward: Crossing
+    forward_seconds: float
+    backward_seconds: float
 
 
-def bridge_cost(plan: Plan, bridge: Bridge, rates: Rates) -> BridgeCost:
-    """The cost of an edge; nothing where its source has no model that says how much it hands on."""
+def crossing_of(plan: Plan, bridge: Bridge, direction: Direction) -> Crossing:
+    """What crosses an edge in a direction; nothing where no model says how wide its tensor is."""
     source, destination = plan.module(bridge.src), plan.module(bridge.dst)
-    language = destination if destination.is_language else source
-    width = language.model.hidden_size if language.model else 0
-    sample = parameter_bytes(plan) * tokens_of(plan, source).handed_on * (width or 0)
+    sample = parameter_bytes(plan) * tokens_of(plan, source).handed_on * (width_of(source, destination) or 0)
+    if not sample:
+        return Crossing()
     per_node = gpus_per_node(plan)
+    sent: dict[int, Load] = defaultdict(Load)
+    received: dict[int, Load] = defaultdict(Load)
     total = network = 0.0
-    busy: dict[tuple[str, int], float] = {}
-    for transfer in bridge.transfers:
-        num_bytes = sample * transfer.num_samples
-        if transfer.src_rank == transfer.dst_rank:
-            continue
-        crosses = transfer.src_rank // per_node != transfer.dst_rank // per_node
-        total += num_bytes
-        network += num_bytes if crosses else 0.0
-        seconds = num_bytes / (min(rates.network, rates.nvlink) if crosses else rates.nvlink) + rates.hop
-        for end in (("send", transfer.src_rank), ("receive", transfer.dst_rank)):
-            busy[end] = busy.get(end, 0.0) + seconds
-    seconds = max(busy.values(), default=0.0)
-    if bridge.strategy is not Strategy.GATHER:
-        span = spans_of(plan, bridge.name)[GroupKind.BRIDGE_DST]
-        block = sample * plan.batch.samples_per_lane[bridge.dst]
-        seconds += collective_seconds(Collective.BROADCAST, block, span, rates)
-    return BridgeCost(name=bridge.name, num_bytes=total, network_bytes=network, seconds=seconds)
+    for transfer, weight in _distinct(bridge, per_node):
+        for message in plan.messages(bridge.src, bridge.dst, transfer, direction):
+            if message.sender == message.receiver:
+                continue
+            num_bytes = sample * transfer.num_samples * (message.last - message.first) / message.of
+            crosses = message.sender // per_node != message.receiver // per_node
+            total += weight * num_bytes
+            network += weight * num_bytes * crosses
+            sent[message.sender] = _added(sent[message.sender], num_bytes, crosses)
+            received[message.receiver] = _added(received[message.receiver], num_bytes, crosses)
+    ends = (source, destination) if direction is Direction.FORWARD else (destination, source)
+    return Crossing(
+        num_bytes=total,
+        network_bytes=network,
+        rank_bytes=max((load.num_bytes for load in sent.values()), default=0.0),
+        loads=frozenset((*sent.values(), *received.values())),
+        before=_made_whole(plan, ends[0], sample, direction),
+        after=_ended(plan, bridge, ends[1], sample, direction),
+    )
+
+
+def _distinct(bridge: Bridge, per_node: int) -> Iterator[tuple[Transfer, int]]:
+    """The transfers of the blocks that differ, each with the number of blocks that it stands for."""
+    sides = bridge.src_broadcast, bridge.dst_broadcast
+    num_blocks = gcd(len(sides[0]), len(sides[1]))
+    per_block = len(bridge.transfers) // num_blocks
+    period = num_blocks
+    if num_blocks > 1:
+        shifts = [side[len(side) // num_blocks][0] - side[0][0] for side in sides]
+        # Blocks a whole number of nodes apart on both sides are alike. Where a rank is at both ends, both must move on
+        # together, else it keeps more in one block than in another.
+        if bridge.strategy is not Strategy.GATHER or shifts[0] == shifts[1]:
+            period = lcm(*(per_node // gcd(per_node, shift) for shift in shifts))
+    for block in range(min(period, num_blocks)):
+        weight = len(range(block, num_blocks, period))
+        for index in range(block * per_block, (block + 1) * per_block):
+            yield bridge.transfers[index], weight
+
+
+def _added(load: Load, num_bytes: float, crosses: bool) -> Load:
+    if crosses:
+        return attrs.evolve(load, over_network=load.over_network + 1, network_bytes=load.network_bytes + num_bytes)
+    return attrs.evolve(load, over_nvlink=load.over_nvlink + 1, nvlink_bytes=load.nvlink_bytes + num_bytes)
+
+
+def _made_whole(plan: Plan, sender: ModulePlan, sample: float, direction: Direction) -> frozenset[LaneStep]:
+    span = spans_of(plan, sender.name).get(GroupKind.CP, ALONE)
+    if span.size == 1:
+        return frozenset()
+    collective = Collective.ALL_GATHER if direction is Direction.FORWARD else Collective.ALL_REDUCE
+    return frozenset([LaneStep(collective, sample * plan.batch.samples_per_lane[sender.name], span)])
+
+
+def _ended(
+    plan: Plan, bridge: Bridge, receiver: ModulePlan, sample: float, direction: Direction
+) -> frozenset[LaneStep]:
+    lanes = bridge.dst_broadcast if direction is Direction.FORWARD else bridge.src_broadcast
+    if bridge.strategy is Strategy.GATHER or len(lanes[0]) == 1:
+        return frozenset()
+    collective = Collective.BROADCAST if bridge.strategy is Strategy.LEADER else Collective.ALL_GATHER
+    block, per_node = sample * plan.batch.samples_per_lane[receiver.name], gpus_per_node(plan)
+    period = per_node // gcd(per_node, lanes[1][0] - lanes[0][0]) if len(lanes) > 1 else 1
+    spans = {span_of(lanes[lane], per_node) for lane in range(min(period, len(lanes)))}
+    return frozenset(LaneStep(collective, block, span) for span in spans)
+
+
+def crossing_seconds(crossing: Crossing, rates: Rates) -> float:
+    """Seconds of a crossing: the busiest rank's messages, between the slowest lane's steps."""
+    network = min(rates.network, rates.nvlink)
+
+    def messages(load: Load) -> float:
+        nvlink = load.over_nvlink * rates.hop + load.nvlink_bytes / rates.nvlink
+        return max(nvlink, load.over_network * rates.hop + load.network_bytes / network)
+
+    def lane(steps: frozenset[LaneStep]) -> float:
+        return max(
+            (collective_seconds(step.collective, step.num_bytes, step.span, rates) for step in steps), default=0.0
+        )
+
+    return lane(crossing.before) + max(map(messages, crossing.loads), default=0.0) + lane(crossing.after)
+
+
+def bridge_cost(name: str, strategy: Strategy, crossings: tuple[Crossing, Crossing], rates: Rates) -> BridgeCost:
+    """The cost of an edge from what crosses it forward and backward."""
+    forward, backward = crossings
+    return BridgeCost(
+        name=name,
+        strategy=strategy,
+        forward=forward,
+        backward=backward,
+        forward_seconds=crossing_seconds(forward, rates),
+        backward_seconds=crossing_seconds(backward, rates),
+    )

@@ -14,8 +14,9 @@ import attrs
 
 from .fit import Point, minimise
 from .hardware import Hardware, constants
-from .predict import Workload, step_seconds
+from .pipeline import step_seconds
 from .timing import rates_of
+from .workload import Workload
 
 PRICE = 0.004
 SPREAD = 0.3

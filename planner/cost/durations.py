@@ -13,7 +13,7 @@ from ..plan import Plan
 from .schedule import Stage
 
 Pass = tuple[Stage, Direction]
-Edge = tuple[str, str]
+Edge = tuple[str, str, Direction]
 
 
 @attrs.frozen(kw_only=True)
@@ -23,9 +23,8 @@ class Durations:
     Attributes:
         passes: by (stage, direction), one microbatch on one lane; with its tensor, context and expert collectives.
         hops: by module, one transfer between two of its stages, either direction.
-        edges: by (source, destination), one microbatch over the edge, either direction: the slowest of its
-            transfers, then the broadcast or gather inside the lane. Where the modules share ranks, the collectives
-            of the gather; the ranks compute nothing meanwhile.
+        edges: by (source, destination, direction), one microbatch over the edge: its messages, then the broadcast or
+            gather inside the lane. Where the modules share ranks, these compute nothing meanwhile.
 
     Raises:
         ValueError: a duration is negative or not finite.
@@ -48,14 +47,14 @@ class Durations:
         plan: Plan,
         seconds: Callable[[Stage, Direction], float],
         hop: Callable[[str], float] = lambda _: 0.0,
-        edge: Callable[[str, str], float] = lambda _src, _dst: 0.0,
+        edge: Callable[[str, str, Direction], float] = lambda _src, _dst, _way: 0.0,
     ) -> Durations:
         """The durations of a plan from functions; transfers take no time where none are given."""
         stages = [Stage(module.name, index) for module in plan.modules for index in range(module.num_stages)]
         return cls(
             passes=FrozenMap(((stage, way), seconds(stage, way)) for stage in stages for way in Direction),
             hops=FrozenMap((module.name, hop(module.name)) for module in plan.modules),
-            edges=FrozenMap(((src, dst), edge(src, dst)) for src, dst in plan.edges),
+            edges=FrozenMap(((src, dst, way), edge(src, dst, way)) for src, dst in plan.edges for way in Direction),
         )
 
     @classmethod

@@ -10,7 +10,7 @@ Activations per token and layer, in bf16 (Korthikanti et al. 2022, 4.1, with fla
     the MLP's two inner values             2(f1 + f)   over tp; f1 = 2f where it is gated
 
 Selective recomputation drops the line of the statistics (or scores), full recomputation keeps the layer's input alone
-and one layer alive. A stage holds min(microbatches, total - position) microbatches, by the longest path of the DAG.
+and one layer alive. How many microbatches a rank holds is the schedule's to say (schedule.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..ir import ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan
 from .layers import Shape, shape_of
+from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings
 from .sizes import Parameters, layer_parameters, stage_parameters
 from .stages import Gradients, gradients_of, language_width
@@ -101,20 +102,24 @@ def core_activations(shape: Shape) -> float:
     return 5 * shape.w.heads * shape.tokens.length / shape.tp
 
 
-def in_flight(plan: Plan, module: ModulePlan, stage: int) -> int:
-    """Microbatches whose activations a stage holds at once: min(m, total - position) on the longest path."""
-    remaining = plan.pipeline.num_stages - plan.pipeline.first[module.name] - stage
-    return min(plan.batch.num_microbatches, remaining)
-
-
 def stage_memory(
-    plan: Plan, module: ModulePlan, stage: int, settings: Settings, *, recompute: str | None = None
+    plan: Plan, module: ModulePlan, stage: int, settings: Settings, *, position: int | None = None
 ) -> Memory:
-    """The peak of one rank of a stage; `recompute` overrides the module's."""
+    """The peak of one rank of a stage.
+
+    Args:
+        plan: the layout.
+        module: of the stage.
+        stage: its index.
+        settings: what is assumed of the training software.
+        position: place of the rank in the schedule, where it holds other stages too; else that of the stage.
+    """
     model = module.model
     if model is None or module.stages is None:
         return Memory()
-    how = recompute or module.recompute
+    if position is None:
+        position = position_of(plan, [Stage(module.name, stage)])
+    held = in_flight(warmup_at(plan, position), plan.batch.num_microbatches) * _interleaved(module, settings)
     parameters = stage_parameters(module, stage, language_width(plan))
     tokens = tokens_of(plan, module)
     shape = shape_of(module, tokens, settings)
@@ -127,18 +132,18 @@ def stage_memory(
         logits = tokens.per_rank * vocab * (4 if settings.fused_loss else 8)
     return Memory(
         states=state_bytes(plan, module, parameters, settings),
-        activations=_activations(plan, module, stage, shape, how),
+        activations=_activations(plan, module, stage, shape, held),
         logits=logits,
         buffers=_buffers(module, shape, gradients, settings, unit),
     )
 
 
-def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, how: str) -> float:
+def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, held: float) -> float:
+    """Of `held` microbatches."""
     assert module.stages is not None  # noqa: S101
     assert module.model is not None  # noqa: S101
     count, rows, unit = module.stages[stage], shape.tokens.per_rank, parameter_bytes(plan)
     gradients = gradients_of(plan, module)
-    held = in_flight(plan, module, stage) * _interleaved(module, shape.settings)
     handed_on = 0.0
     if module.model.family != "gpt" and stage == module.num_stages - 1:  # the projector's input, inner value, output
         tokens = plan.batch.samples_per_lane[module.name] * shape.tokens.handed_on / shape.cp
@@ -147,7 +152,7 @@ def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, how: 
     one_layer = token_activations(shape, "none", unit) * rows
     if not (gradients.before or gradients.body):  # nothing is kept: one layer is alive at a time
         return one_layer + held * handed_on
-    kept = token_activations(shape, how, unit) * rows
+    kept = token_activations(shape, module.recompute, unit) * rows
     # What is computed again is alive for one layer at a time.
     return held * (count * kept + handed_on) + (one_layer - kept if count else 0.0)
 

@@ -8,10 +8,11 @@ from io import StringIO
 from ..compile import compile_spec
 from ..errors import PlanError
 from .hardware import Hardware, load_hardware
-from .predict import Workload, step_seconds, workload_of
+from .pipeline import step_seconds
 from .ranks import peaks
 from .runs import Row, Runs, RunSet, row_fault, settings_of, spec_of
 from .timing import Rates, rates_of
+from .workload import Workload, workload_of
 
 
 def workload_of_row(kind: RunSet, row: Row, *, recompute: str | None = None) -> Workload:

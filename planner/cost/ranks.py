@@ -8,6 +8,7 @@ from ..axes import Axis
 from ..ir import ModulePlan
 from ..plan import Plan
 from .memory import Memory, communicator_bytes, stage_memory
+from .schedule import Stage, position_of
 from .settings import Settings
 
 
@@ -31,12 +32,21 @@ def first_rank(module: ModulePlan, stage: int) -> int:
     return module.grid.rank_offset + stage * module.grid.dense.period
 
 
+def position_at(plan: Plan, rank: int) -> int:
+    """Where a rank stands in the schedule, whatever modules it holds."""
+    return position_of(plan, [Stage(module.name, stage) for module, stage in _stages_on(plan, rank)])
+
+
+def _stages_on(plan: Plan, rank: int) -> list[tuple[ModulePlan, int]]:
+    """The stages that a rank holds, in plan order."""
+    return [(module, module.grid.coord(rank, Axis.PP)) for module in plan.modules if rank in module.grid]
+
+
 def rank_memory(plan: Plan, rank: int, settings: Settings) -> Memory:
     """What all modules on a rank need, communicators left out."""
-    total = Memory()
-    for module in plan.modules:
-        if rank in module.grid:
-            total += stage_memory(plan, module, module.grid.coord(rank, Axis.PP), settings)
+    total, position = Memory(), position_at(plan, rank)
+    for module, stage in _stages_on(plan, rank):
+        total += stage_memory(plan, module, stage, settings, position=position)
     return total
 
 

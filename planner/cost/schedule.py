@@ -120,6 +120,17 @@ def in_flight(num_warmup: int, num_microbatches: int) -> int:
     return min(num_microbatches, num_warmup + 1)
 
 
+def position_of(plan: Plan, stages: Sequence[Stage]) -> int:
+    """Place in the schedule of ranks that hold these stages, given in plan order: that of the first."""
+    leading = stages[0]
+    return plan.pipeline.first[leading.module] + leading.index
+
+
+def warmup_at(plan: Plan, position: int) -> int:
+    """Forward passes before the first backward pass at a place in the schedule."""
+    return plan.pipeline.num_stages - position - 1
+
+
 @attrs.frozen
 class Hop:
     """Two stages that hand microbatches to one another: within a module, or across an edge.
@@ -169,9 +180,13 @@ def _units(plan: Plan) -> list[Unit]:
     order = topological_order([module.name for module in plan.modules], plan.edges)
 
     def unit(stages: tuple[Stage, ...], ranks: Sequence[int]) -> Unit:
-        position = plan.pipeline.first[stages[0].module] + stages[0].index
-        num_warmup = plan.pipeline.num_stages - position - 1
-        return Unit(ranks=ranks, parts=_parts(stages, order, plan), position=position, num_warmup=num_warmup)
+        position = position_of(plan, stages)
+        return Unit(
+            ranks=ranks,
+            parts=_parts(stages, order, plan),
+            position=position,
+            num_warmup=warmup_at(plan, position),
+        )
 
     found = [unit(stages, ranks) for stages, ranks in _ranks_by_stages(plan).items()]
     return sorted(found, key=lambda unit: min((order.index(stage.module), stage.index) for stage in unit.stages))

@@ -123,9 +123,9 @@ class _Pipes:
     @classmethod
     def of(cls, hop: Hop, index: int, durations: Durations, sends: Sends) -> _Pipes:
         src, dst = hop.src.module, hop.dst.module
-        seconds = durations.edges[src, dst] if hop.is_edge else durations.hops[src]
+        there, back = (durations.edges[src, dst, way] if hop.is_edge else durations.hops[src] for way in Direction)
         waited = sends is Sends.WAITED
-        return cls(hop, _Channel(hop, 4 * index, seconds, waited), _Channel(hop, 4 * index + 2, seconds, waited))
+        return cls(hop, _Channel(hop, 4 * index, there, waited), _Channel(hop, 4 * index + 2, back, waited))
 
 
 Event = tuple[float, int, int]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import groupby
+from math import isfinite
 from typing import Any
 
 import attrs
 
-from ..cost.predict import Prediction, StageCost
+from ..cost.bridging import BridgeCost, Crossing
+from ..cost.prediction import Prediction, StageCost
 from .style import Style, columns, plural, shorten, wrap
 
 _GIB = 2**30
@@ -16,7 +18,8 @@ _GIB = 2**30
 def costs_text(prediction: Prediction, name: str, style: Style) -> str:
     """The prediction as text, ending in a newline. `name` is the spec's file name."""
     sections = [
-        ("Step", _step(prediction)),
+        ("Step", _step(prediction, style)),
+        ("Critical path of the pipeline", _path(prediction, style)),
         ("Time of one microbatch, ms", _time(prediction, style)),
         ("Memory of one rank, GiB", _memory(prediction, style)),
         ("Traffic that one rank sends in a step", _traffic(prediction, style)),
@@ -29,18 +32,38 @@ def costs_text(prediction: Prediction, name: str, style: Style) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _step(p: Prediction) -> list[str]:
+def _step(p: Prediction, style: Style) -> list[str]:
     if not p.step_seconds:
         return ["  no module has a model: add `model:` with a preset or sizes"]
     fits = "fits" if p.fits else "DOES NOT FIT"
-    rows = [
+    times = [
         ["step time", f"{p.step_seconds:.3f} s", f"pipeline {p.pipeline_seconds:.3f}, update {p.update_seconds:.3f}"],
         ["bubble", f"{100 * p.bubble:.1f} %", "of the pipeline's time, average rank"],
         ["tokens/s", f"{p.tokens_per_second:,.0f}", f"{p.tokens:,} tokens a step"],
         ["TFLOP/s per GPU", f"{p.tflops_per_gpu:.1f}", f"MFU {100 * p.mfu:.1f} %"],
-        ["memory", fits, f"{p.hardware.memory_gib.value:g} GiB per GPU"],
     ]
-    return columns(rows)
+    lines = columns([*(times if p.timeline else []), ["memory", fits, f"{p.hardware.memory_gib.value:g} GiB per GPU"]])
+    notes = assumptions(p)
+    return lines + [f"  {line}" for note in notes for line in wrap(note.split(), style.width - 2)]
+
+
+def assumptions(p: Prediction) -> list[str]:
+    """What a reader must know beside the numbers: sentences."""
+    notes = []
+    if p.deadlock:
+        notes.append(f"no step time: {p.deadlock}")
+    if not p.gpu_given:
+        notes.append(f"{p.hardware.name} is assumed: give `cluster: {{gpu: NAME}}` or --gpu")
+    if p.unsized and len(p.unsized) < len({stage.module for stage in p.stages}):
+        notes.append(f"no model is given for {', '.join(p.unsized)}, which counts as nothing")
+    return notes
+
+
+def _path(p: Prediction, style: Style) -> list[str]:
+    """Where the time goes, and who waits longest."""
+    if not p.step_seconds:
+        return []
+    return [f"  {line}" for text in (*p.critical_path, *p.waits) for line in wrap(text.split(), style.width - 2)]
 
 
 def _alike(costs: tuple[StageCost, ...]) -> list[tuple[list[StageCost], str]]:
@@ -104,12 +127,22 @@ def _traffic(p: Prediction, style: Style) -> list[str]:
             )
     lines = _table(rows, style, right=frozenset({2, 3})) if len(rows) > 1 else []
     if p.bridges:
-        bridges = [["bridge, one microbatch either way", "MiB", "between nodes", "ms"]]
+        bridges = [["bridge, one microbatch", "strategy", "way", "MiB", "between nodes", "ms"]]
         for bridge in p.bridges:
-            sizes = (bridge.num_bytes / 2**20, bridge.network_bytes / 2**20)
-            bridges.append([bridge.name, *(f"{size:,.1f}" for size in sizes), f"{1e3 * bridge.seconds:.2f}"])
-        lines += _table(bridges, style)
+            names = [bridge.name, bridge.strategy.value]
+            for way, crossing, seconds in _ways(bridge):
+                sizes = (crossing.num_bytes / 2**20, crossing.network_bytes / 2**20)
+                bridges.append([*names, way, *(f"{size:,.1f}" for size in sizes), f"{1e3 * seconds:.2f}"])
+                names = ["", ""]
+        lines += _table(bridges, style, right=frozenset({3, 4, 5}))
     return lines
+
+
+def _ways(bridge: BridgeCost) -> tuple[tuple[str, Crossing, float], ...]:
+    return (
+        ("forward", bridge.forward, bridge.forward_seconds),
+        ("backward", bridge.backward, bridge.backward_seconds),
+    )
 
 
 def _table(rows: list[list[str]], style: Style, right: frozenset[int] | None = None) -> list[str]:
@@ -122,9 +155,11 @@ def costs_document(prediction: Prediction) -> dict[str, Any]:
     p = prediction
     return {
         "gpu": p.hardware.name,
+        "gpu_given": p.gpu_given,
         "world_size": p.world_size,
-        "step_seconds": p.step_seconds,
-        "pipeline_seconds": p.pipeline_seconds,
+        "notes": assumptions(p),
+        "step_seconds": _finite(p.step_seconds),
+        "pipeline_seconds": _finite(p.pipeline_seconds),
         "update_seconds": p.update_seconds,
         "bubble": p.bubble,
         "tokens_per_second": p.tokens_per_second,
@@ -135,8 +170,46 @@ def costs_document(prediction: Prediction) -> dict[str, Any]:
         "peaks": [{**attrs.asdict(peak), "total": peak.total} for peak in p.peaks],
         "remedies": list(p.remedies),
         "stages": [_stage_document(cost) for cost in p.stages],
-        "bridges": [attrs.asdict(bridge) for bridge in p.bridges],
+        "bridges": [_bridge_document(bridge) for bridge in p.bridges],
+        "units": _units(p),
+        "critical_path": list(p.critical_path),
+        "waits": list(p.waits),
     }
+
+
+def _finite(seconds: float) -> float | None:
+    """JSON has no infinity: null where the schedule stops for good."""
+    return seconds if isfinite(seconds) else None
+
+
+def _bridge_document(bridge: BridgeCost) -> dict[str, Any]:
+    document: dict[str, Any] = {"name": bridge.name, "strategy": bridge.strategy.value}
+    for way, crossing, seconds in _ways(bridge):
+        document[way] = {
+            "num_bytes": crossing.num_bytes,
+            "network_bytes": crossing.network_bytes,
+            "rank_bytes": crossing.rank_bytes,
+            "seconds": seconds,
+        }
+    return document
+
+
+def _units(p: Prediction) -> list[dict[str, Any]]:
+    """Ranks that hold the same stages: how busy they are, and what they hold and wait for."""
+    timeline = p.timeline
+    if timeline is None:
+        return []
+    return [
+        {
+            "stages": [str(stage) for stage in unit.stages],
+            "first_rank": unit.ranks[0],
+            "num_ranks": len(unit.ranks),
+            "busy_seconds": timeline.busy[index],
+            "in_flight": timeline.in_flight[index],
+            "waits": timeline.waits(index),
+        }
+        for index, unit in enumerate(timeline.schedule.units)
+    ]
 
 
 def _stage_document(cost: StageCost) -> dict[str, Any]:

@@ -280,8 +280,8 @@ class _Graph:
     def _message(self, rank: int, wire: Wire, here: Node) -> Node:
         k = self.crossed.get((rank, wire), 0)
         self.crossed[rank, wire] = k + 1
-        _, _, src, dst, _ = wire
-        seconds = self.durations.hops[src] if src == dst else self.durations.edges[src, dst]
+        _, _, src, dst, way = wire
+        seconds = self.durations.hops[src] if src == dst else self.durations.edges[src, dst, way]
         self.before.setdefault((wire, k), []).append((here, seconds))
         return (wire, k)
 

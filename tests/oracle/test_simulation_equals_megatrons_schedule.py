@@ -69,7 +69,7 @@ def drawn_durations(draw: Random, plan: Plan) -> Durations:
         plan,
         lambda _stage, _direction: float(draw.choice([0, 1, 2, 3, 7, 20])),
         lambda _module: float(draw.choice([0, 0, 1, 4])),
-        lambda _src, _dst: float(draw.choice([0, 0, 2, 5])),
+        lambda _src, _dst, _way: float(draw.choice([0, 0, 2, 5])),
     )
 
 

@@ -1,0 +1,128 @@
+"""Plan -> all of its work that does not depend on the GPU's constants, counted once; and what that takes on a GPU.
+
+Ranks of a stage are alike, so everything is counted once per module and stage; a plan of 1,024 ranks costs what one of
+8 does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from ..axes import Axis
+from ..frozenmap import FrozenMap
+from ..ir import Direction, GroupKind, ModulePlan
+from ..plan import Plan
+from .bridging import Crossing, crossing_of, crossing_seconds
+from .durations import Durations
+from .links import ALONE, Span, hop_crosses, spans_of
+from .schedule import Stage
+from .settings import Settings
+from .sizes import stage_parameters
+from .stages import language_width, stage_work
+from .step import parameter_bytes, step_messages, update_bytes
+from .timing import Rates, Spans, message_seconds, stage_seconds
+from .tokens import tokens_of
+from .work import Collective, Message, StageWork
+
+
+@attrs.frozen(kw_only=True)
+class Workload:
+    """What a plan does in a step.
+
+    Attributes:
+        works: of one microbatch on each stage.
+        spans: of the groups of each module.
+        hops: the transfer between two stages of a module, where it has several.
+        crossings: one microbatch over each edge, forward and backward.
+        steps: the reduction and the update of each stage: messages, and bytes of memory traffic.
+    """
+
+    plan: Plan
+    settings: Settings
+    works: Mapping[Stage, StageWork]
+    spans: Mapping[str, Spans]
+    hops: Mapping[str, tuple[Message, Span] | None]
+    crossings: Mapping[tuple[str, str], tuple[Crossing, Crossing]]
+    steps: Mapping[Stage, tuple[tuple[Message, ...], float]]
+
+
+def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
+    """Count the work of every stage and edge of a plan."""
+    settings = settings or Settings()
+    works: dict[Stage, StageWork] = {}
+    steps = {}
+    for module, stage in stages_of(plan):
+        key = Stage(module.name, stage)
+        same = works.get(Stage(module.name, stage - 1)) if _like_the_one_before(module, stage) else None
+        works[key] = same or stage_work(plan, module, stage, settings)
+        parameters = stage_parameters(module, stage, language_width(plan))
+        messages = step_messages(plan, module, stage, parameters, settings)
+        steps[key] = (messages, update_bytes(plan, module, parameters, settings))
+    crossings = {
+        (bridge.src, bridge.dst): (
+            crossing_of(plan, bridge, Direction.FORWARD),
+            crossing_of(plan, bridge, Direction.BACKWARD),
+        )
+        for bridge in plan.bridges
+    }
+    return Workload(
+        plan=plan,
+        settings=settings,
+        works=works,
+        spans={module.name: spans_of(plan, module.name) for module in plan.modules},
+        hops={module.name: _hop(plan, module, settings) for module in plan.modules},
+        crossings=crossings,
+        steps=steps,
+    )
+
+
+def stages_of(plan: Plan) -> Iterator[tuple[ModulePlan, int]]:
+    """Every stage of every module, in plan order."""
+    return ((module, stage) for module in plan.modules for stage in range(module.num_stages))
+
+
+def _like_the_one_before(module: ModulePlan, stage: int) -> bool:
+    layers = module.stages
+    return layers is not None and 1 < stage < module.num_stages - 1 and layers[stage] == layers[stage - 1]
+
+
+def _hop(plan: Plan, module: ModulePlan, settings: Settings) -> tuple[Message, Span] | None:
+    """The transfer between two stages of a module: its hidden states as each rank holds them, whole or a share."""
+    if module.num_stages == 1 or module.model is None:
+        return None
+    width = module.model.hidden_size or 0
+    tp = module.grid.size_of(Axis.TP)
+    shares = tp if module.sequence_parallel or settings.scattered_hops else 1
+    num_bytes = parameter_bytes(plan) * tokens_of(plan, module).per_rank * width / shares
+    crosses = hop_crosses(plan, module)
+    return Message(GroupKind.PP, Collective.SEND, num_bytes), Span(2 if crosses else 1, 2, 1)
+
+
+def durations_of(work: Workload, rates: Rates) -> Durations:
+    """Seconds of every pass, hop and edge."""
+    plan = work.plan
+    several = any(span.crosses for spans in work.spans.values() for span in spans.values())
+    scales_out = several or plan.world_size > (plan.gpus_per_node or plan.world_size)
+    passes: dict[tuple[Stage, Direction], float] = {}
+    for stage, each in work.works.items():
+        seconds = stage_seconds(each, work.spans[stage.module], rates, scales_out=scales_out)
+        passes[stage, Direction.FORWARD], passes[stage, Direction.BACKWARD] = seconds
+    hops = {name: message_seconds(hop[0], hop[1], rates) if hop else 0.0 for name, hop in work.hops.items()}
+    edges = {
+        (src, dst, way): crossing_seconds(crossing, rates)
+        for (src, dst), crossings in work.crossings.items()
+        for way, crossing in zip(Direction, crossings, strict=True)
+    }
+    return Durations(passes=FrozenMap(passes), hops=FrozenMap(hops), edges=FrozenMap(edges))
+
+
+def update_seconds(work: Workload, rates: Rates) -> dict[Stage, float]:
+    """Seconds of the update on every stage: reduction of gradients, optimizer, gathering of weights."""
+    found = {}
+    for stage, (messages, num_bytes) in work.steps.items():
+        spans = work.spans[stage.module]
+        reduced = sum(message_seconds(message, spans.get(message.kind, ALONE), rates) for message in messages)
+        found[stage] = reduced + num_bytes / rates.memory
+    return found
