@@ -46,7 +46,7 @@ Key = tuple[str, str, str]  # the communicator, by the names of its groups; the 
 Recorded = dict[Key, dict[int, int]]  # how many operations, by bytes of the whole buffer
 
 
-def recorded_step(text: str, options: dict[str, Any]) -> dict[str, Any]:
+def recorded_step(text: str) -> dict[str, Any]:
     """What one rank does in one step: `operations` (Recorded), the `sizes` of its communicators, the `names` of each
     group's, and `padding`: per module, elements by which its gradient buffers are longer than their parameters."""
     plan = Plan.from_json(text)
