@@ -58,13 +58,15 @@ def predicted_of(plan: Plan, settings: Settings, asked: str | None) -> Predicted
     """
     try:
         gpu, run, assumed = asked or gpu_of(device_name()), _as_run(plan, settings), software()
-        seconds = predict(run, load_hardware(gpu), assumed).step_seconds
+        found = predict(run, load_hardware(gpu), assumed)
         num_bytes = round(rank_memory(run, 0, assumed).total)
     except Exception as error:  # whatever it is, the other ranks must not wait for this one in vain
         return Predicted(reason=" ".join(str(error).split()) or type(error).__name__)
-    if not seconds:
-        return Predicted(reason="no module has a model")
-    return Predicted(gpu=gpu, seconds=seconds, num_bytes=num_bytes, timed_as="" if settings.dtype == "bf16" else "bf16")
+    if found.deadlock or not found.has_models:
+        return Predicted(reason=found.deadlock or f"no sizes of {', '.join(found.unsized)}")
+    return Predicted(
+        gpu=gpu, seconds=found.step_seconds, num_bytes=num_bytes, timed_as="" if settings.dtype == "bf16" else "bf16"
+    )
 
 
 def _as_run(plan: Plan, settings: Settings) -> Plan:

@@ -96,7 +96,7 @@ def forward(shape: Shape) -> Work:
     if w.is_causal and shape.settings.flash_attention:  # rotary positions
         num_bytes += rows * 4 * (w.queries + w.keys) / shape.tp
     moved = Work(products=layer_products(shape), num_bytes=num_bytes, kernels=8, messages=_tensor_messages(shape, 1))
-    return moved + core_forward(shape) + Work(messages=_other_messages(shape, 1))
+    return moved + core_forward(shape) + Work(messages=_other_messages(shape, is_backward=False))
 
 
 def core_forward(shape: Shape) -> Work:
@@ -118,7 +118,8 @@ def backward(shape: Shape, *, trains: bool) -> Work:
     if trains:
         gradients += tuple(product.weight_gradient for product in products)
         num_bytes += 2 * shape.settings.gradient_bytes * shape.parameters  # added to what was there
-    messages = _tensor_messages(shape, 2 if trains and shape.is_sequence_parallel else 1) + _other_messages(shape, 2)
+    gathers = 2 if trains and shape.is_sequence_parallel else 1
+    messages = _tensor_messages(shape, gathers) + _other_messages(shape, is_backward=True)
     return _core_backward(shape) + Work(products=gradients, num_bytes=num_bytes, kernels=8, messages=messages)
 
 
@@ -160,22 +161,25 @@ def _tensor_messages(shape: Shape, gathers: int) -> tuple[Message, ...]:
     )
 
 
-def _other_messages(shape: Shape, rings: int) -> tuple[Message, ...]:
-    """Context parallelism passes keys and values around, backward their gradients too; experts exchange tokens."""
+def _other_messages(shape: Shape, *, is_backward: bool) -> tuple[Message, ...]:
+    """Context parallelism passes keys and values around, backward their gradients too; experts exchange tokens,
+    and the weight of each visit."""
     found: tuple[Message, ...] = ()
     if shape.cp > 1:
         block = shape.unit * 2 * shape.tokens.per_rank * shape.w.keys / shape.tp
-        found += (Message(GroupKind.CP, Collective.RING, block, rings),)
+        found += (Message(GroupKind.CP, Collective.RING, block, 2 if is_backward else 1),)
     if shape.w.experts and shape.ep > 1:
         visits = shape.tokens.per_rank / shape.tp * shape.w.topk
         found += (
             Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits * shape.w.hidden, 2),
-            Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits),  # each visit's weight
+            Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits),
         )
     if shape.w.experts and shape.expt_tp > 1:
-        gathered = shape.unit * expert_tokens(shape) * shape.w.hidden
+        weights = shape.unit * expert_tokens(shape)
+        gathered, way = weights * shape.w.hidden, Collective.REDUCE_SCATTER if is_backward else Collective.ALL_GATHER
         found += (
             Message(GroupKind.EXPT_TP, Collective.ALL_GATHER, gathered),
             Message(GroupKind.EXPT_TP, Collective.REDUCE_SCATTER, gathered),
+            Message(GroupKind.EXPT_TP, way, weights),
         )
     return found

@@ -68,6 +68,12 @@ PLANS = {
     "dp 2": plan_of({"dp": 2}, {"dp": 2}),
     "dp 2, distributed optimizer": plan_of({"dp": 2}, {"dp": 2}, {"distributed_optimizer": True}),
     "dp 2, ep 2": plan_of({"dp": 2, "ep": 2}, {}, models=EXPERTS),
+    "selective": plan_of({"tp": 2}, {}, recompute="selective"),
+    "tp 2, experts": plan_of(SP, {}, models=EXPERTS),
+    "experts divided over tp": plan_of(SP | {"expt_tp": 2}, {}, models=EXPERTS),
+    "8 ranks: tp 2, dp 2, ep 2, experts; tp 4": plan_of(SP | {"dp": 2, "ep": 2}, {"tp": 4}, models=EXPERTS),
+    "8 ranks: tp 2, two encoders": plan_of({"tp": 2, "pp": 2}, {"tp": 2}, audio_parallel={"dp": 2}),
+    "fan-out": plan_of({"dp": 4}, {"tp": 2}),
     "8 ranks: tp 2, pp 2; fan-in from tp 2, dp 2": plan_of({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}),
     "8 ranks: tp 2, pp 2, dp 2; dp 4 on its first stage": plan_of(
         {"tp": 2, "pp": 2, "dp": 2} | FIRST, {"dp": 4} | FIRST, {"distributed_optimizer": True}
@@ -89,7 +95,8 @@ def test_every_operation_of_a_step_is_predicted(name: str) -> None:
         assert without_exchanges(have) == without_exchanges(want), f"rank {number}"
     # How many tokens an expert gets is the router's choice; how many all of them get together is not.
     assert exchanged(recorded) == exchanged(predicted)
-    check_bridges(plan, work, found)
+    for src, dst in plan.edges:
+        check_bridge(work, src, dst, found)
 
 
 def recorded_sizes(rank: dict[str, Any]) -> Sizes:
@@ -169,16 +176,15 @@ def is_bridges(rank: dict[str, Any], communicator: str) -> bool:
     return "->" in communicator and rank["sizes"][communicator] > 1
 
 
-def check_bridges(plan: Plan, work: Workload, found: list[dict[str, Any]]) -> None:
+def check_bridge(work: Workload, src: str, dst: str, found: list[dict[str, Any]]) -> None:
     """What crosses an edge, all ranks together, and what each rank's lane does by itself."""
-    num = plan.batch.num_microbatches
-    ((src, dst),) = plan.edges
+    plan, num = work.plan, work.plan.batch.num_microbatches
     ways = dict(zip(("bridge_dst", "bridge_src"), work.crossings[src, dst], strict=True))
     sent: Counter[str] = Counter()
     for number, rank in enumerate(found):
         lanes: Sizes = {}
         for (communicator, operation, dtype), counts in rank["operations"].items():
-            if not is_bridges(rank, communicator) or dtype.startswith("int"):
+            if f"{src}->{dst}:" not in communicator or is_left_out(rank, communicator, operation, dtype, SCALAR):
                 continue
             if operation == Collective.SEND:
                 shared = plan.bridge(src, dst).strategy is Strategy.GATHER
