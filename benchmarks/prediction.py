@@ -14,7 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from planner import compile_spec, load_spec
+import attrs
+
+from planner import Parallel, compile_spec, load_spec
 from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicted, samples_of, spearman
 from planner.cost.calibrate import unfitted
 from planner.cost.hardware import load_hardware
@@ -117,10 +119,17 @@ def _unfitted_set(runs: Runs) -> None:
 
 
 def _speed() -> None:
-    plan = compile_spec(load_spec(ROOT / "examples" / "llama70b_1024gpu.yaml"))
-    begun = time.perf_counter()
-    predict(plan)
-    print("a prediction for 1,024 GPUs, seconds:", _limit("speed", time.perf_counter() - begun, 0.5))
+    spec = load_spec(ROOT / "examples" / "llama70b_1024gpu.yaml")
+    language = attrs.evolve(spec.modules["language"], parallel=Parallel(tp=8, pp=64, dp=7), stages=None)
+    modules = {**spec.modules, "language": attrs.evolve(language, model=attrs.evolve(language.model, num_layers=128))}
+    batch = attrs.evolve(spec.batch, global_size=256 * spec.batch.micro_size)
+    large = attrs.evolve(spec, modules=modules, batch=batch, cluster=None)
+    for what, one, limit in (("1,024 GPUs", spec, 0.5), ("64 stages and 256 microbatches", large, 5.0)):
+        plan = compile_spec(one)
+        begun = time.perf_counter()
+        predict(plan)
+        seconds = time.perf_counter() - begun
+        print(f"a prediction for {what} ({plan.world_size:,} ranks), seconds:", _limit("speed", seconds, limit))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import attrs
 from . import codes as diagnostics
 from .errors import PlanError
 from .plan import Plan
-from .report.command import add_report
+from .report.command import add_report, announce
 from .rules import MAX_SIZE, suggest
 from .spec import Cluster, Spec
 
@@ -327,6 +327,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
 
     plan = _load(options.spec, options)
     _print_warnings(plan)
+    announce(plan)
     prediction = predict(plan, hardware)
     if options.json:
         import json  # noqa: PLC0415

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,7 +16,9 @@ from strategies import Case, cases
 from planner import compile_spec, load_spec
 from planner.cli import main
 from planner.cost.durations import Durations
+from planner.cost.predict import predict
 from planner.cost.simulate import DeadlockError, simulate
+from planner.cost.words import duration
 from planner.report.build import MAX_CELLS, MAX_OPERATIONS, build_report
 from planner.report.page import embedded, render_page
 
@@ -108,11 +111,62 @@ def test_text_of_a_user_cannot_leave_its_place() -> None:
 def test_the_command_writes_page_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, trace = tmp_path / "report.html", tmp_path / "trace.json"
     assert main(["report", str(EXAMPLE), "-o", str(page), "--trace", str(trace)]) == 0
-    content = re.search(r'id="content">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
-    assert content is not None
-    assert json.loads(content[1])["digest"] == compile_spec(load_spec(EXAMPLE)).digest
+    assert content_of(page)["digest"] == compile_spec(load_spec(EXAMPLE)).digest
     assert len(json.loads(trace.read_text())["traceEvents"]) > 100
     assert capsys.readouterr().out == ""
+
+
+def content_of(page: Path) -> dict[str, Any]:
+    content = re.search(r'id="content">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
+    assert content is not None
+    found: dict[str, Any] = json.loads(content[1])
+    return found
+
+
+@pytest.mark.parametrize("name", ["vision_audio_8gpu", "llava_8gpu_colocated", "vision_audio_64gpu"])
+def test_the_page_shows_what_is_predicted(name: str, tmp_path: Path) -> None:
+    spec, page = EXAMPLE.parent / f"{name}.yaml", tmp_path / "report.html"
+    assert main(["report", str(spec), "-o", str(page)]) == 0
+    content, expected = content_of(page), predict(compile_spec(load_spec(spec)))
+    timeline, memory = content["timeline"], content["memory"]
+    assert timeline["is_predicted"] is True
+    assert timeline["makespan"] * timeline["tick"] == pytest.approx(expected.pipeline_seconds, rel=1e-6)
+    assert timeline["path"] == list(expected.critical_path)
+    assert memory["limit"] == expected.memory_limit
+    totals = [sum(part["bytes"] for part in bar["parts"]) for bar in memory["bars"]]
+    assert max(totals) == pytest.approx(expected.worst.total)
+    assert sum(bar["num_ranks"] for bar in memory["bars"]) == expected.world_size
+    owners = {row["owner"] for row in content["traffic"]}
+    assert {bridge.name.replace("->", " → ") for bridge in expected.bridges} <= owners
+    facts = {fact["label"]: fact["value"] for fact in content["facts"]}
+    assert facts["Memory"] == ("fits" if expected.fits else "does not fit")
+    assert facts["Step time"] == duration(expected.step_seconds)
+    assert facts["Bubble"] == f"{expected.bubble:.1%}"
+    assert any("fix: recompute" in warning for warning in content["warnings"]) is not expected.fits
+
+
+def test_the_gpu_can_be_named(tmp_path: Path) -> None:
+    pages = [tmp_path / f"{gpu}.html" for gpu in ("h100", "b200")]
+    for page in pages:
+        assert main(["report", str(EXAMPLE), "-o", str(page), "--gpu", page.stem]) == 0
+    h100, b200 = map(content_of, pages)
+    assert (h100["memory"]["gpu"], b200["memory"]["gpu"]) == ("h100", "b200")
+    assert b200["memory"]["limit"] > h100["memory"]["limit"]
+    assert (
+        b200["timeline"]["makespan"] * b200["timeline"]["tick"]
+        < h100["timeline"]["makespan"] * h100["timeline"]["tick"]
+    )
+
+
+def test_without_sizes_the_schedule_is_drawn_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "report.html"
+    assert main(["report", str(EXAMPLE.parent / "qwen35_vl_17rank.yaml"), "-o", str(page)]) == 0
+    assert "no model is given for language, images" in capsys.readouterr().err
+    content = content_of(page)
+    assert content["timeline"]["is_predicted"] is False
+    assert content["memory"] is None
+    assert not content["traffic"]
+    assert "Step time" not in {fact["label"] for fact in content["facts"]}
 
 
 def test_the_command_needs_something_to_write(capsys: pytest.CaptureFixture[str]) -> None:

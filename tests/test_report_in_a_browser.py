@@ -12,9 +12,10 @@ from typing import Any
 
 import attrs
 import pytest
-from report_samples import BIG, sample
+from report_samples import BIG, EXAMPLE, sample
 
 from planner import Cluster, compile_spec
+from planner.cli import main
 from planner.report.page import render_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser to drive")
@@ -90,6 +91,26 @@ def _colours(page: Any) -> int:
     return count
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["vision_audio_8gpu", "llava_8gpu_colocated", "llama70b_1024gpu", "qwen35_vl_17rank"])
+def test_the_pages_of_the_command_are_drawn_whole(show: Any, tmp_path: Path, name: str, scheme: str) -> None:
+    """Predictions of real specs: fitting or not, modules apart and on shared ranks, and a spec without sizes."""
+    file = tmp_path / "page.html"
+    assert main(["report", str(EXAMPLE.parent / f"{name}.yaml"), "-o", str(file)]) == 0
+    shown = show(file.read_text(encoding="utf-8"), scheme=scheme)
+    page = shown.page
+    predicted = name != "qwen35_vl_17rank"
+    titles = page.locator("section h2").all_inner_texts()
+    assert [title in titles for title in ("Memory", "Pipeline", "Traffic")] == [predicted, True, predicted]
+    assert _colours(page) > 5
+    page.locator("[data-rank='0']").hover()
+    assert ("peak memory" in page.locator("#tip").inner_text()) == predicted
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    assert "NaN" not in page.locator("main").inner_text()
+    assert shown.complaints == []
+    assert [url for url in shown.requests if not url.startswith(("file:", "data:"))] == []
+
+
 def test_hovering_shows_a_rank(show: Any) -> None:
     page = show(render_page(sample())).page
     assert page.locator("#tip").is_hidden()
@@ -97,7 +118,7 @@ def test_hovering_shows_a_rank(show: Any) -> None:
     assert page.locator("#tip").inner_text().split("\n") == [
         "rank 3, node 0",
         "language: stage 1 of 2, tp 1 of 2",
-        "peak memory 46.0 GB",
+        "peak memory 42.8 GiB",
     ]
     page.mouse.move(2, 2)
     assert page.locator("#tip").is_hidden()

@@ -120,6 +120,11 @@ def in_flight(num_warmup: int, num_microbatches: int) -> int:
     return min(num_microbatches, num_warmup + 1)
 
 
+def num_passes(plan: Plan) -> int:
+    """Passes that a simulation of the plan goes through: every stage, microbatch and direction."""
+    return 2 * plan.batch.num_microbatches * sum(module.num_stages for module in plan.modules)
+
+
 def position_of(plan: Plan, stages: Sequence[Stage]) -> int:
     """Place in the schedule of ranks that hold these stages, given in plan order: that of the first."""
     leading = stages[0]

@@ -22,10 +22,14 @@ def critical_path(timeline: Timeline, most: int = 4) -> list[str]:
         found[where] = found.get(where, 0.0) + segment.seconds
     total = timeline.makespan or 1.0
     ranked = sorted(found.items(), key=lambda item: -item[1])
-    lines = [f"{where}: {duration(seconds)} ({seconds / total:.0%})" for where, seconds in ranked[:most]]
+    lines = [f"{where}: {duration(seconds)} ({_share(seconds / total)})" for where, seconds in ranked[:most]]
     if rest := sum(seconds for _, seconds in ranked[most:]):
-        lines.append(f"everything else: {duration(rest)} ({rest / total:.0%})")
+        lines.append(f"everything else: {duration(rest)} ({_share(rest / total)})")
     return lines
+
+
+def _share(part: float) -> str:
+    return f"{part:.0%}" if part >= 0.005 else "under 1%"
 
 
 def longest_waits(timeline: Timeline, most: int = 4) -> list[str]:

@@ -26,7 +26,7 @@ def costs_text(prediction: Prediction, name: str, style: Style) -> str:
     ]
     where = f"{plural(prediction.world_size, 'rank')} of {prediction.hardware.name}"
     lines = [style.bold(shorten(f"{name}: {where}", style.width))]
-    for title, body in sections:
+    for title, body in sections if prediction.step_seconds else sections[:1]:
         if body:
             lines += ["", style.bold(title), *body]
     return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ def overview(plan: Plan, name: str, style: Style) -> str:
         ("Groups", _groups(plan, style)),
         ("Bridges", [line for bridge in plan.bridges for line in bridge_lines(plan, bridge, style)]),
         ("Batch", _batch(plan, style)),
+        ("Prediction", _prediction(plan, style)),
         ("Warnings", warning_lines(plan.warnings, style)),
     ]
     lines = _header(plan, name, style)
@@ -126,6 +127,14 @@ def _batch(plan: Plan, style: Style) -> list[str]:
         f"  pipeline: {plural(plan.total_stages, 'stage')} on the longest path",
         f"  micro_batch_size: {whole} in Megatron-Bridge, {lane} in Megatron-LM (per lane)",
     ]
+
+
+def _prediction(plan: Plan, style: Style) -> list[str]:
+    if any(module.model is None for module in plan.modules):
+        return []
+    from .summary import prediction_lines  # noqa: PLC0415  imports the cost model, which a plan without sizes needs not
+
+    return prediction_lines(plan, style)
 
 
 def warning_lines(warnings: Sequence[Fault], style: Style) -> list[str]:

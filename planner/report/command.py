@@ -1,7 +1,7 @@
 """`mimo report`: the page, and the timeline as a trace.
 
-Times come from `timeline_of`. It knows no hardware: every forward pass takes 1 and every backward pass 2, which shows
-the order and the shape of the bubble; the page and the command say so.
+Times are predicted where every module says its sizes. Where one does not, every forward pass takes 1 and every backward
+pass 2: that shows the order and the shape of the bubble, and the page and the command say so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..plan import Plan
 
 if TYPE_CHECKING:
-    from ..cost.timeline import Timeline  # `mimo plan` imports this file and needs nothing of the cost model
+    from ..cost.prediction import Prediction  # `mimo plan` imports this file and needs nothing of the report
+    from ..cost.timeline import Timeline
+    from .content import Report
 
 _MANY_OPERATIONS = 200_000  # about a second of simulation
 
@@ -30,6 +32,7 @@ def add_report(
     report.add_argument("spec", metavar="SPEC", help="spec (YAML) or plan (JSON); - reads standard input")
     report.add_argument("-o", "--out", metavar="FILE", help="the page; left out with --trace: no page")
     report.add_argument("--trace", metavar="FILE", help="the pipeline for ui.perfetto.dev or chrome://tracing")
+    report.add_argument("--gpu", metavar="NAME", help="GPU, or a hardware file (.yaml); else the spec's cluster.gpu")
     add_world(report)
 
     def run(options: argparse.Namespace) -> int:
@@ -44,29 +47,69 @@ def _report(options: argparse.Namespace, plan: Plan, write: Callable[[str, str, 
     from ..cost.simulate import DeadlockError  # noqa: PLC0415  only this command needs them
     from ..cost.trace import trace_text  # noqa: PLC0415
     from ..loader import file_name  # noqa: PLC0415
-    from .build import build_report  # noqa: PLC0415
     from .page import render_page  # noqa: PLC0415
 
-    timeline, stops = None, []
-    try:
-        timeline = timeline_of(plan)
-    except DeadlockError as error:
-        stops.append(f"no timeline: {error}")
-        print(f"mimo: {stops[0]}", file=sys.stderr)
+    announce(plan)
+    prediction = predicted(plan, options.gpu)
+    timeline, stops = prediction.timeline if prediction else None, prediction.deadlock if prediction else ""
+    if prediction is None:
+        missing = ", ".join(module.name for module in plan.modules if module.model is None)
+        print(f"mimo: no model is given for {missing}: the pipeline is drawn without times", file=sys.stderr)
+        try:
+            timeline = drawn(plan)
+        except DeadlockError as error:
+            stops = str(error)
+    if stops:
+        print(f"mimo: no timeline: {stops}", file=sys.stderr)
     if options.out is not None:
-        page = build_report(plan, file_name(options.spec), timeline=timeline, is_predicted=False, warnings=tuple(stops))
+        page = content_of(plan, file_name(options.spec), prediction, timeline, stops)
         write(options.out, render_page(page), options.spec)
     if options.trace is not None and timeline is not None:
         write(options.trace, "".join(trace_text(timeline)), options.spec)
     return 0 if timeline or options.trace is None else 1
 
 
-def timeline_of(plan: Plan) -> Timeline:
-    """The timeline of the page. Raises DeadlockError."""
+def announce(plan: Plan) -> None:
+    """Say so before a simulation that may take a second or more."""
+    from ..cost.schedule import num_passes  # noqa: PLC0415
+
+    passes = num_passes(plan)
+    if passes > _MANY_OPERATIONS:
+        print(f"simulating {passes:,} operations ...", file=sys.stderr, flush=True)
+
+
+def predicted(plan: Plan, gpu: str | None = None) -> Prediction | None:
+    """The prediction of a plan; None where a module has no model. Raises PlanError for a GPU that is not known."""
+    from ..cost.hardware import load_hardware  # noqa: PLC0415
+    from ..cost.predict import predict  # noqa: PLC0415
+
+    if any(module.model is None for module in plan.modules):
+        return None
+    return predict(plan, load_hardware(gpu) if gpu else None)
+
+
+def drawn(plan: Plan) -> Timeline:
+    """The pipeline with every stage alike. Raises DeadlockError."""
     from ..cost.durations import Durations  # noqa: PLC0415
     from ..cost.simulate import simulate  # noqa: PLC0415
 
-    passes = 2 * plan.batch.num_microbatches * sum(module.num_stages for module in plan.modules)
-    if passes > _MANY_OPERATIONS:
-        print(f"simulating {passes:,} operations ...", file=sys.stderr, flush=True)
     return simulate(plan, Durations.uniform(plan))
+
+
+def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: Timeline | None, stops: str) -> Report:
+    """The page's content: with all that is predicted, or the drawn pipeline alone."""
+    from .build import build_report  # noqa: PLC0415
+    from .costs import facts_of, memory_of, traffic_of, warnings_of  # noqa: PLC0415
+
+    if prediction is None:
+        warnings = (f"no timeline: {stops}",) if stops else ()
+        return build_report(plan, name, timeline=timeline, is_predicted=False, warnings=warnings)
+    return build_report(
+        plan,
+        name,
+        timeline=timeline,
+        memory=memory_of(plan, prediction),
+        traffic=tuple(traffic_of(prediction)),
+        facts=tuple(facts_of(prediction)),
+        warnings=tuple(warnings_of(prediction)),
+    )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner import Axis, Batch, Model, Module, Parallel, Plan, Spec, Training, compile_spec, load_spec
+from planner import Axis, Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, Training, compile_spec, load_spec
 from planner.cli import main
 from planner.cost.hardware import hardware_text, load_hardware
 from planner.cost.memory import stage_memory
@@ -168,6 +168,28 @@ def test_a_prediction_for_1024_gpus_is_quick() -> None:
     begun = perf_counter()
     predict(plan)
     assert perf_counter() - begun < 0.5
+
+
+def test_a_prediction_for_4096_gpus_and_256_microbatches_is_quick() -> None:
+    language = Module(parallel=Parallel(tp=8, pp=32, dp=8), model=Model(preset="vicuna-7b"))
+    images = Module(
+        parallel=Parallel(tp=8, dp=256),
+        model=Model(preset="clip-vit-l-14-336"),
+        output=Output(tensor_dims=2, tokens_per_sample=576),
+    )
+    plan = compile_spec(
+        Spec(
+            cluster=Cluster(gpus_per_node=8, gpu="h100"),
+            batch=Batch(global_size=256 * 256, micro_size=256, seq_length=4096),
+            modules={"language": language, "images": images},
+        )
+    )
+    assert (plan.world_size, plan.batch.num_microbatches) == (4096, 256)
+    begun = perf_counter()
+    prediction = predict(plan)
+    assert perf_counter() - begun < 5
+    assert prediction.timeline is not None
+    assert prediction.timeline.num_operations == 2 * 256 * 33
 
 
 def test_own_hardware_and_faults_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

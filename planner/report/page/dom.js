@@ -54,9 +54,9 @@ const css = (colour) => `rgb(${colour.join(" ")})`;
 const readable = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 100 ? "#10151c" : "#ffffff");
 
 function bytes(count) {
-  const units = ["B", "KB", "MB", "GB", "TB", "PB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
   let at = 0;
-  while (count >= 999.5 && at < units.length - 1) { count /= 1000; at += 1; }
+  while (count >= 999.5 && at < units.length - 1) { count /= 1024; at += 1; }
   return `${count >= 100 || at === 0 ? count.toFixed(0) : count.toPrecision(3)} ${units[at]}`;
 }
 

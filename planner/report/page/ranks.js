@@ -9,8 +9,10 @@ function placeInWords(place) {
   return [moduleName(place.module), coords.join(", ")].filter(Boolean).join(": ");
 }
 
-function memoryOf(module, stage) {
-  const bar = report.memory && report.memory.bars.find((one) => one.module === module && one.where.endsWith(`stage ${stage}`));
+/** Of a rank that holds these stages, all of them together. */
+function memoryOf(places) {
+  const held = places.map((place) => `${moduleName(place.module)} stage ${place.stage}`).sort().join();
+  const bar = report.memory && report.memory.bars.find((one) => one.where.split(" + ").sort().join() === held);
   return bar ? `peak memory ${bytes(bar.parts.reduce((sum, part) => sum + part.bytes, 0))}` : null;
 }
 
@@ -31,7 +33,7 @@ function drawNodes() {
   const nodes = report.nodes.map((node) => el("div", { class: "node" }, el("h3", {}, node.name),
     el("div", { class: "gpus" }, node.cells.map((cell) => {
       const lines = [`rank ${cell.rank}, ${node.name}`, ...cell.places.map(placeInWords),
-        ...cell.places.map((place) => memoryOf(place.module, place.stage)).filter(Boolean)];
+        memoryOf(cell.places)].filter(Boolean);
       const made = el("button", {
         class: "gpu", type: "button", "data-rank": cell.rank, "aria-label": lines.join("; "), "--fill": fill(cell.places),
         "--text": textOnColour(cell.places[0].module),
@@ -52,7 +54,7 @@ function drawStages() {
     const stages = report.stages.filter((stage) => stage.module === index);
     const bars = stages.map((stage) => {
       const lines = [`${module.name} stage ${stage.stage}`, `${plural(stage.num_ranks, "GPU")}: ranks ${stage.ranks}`,
-        stage.nodes ? `nodes ${stage.nodes}` : null, memoryOf(index, stage.stage)].filter(Boolean);
+        stage.nodes ? `nodes ${stage.nodes}` : null, memoryOf([{ module: index, stage: stage.stage }])].filter(Boolean);
       const bar = el("button", { type: "button", "aria-label": lines.join("; "), "--c": moduleColour(index),
         "--text": textOnColour(index) }, String(stage.stage));
       tipFor(bar, () => lines);

@@ -1,0 +1,95 @@
+"""The prediction in `mimo plan`: few lines, never in the way of the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from strategies import Case, cases
+
+from planner import Cluster, Plan, Spec, compile_spec, load_spec
+from planner.cli import main
+from planner.cost.predict import predict
+from planner.cost.words import duration
+from planner.render.overview import overview
+from planner.render.style import Style
+from planner.render.summary import MAX_PASSES, prediction_lines
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def lines_of(plan: Plan) -> list[str]:
+    return prediction_lines(plan, Style(width=80))
+
+
+def llava(gpu: str | None, **batch: int) -> Plan:
+    spec = load_spec(EXAMPLES / "llava_8gpu.yaml")
+    cluster = Cluster(nodes=1, gpus_per_node=8, gpu=gpu)
+    return compile_spec(attrs.evolve(spec, cluster=cluster, batch=attrs.evolve(spec.batch, **batch)))
+
+
+@given(cases())
+def test_every_plan_has_its_picture_and_a_prediction(case: Case) -> None:
+    """Whatever the sizes and layouts: finite numbers, or a schedule that stops and says who waits."""
+    plan = case.plan()
+    found = predict(plan)
+    assert (found.timeline is None) == bool(found.deadlock)
+    assert found.step_seconds >= 0
+    assert 0 <= found.bubble <= 1
+    assert found.timeline is None or found.step_seconds < float("inf")
+    sized = all(module.model for module in plan.modules)
+    text = overview(plan, "spec.yaml", Style(width=80))
+    assert ("\nPrediction\n" in text) == sized
+    if sized:
+        assert [line for line in lines_of(plan) if len(line) > 80 and " " in line.strip()] == []
+
+
+def test_the_lines_are_those_of_the_prediction() -> None:
+    plan = llava("h100")
+    found = predict(plan)
+    step, path, memory = lines_of(plan)
+    assert duration(found.step_seconds) in step
+    assert f"{found.bubble:.1%}" in step
+    assert path.endswith(found.critical_path[0])
+    assert f"rank {found.worst.rank} " in memory
+    assert "fits" in memory
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        ("h100", []),
+        ("b200", []),
+        (None, ["  h100 is assumed: the spec names no cluster.gpu"]),
+        ("tpu9", ["  h100 is assumed: cluster.gpu 'tpu9' is not known"]),
+        ("none.yaml", ["  h100 is assumed: cluster.gpu 'none.yaml' is not known"]),
+    ],
+)
+def test_the_gpu_that_is_assumed_is_said(gpu: str | None, said: list[str]) -> None:
+    lines = lines_of(llava(gpu))
+    assert lines[3:] == said
+    assert ("b200" in lines[0]) == (gpu == "b200")
+
+
+def test_what_would_take_long_is_left_to_predict() -> None:
+    (line,) = lines_of(llava("h100", global_size=4 * MAX_PASSES))
+    assert "mimo predict" in line
+
+
+def test_a_spec_without_sizes_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLES / "qwen35_vl_17rank.yaml")]) == 0
+    assert "Prediction" not in capsys.readouterr().out
+
+
+def test_a_schedule_that_stops_is_said() -> None:
+    spec: Spec = load_spec(EXAMPLES / "llava_8gpu_colocated.yaml")
+    modules = {
+        name: attrs.evolve(module, parallel=attrs.evolve(module.parallel, tp=1, dp=4, pp=2))
+        for name, module in spec.modules.items()
+    }
+    modules["images"] = attrs.evolve(modules["images"], stages=(12, 11))
+    plan = compile_spec(attrs.evolve(spec, modules=modules))
+    assert predict(plan).pipeline_seconds == float("inf")
+    assert lines_of(plan)[0].startswith("  no step time: the schedule stops for good: ")
