@@ -10,11 +10,11 @@ import json
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planner import Plan, PlanError, compile_spec, parse_spec
 from planner.codec import MAX_BYTES, is_plan_text, loads
@@ -24,6 +24,10 @@ from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
 from .errors import ExecutorError
 from .lost import describe, is_lost_rank
 from .megatron_limits import check_limits, check_version
+
+if TYPE_CHECKING:
+    from .predicted import Predicted
+    from .train import Step
 
 OK, FAULTS, MISUSE = 0, 1, 2
 
@@ -125,23 +129,39 @@ def _train(options: argparse.Namespace, context: Context) -> int:
 def _steps(plan: Plan, original: Plan, options: argparse.Namespace, context: Context) -> None:
     from .data import Synthetic, check_items  # noqa: PLC0415  imports megatron-core
     from .groups import ProcessGroups  # noqa: PLC0415
-    from .report import step_line  # noqa: PLC0415
     from .train import Settings, Trainer  # noqa: PLC0415
 
     settings = Settings.of(plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed)
     check_items(original)
     groups = ProcessGroups(plan, context.rank, context.timeout)
     trainer = Trainer(plan, groups, Synthetic(original, options.seed), settings, context.device)
-    writing = options.metrics is not None and context.is_first
-    with options.metrics.open("w", encoding="ascii") if writing else nullcontext() as stream:
-        for step in trainer.run(options.steps):
-            if context.is_first:
-                print(step_line(step), flush=True)
+    if context.is_first:
+        from .predicted import predicted_of  # noqa: PLC0415  on this rank only
+
+        predicted = predicted_of(plan, settings, original.cluster.gpu if original.cluster else None)
+        _print_steps(trainer.run(options.steps), predicted, options.metrics)
+        return
+    for _ in trainer.run(options.steps):
+        pass
+
+
+def _print_steps(running: Iterator[Step], predicted: Predicted, metrics: Path | None) -> None:
+    """What rank 0 says of the steps as they end, and of their prediction at the end."""
+    from .predicted import device_name, summary  # noqa: PLC0415  on this rank only
+    from .report import step_line  # noqa: PLC0415  imports megatron-core
+
+    steps = []
+    with metrics.open("w", encoding="ascii") if metrics else nullcontext() as stream:
+        for step in running:
+            steps.append(step)
+            print(step_line(step), flush=True)
             if stream is not None:
-                _write_line(stream, step.metrics())
+                _write_line(stream, step.metrics() | predicted.metrics())
+    for line in summary(predicted, steps, device_name()):
+        print(line, flush=True)
 
 
-def _write_line(stream: Any, metrics: dict[str, float]) -> None:
+def _write_line(stream: Any, metrics: dict[str, Any]) -> None:
     """A whole line at once, so that a reader never sees half of one."""
     stream.write(json.dumps(metrics) + "\n")
     stream.flush()

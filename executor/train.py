@@ -76,7 +76,7 @@ class Step:
 
     def metrics(self) -> dict[str, float]:
         """The keys of a line of `--metrics`."""
-        return {name: getattr(self, name) for name in ("step", "loss", "grad_norm", "num_tokens", "seconds")}
+        return attrs.asdict(self)
 
 
 class Trainer:

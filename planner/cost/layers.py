@@ -18,7 +18,6 @@ from .tokens import Tokens
 from .work import Collective, Message, Product, Work
 
 FLASH_BACKWARD = 2.5
-_NUMBER = 2  # bytes of an activation
 
 
 @attrs.frozen(kw_only=True)
@@ -34,6 +33,7 @@ class Shape:
     is_sequence_parallel: bool
     parameters: int
     settings: Settings
+    unit: int = 2  # bytes of an activation, as messages carry it
 
     @property
     def split(self) -> int:
@@ -41,8 +41,8 @@ class Shape:
         return self.tp if self.is_sequence_parallel else 1
 
 
-def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings) -> Shape:
-    """The shape of a module with a model."""
+def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, unit: int = 2) -> Shape:
+    """The shape of a module with a model, whose activations take `unit` bytes."""
     assert module.model is not None  # noqa: S101  callers ask for modules with models only
     size = module.grid.size_of
     tp, expt_tp, ep = size(Axis.TP), size(Axis.EXPT_TP), size(Axis.EP)
@@ -56,6 +56,7 @@ def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings) -> Shape:
         is_sequence_parallel=module.sequence_parallel and tp > 1,
         parameters=sum(layer_parameters(module.model, tp, expt_tp, ep)),
         settings=settings,
+        unit=unit,
     )
 
 
@@ -95,7 +96,7 @@ def forward(shape: Shape) -> Work:
     if w.is_causal and shape.settings.flash_attention:  # rotary positions
         num_bytes += rows * 4 * (w.queries + w.keys) / shape.tp
     moved = Work(products=layer_products(shape), num_bytes=num_bytes, kernels=8, messages=_tensor_messages(shape, 1))
-    return moved + core_forward(shape) + Work(messages=_other_messages(shape, 1))
+    return moved + core_forward(shape) + Work(messages=_other_messages(shape, is_backward=False))
 
 
 def core_forward(shape: Shape) -> Work:
@@ -117,7 +118,8 @@ def backward(shape: Shape, *, trains: bool) -> Work:
     if trains:
         gradients += tuple(product.weight_gradient for product in products)
         num_bytes += 2 * shape.settings.gradient_bytes * shape.parameters  # added to what was there
-    messages = _tensor_messages(shape, 2 if trains and shape.is_sequence_parallel else 1) + _other_messages(shape, 2)
+    gathers = 2 if trains and shape.is_sequence_parallel else 1
+    messages = _tensor_messages(shape, gathers) + _other_messages(shape, is_backward=True)
     return _core_backward(shape) + Work(products=gradients, num_bytes=num_bytes, kernels=8, messages=messages)
 
 
@@ -149,7 +151,7 @@ def _tensor_messages(shape: Shape, gathers: int) -> tuple[Message, ...]:
     """
     if shape.tp == 1:
         return ()
-    buffer = _NUMBER * shape.tokens.per_rank * shape.w.hidden
+    buffer = shape.unit * shape.tokens.per_rank * shape.w.hidden
     around = 1 if shape.w.experts else 2
     if not shape.is_sequence_parallel:
         return (Message(GroupKind.TP, Collective.ALL_REDUCE, buffer, around),)
@@ -159,19 +161,25 @@ def _tensor_messages(shape: Shape, gathers: int) -> tuple[Message, ...]:
     )
 
 
-def _other_messages(shape: Shape, rings: int) -> tuple[Message, ...]:
-    """Context parallelism passes keys and values around, backward their gradients too; experts exchange tokens."""
+def _other_messages(shape: Shape, *, is_backward: bool) -> tuple[Message, ...]:
+    """Context parallelism passes keys and values around, backward their gradients too; experts exchange tokens,
+    and the weight of each visit."""
     found: tuple[Message, ...] = ()
     if shape.cp > 1:
-        block = _NUMBER * 2 * shape.tokens.per_rank * shape.w.keys / shape.tp
-        found += (Message(GroupKind.CP, Collective.RING, block, rings),)
+        block = shape.unit * 2 * shape.tokens.per_rank * shape.w.keys / shape.tp
+        found += (Message(GroupKind.CP, Collective.RING, block, 2 if is_backward else 1),)
     if shape.w.experts and shape.ep > 1:
         visits = shape.tokens.per_rank / shape.tp * shape.w.topk
-        found += (Message(GroupKind.EP, Collective.ALL_TO_ALL, _NUMBER * visits * shape.w.hidden, 2),)
+        found += (
+            Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits * shape.w.hidden, 2),
+            Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits),
+        )
     if shape.w.experts and shape.expt_tp > 1:
-        gathered = _NUMBER * expert_tokens(shape) * shape.w.hidden
+        weights = shape.unit * expert_tokens(shape)
+        gathered, way = weights * shape.w.hidden, Collective.REDUCE_SCATTER if is_backward else Collective.ALL_GATHER
         found += (
             Message(GroupKind.EXPT_TP, Collective.ALL_GATHER, gathered),
             Message(GroupKind.EXPT_TP, Collective.REDUCE_SCATTER, gathered),
+            Message(GroupKind.EXPT_TP, way, weights),
         )
     return found

@@ -19,8 +19,16 @@ from .settings import Settings
 
 Row = Mapping[str, str]
 
-# Megatron-LM of 2021 in fp16: scores in memory, gradients in fp16, the cross entropy in fp32 passes.
-_MEGATRON_2021 = Settings(flash_attention=False, dropout=True, fused_loss=False, gradient_bytes=2, dummy_gradient=False)
+# Megatron-LM of 2021 in fp16: scores in memory, gradients in fp16, the cross entropy in fp32 passes, and by default
+# --scatter-gather-tensors-in-pipeline (Narayanan et al. 2021, 4.1).
+_MEGATRON_2021 = Settings(
+    flash_attention=False,
+    dropout=True,
+    fused_loss=False,
+    gradient_bytes=2,
+    dummy_gradient=False,
+    scattered_hops=True,
+)
 # Its runs over many nodes, and those of Korthikanti et al. 2022: the same with gradients in fp32.
 _MEGATRON_FP32_GRADIENTS = attrs.evolve(_MEGATRON_2021, gradient_bytes=4)
 

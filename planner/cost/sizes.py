@@ -102,6 +102,18 @@ def layer_parameters(model: Model, tp: int, expt_tp: int = 1, ep: int = 1) -> tu
     return divided // tp + whole + router, w.experts // ep * (mlp // expt_tp + mlp_whole)
 
 
+def summed_parameters(model: Model, num_layers: int, *, is_last: bool) -> int:
+    """Parameters whose gradients sequence parallelism leaves as sums over a part of the sequence: they are whole on
+    every tp rank, and megatron-core adds them up over tp. Norms, routers, biases of row-parallel products."""
+    w = widths(model)
+    each = 2 * w.norm + (w.hidden if w.has_bias else 0)
+    if w.experts:
+        each += w.hidden * w.experts + (w.experts if w.has_bias else 0)
+    else:
+        each += _mlp(w)[1]
+    return num_layers * each + (w.norm if is_last else 0)
+
+
 def _mlp(w: Widths) -> tuple[int, int]:
     """(divided, whole) parameters of one MLP or one expert."""
     return w.hidden * w.fc1 + w.ffn * w.hidden + (w.fc1 if w.has_bias else 0), w.hidden if w.has_bias else 0

@@ -17,6 +17,7 @@ from . import layers
 from .layers import Shape, shape_of
 from .settings import Settings
 from .sizes import widths
+from .step import parameter_bytes
 from .tokens import Tokens, tokens_of
 from .work import Collective, Message, Part, Product, StageWork, Work
 
@@ -54,13 +55,15 @@ def stage_work(plan: Plan, module: ModulePlan, stage: int, settings: Settings) -
     if module.model is None or module.stages is None:
         return StageWork(parts=())
     tokens = tokens_of(plan, module)
-    shape = shape_of(module, tokens, settings)
+    shape = shape_of(module, tokens, settings, parameter_bytes(plan))
     gradients = gradients_of(plan, module)
     first, last = stage == 0, stage == module.num_stages - 1
     parts = [layer_part(shape, module.stages[stage], module.recompute, gradients)]
     is_text = module.model.family == "gpt"
     if first:
-        parts.append(_embedding(shape, gradients) if is_text else _encoder_input(module, shape, gradients))
+        parts.append(
+            _embedding(plan, module, shape, gradients) if is_text else _encoder_input(module, shape, gradients)
+        )
     if last:
         parts.append(_head(module, shape, gradients) if is_text else _projector(plan, module, tokens, gradients))
     return StageWork(parts=tuple(parts))
@@ -103,14 +106,37 @@ def _hidden_messages(shape: Shape) -> tuple[Message, ...]:
     if shape.tp == 1:
         return ()
     how = Collective.REDUCE_SCATTER if shape.is_sequence_parallel else Collective.ALL_REDUCE
-    return (Message(GroupKind.TP, how, 2 * shape.tokens.per_rank * shape.w.hidden),)
+    return (Message(GroupKind.TP, how, _hidden_bytes(shape)),)
 
 
-def _embedding(shape: Shape, gradients: Gradients) -> Part:
-    """Rows are copied, and backward added up: bytes, no products."""
+def _gathered_messages(shape: Shape) -> tuple[Message, ...]:
+    """Hidden values made whole again, where sequence parallelism has scattered them."""
+    if not shape.is_sequence_parallel:
+        return ()
+    return (Message(GroupKind.TP, Collective.ALL_GATHER, _hidden_bytes(shape)),)
+
+
+def _hidden_bytes(shape: Shape) -> float:
+    return shape.unit * shape.tokens.per_rank * shape.w.hidden
+
+
+def _embedding(plan: Plan, module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
+    """Rows are copied, and backward added up: bytes, no products.
+
+    Where other modules feed this one, MimoModel looks up only the tokens of text, and scatters the sequence itself
+    once all are in their places: a sum over tp under sequence parallelism too. Either way the gradient is gathered.
+    """
     num_bytes = 4 * shape.tokens.per_rank * shape.w.hidden
     backward = Work(num_bytes=2 * num_bytes, kernels=2) if gradients.body else Work()
-    forward = Work(num_bytes=num_bytes, kernels=2, messages=_hidden_messages(shape))
+    if gradients.body or gradients.before:
+        backward += Work(messages=_gathered_messages(shape))
+    sources = [plan.module(src) for src, dst in plan.edges if dst == module.name]
+    messages = _hidden_messages(shape)
+    if sources and shape.tp > 1:
+        placed = sum(tokens_of(plan, source).handed_on for source in sources if source.model is not None)
+        text = shape.tokens.sequences * max(0, shape.tokens.length - placed)
+        messages = (Message(GroupKind.TP, Collective.ALL_REDUCE, shape.unit * text * shape.w.hidden),)
+    forward = Work(num_bytes=num_bytes, kernels=2, messages=messages)
     return Part(name="embedding", count=1, forward=forward, backward=backward)
 
 
@@ -121,10 +147,8 @@ def _head(module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
     rows, settings = shape.tokens.per_rank, shape.settings
     product = Product(rows, shape.w.hidden, vocab)
     loss = rows * vocab * LOSS_BYTES[settings.fused_loss] / 2
-    gather: tuple[Message, ...] = ()
-    if shape.is_sequence_parallel:
-        gather = (Message(GroupKind.TP, Collective.ALL_GATHER, 2 * rows * shape.w.hidden),)
-    forward = Work(products=(product,), num_bytes=loss, kernels=4, messages=gather)
+    gather = _gathered_messages(shape)
+    forward = Work(products=(product,), num_bytes=loss, kernels=4, messages=gather + _loss_messages(shape))
     if not (gradients.before or gradients.body):
         return Part(name="head", count=1, forward=forward, backward=Work())
     products: tuple[Product, ...] = (product.input_gradient,)
@@ -132,9 +156,21 @@ def _head(module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
     if gradients.body:
         products += (product.weight_gradient,)
         num_bytes += 2 * settings.gradient_bytes * vocab * shape.w.hidden
-    messages = _hidden_messages(shape)
+    again = gather if gradients.body else ()  # for the gradient of the weights
+    messages = again + _hidden_messages(shape)
     backward = Work(products=products, num_bytes=num_bytes, kernels=4, messages=messages)
     return Part(name="head", count=1, forward=forward, backward=backward)
+
+
+def _loss_messages(shape: Shape) -> tuple[Message, ...]:
+    """The cross entropy over a divided vocabulary, per token in fp32: the largest logit, then the label's logit and
+    the sum of exponentials, which the fused kernel reduces together."""
+    if shape.tp == 1:
+        return ()
+    each = 4 * shape.tokens.per_rank
+    if shape.settings.fused_loss:
+        return tuple(Message(GroupKind.TP, Collective.ALL_REDUCE, size) for size in (each, 2 * each))
+    return (Message(GroupKind.TP, Collective.ALL_REDUCE, each, 3),)
 
 
 def _encoder_input(module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
@@ -166,8 +202,12 @@ def _projector(plan: Plan, module: ModulePlan, tokens: Tokens, gradients: Gradie
     if tp == 1:
         return part
     how = Collective.ALL_GATHER if inner is None else Collective.ALL_REDUCE
-    message = Work(messages=(Message(GroupKind.TP, how, 2 * rows * width),))
-    return attrs.evolve(part, forward=part.forward + message)
+    unit = parameter_bytes(plan)
+    forward = part.forward + Work(messages=(Message(GroupKind.TP, how, unit * rows * width),))
+    backward = part.backward
+    if backward.products:  # megatron-core sums the gradient of the input also where nothing before it trains
+        backward += Work(messages=(Message(GroupKind.TP, Collective.ALL_REDUCE, unit * rows * hidden),))
+    return attrs.evolve(part, forward=forward, backward=backward)
 
 
 def language_width(plan: Plan) -> int:

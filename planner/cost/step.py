@@ -7,7 +7,7 @@ from ..ir import GroupKind, ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan
 from .settings import Settings
-from .sizes import Parameters, widths
+from .sizes import Parameters, summed_parameters, widths
 from .work import Collective, Message
 
 # Adam reads the gradient and three fp32 values of a parameter, and writes three and the model's own; SGD one.
@@ -30,7 +30,8 @@ def state_shards(plan: Plan, module: ModulePlan) -> tuple[int, int]:
 def step_messages(
     plan: Plan, module: ModulePlan, stage: int, parameters: Parameters, settings: Settings
 ) -> tuple[Message, ...]:
-    """Reduction of gradients over the lanes, gathering of updated weights, and the sum of tied embeddings."""
+    """Reduction of gradients over the lanes, gathering of updated weights, the sum of tied embeddings, and that of
+    what sequence parallelism computes on a part of the sequence."""
     found: list[Message] = []
     groups = ((GroupKind.DP_CP, parameters.dense), (GroupKind.EXPT_DP, parameters.experts))
     sizes = {
@@ -47,6 +48,14 @@ def step_messages(
         else:
             found.append(Message(kind, Collective.ALL_REDUCE, gradients))
     model, last = module.model, module.num_stages - 1
+    if (
+        model is not None
+        and module.sequence_parallel
+        and module.grid.size_of(Axis.TP) > 1
+        and not module.freeze.encoder
+    ):
+        count = summed_parameters(model, (module.stages or (0,))[stage], is_last=stage == last)
+        found.append(Message(GroupKind.TP, Collective.ALL_REDUCE, settings.gradient_bytes * count))
     tied = module.is_language and model is not None and not model.untie_embeddings_and_output_weights
     if model is not None and tied and last and stage in (0, last) and not module.freeze.all:
         tp = module.grid.size_of(Axis.TP)

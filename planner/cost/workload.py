@@ -72,7 +72,7 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
         settings=settings,
         works=works,
         spans={module.name: spans_of(plan, module.name) for module in plan.modules},
-        hops={module.name: _hop(plan, module) for module in plan.modules},
+        hops={module.name: _hop(plan, module, settings) for module in plan.modules},
         crossings=crossings,
         steps=steps,
     )
@@ -88,12 +88,14 @@ def _like_the_one_before(module: ModulePlan, stage: int) -> bool:
     return layers is not None and 1 < stage < module.num_stages - 1 and layers[stage] == layers[stage - 1]
 
 
-def _hop(plan: Plan, module: ModulePlan) -> tuple[Message, Span] | None:
-    """The transfer between two stages of a module: its hidden states, each tp rank its share (all gather after it)."""
+def _hop(plan: Plan, module: ModulePlan, settings: Settings) -> tuple[Message, Span] | None:
+    """The transfer between two stages of a module: its hidden states as each rank holds them, whole or a share."""
     if module.num_stages == 1 or module.model is None:
         return None
     width = module.model.hidden_size or 0
-    num_bytes = parameter_bytes(plan) * tokens_of(plan, module).per_rank * width / module.grid.size_of(Axis.TP)
+    tp = module.grid.size_of(Axis.TP)
+    shares = tp if module.sequence_parallel or settings.scattered_hops else 1
+    num_bytes = parameter_bytes(plan) * tokens_of(plan, module).per_rank * width / shares
     crosses = hop_crosses(plan, module)
     return Message(GroupKind.PP, Collective.SEND, num_bytes), Span(2 if crosses else 1, 2, 1)
 

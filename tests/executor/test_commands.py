@@ -15,6 +15,10 @@ import ranks
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "examples" / "tiny_4rank.yaml")
 Outcome = tuple[int, str, str]
+KEYS = {
+    *("step", "loss", "grad_norm", "num_tokens", "seconds", "memory_bytes"),
+    *("predicted_seconds", "predicted_bytes", "predicted_gpu"),
+}
 
 
 def one_message(outcomes: list[Outcome]) -> str:
@@ -43,7 +47,7 @@ def test_train_and_reference_write_equal_metrics(tmp_path: Path) -> None:
     assert outcomes[0][1].count("grad norm") == 3
     ranks.run(1, "jobs:command", "train", TINY, "--steps", "3", "--reference", "--metrics", str(files[1]))
     steps, wanted = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
-    assert [set(step) for step in steps] == [{"step", "loss", "grad_norm", "num_tokens", "seconds"}] * 3
+    assert [set(step) for step in steps] == [KEYS] * 3
     for step, want in zip(steps, wanted, strict=True):
         assert step["num_tokens"] == want["num_tokens"]
         assert step["loss"] == pytest.approx(want["loss"], rel=1e-6)
@@ -118,14 +122,15 @@ def test_the_readmes_commands_under_torchrun(tmp_path: Path) -> None:
     assert "all groups and bridges are as planned" in checked
     assert "4 ranks, 53 groups" in checked
     steps, wanted = (
-        [line.split("tokens/s")[0].split()[:-1] for line in out.splitlines()] for out in (trained, reference)
+        [line.split("tokens/s")[0].split()[:-1] for line in out.splitlines() if line.startswith("step")]
+        for out in (trained, reference)
     )
     assert len(steps) == len(wanted) == 20
     for step, want in zip(steps, wanted, strict=True):  # printed to six places
         assert float(step[3]) == pytest.approx(float(want[3]), abs=1e-5)
     written = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert [step["step"] for step in written] == list(range(20))
-    assert all(set(step) == {"step", "loss", "grad_norm", "num_tokens", "seconds"} for step in written)
+    assert all(set(step) == KEYS for step in written)
     assert max(len(line) for out in (checked, trained, reference) for line in out.splitlines()) <= 80
 
 
@@ -144,3 +149,28 @@ def _run(line: str, place: Path) -> str:
 def test_ranks_of_tests_see_no_gpu() -> None:
     """Tests start more ranks than a machine has GPUs, and compare with the CPU's numbers."""
     assert ranks.run(1, "jobs:visible_gpus") == [("", 0)]
+
+
+def test_predicted_stands_beside_measured() -> None:
+    """Of a CPU the output says that it is no GPU; rank 0 alone speaks."""
+    outcomes = ranks.run(4, "jobs:command", "train", TINY, "--steps", "2")
+    predicted, measured = outcomes[0][1].splitlines()[-2:]
+    assert re.fullmatch(r"predicted  [\d.]+ ms a step, [\d.]+ MiB of rank 0 on h100, timed as bf16", predicted)
+    assert re.fullmatch(r"measured   [\d.]+ ms a step, [\d.]+ [GM]iB of rank 0 on cpu, not comparable", measured)
+    assert all(not out for _, out, _ in outcomes[1:])
+
+
+def test_a_run_goes_on_where_nothing_can_be_predicted(tmp_path: Path) -> None:
+    spec, file = tmp_path / "spec.yaml", tmp_path / "metrics.jsonl"
+    spec.write_text(Path(TINY).read_text() + "cluster: {gpu: abacus}\n")
+    ((code, out, _),) = ranks.run(
+        1, "jobs:command", "train", str(spec), "--steps", "2", "--reference", "--metrics", str(file)
+    )
+    assert code == 0
+    assert out.count("predicted") == 1
+    assert re.search(r"predicted  nothing: .*'abacus'", out)
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(written) == 2
+    for step in written:
+        assert set(step) == KEYS
+        assert [step[f"predicted_{name}"] for name in ("seconds", "bytes", "gpu")] == [None] * 3

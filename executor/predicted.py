@@ -1,0 +1,116 @@
+"""What rank 0 was predicted to take, beside what it took. `train` alone imports it, and on rank 0 only.
+
+Two numbers can be compared where the GPU is the one that was predicted. `memory_bytes` on a GPU is the peak of torch's
+allocator, so that communicators, which allocate for themselves, are left out of the prediction too. On a CPU neither
+number can be compared: the prediction is of a GPU, and the process's memory holds the interpreter and its libraries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+import attrs
+import torch
+
+from planner import Plan, compile_spec
+from planner.cost.hardware import DEFAULT, known_hardware, load_hardware
+from planner.cost.predict import predict
+from planner.cost.ranks import rank_memory
+from planner.cost.settings import Settings as Software
+
+from . import device
+from .layers import Layers, choose_layers
+from .train import Settings, Step
+
+
+@attrs.frozen(kw_only=True)
+class Predicted:
+    """A step of rank 0.
+
+    Attributes:
+        gpu: the hardware assumed; "" where nothing could be predicted.
+        seconds: of a step; None where nothing could be predicted.
+        num_bytes: at the peak, communicators left out; None where nothing could be predicted.
+        timed_as: dtype of the predicted times, where it is not the run's.
+        reason: why nothing could be predicted.
+    """
+
+    gpu: str = ""
+    seconds: float | None = None
+    num_bytes: int | None = None
+    timed_as: str = ""
+    reason: str = ""
+
+    def metrics(self) -> dict[str, float | str | None]:
+        """The keys that each line of `--metrics` gains; null where nothing could be predicted."""
+        numbers = {"predicted_seconds": self.seconds, "predicted_bytes": self.num_bytes}
+        return {**numbers, "predicted_gpu": self.gpu or None}
+
+
+def predicted_of(plan: Plan, settings: Settings, asked: str | None) -> Predicted:
+    """The prediction for rank 0 of a run; with a reason where none is possible: no run ends for want of one.
+
+    Args:
+        plan: what runs.
+        settings: how.
+        asked: the GPU that the spec names, if any.
+    """
+    try:
+        gpu, run, assumed = asked or gpu_of(device_name()), _as_run(plan, settings), software()
+        found = predict(run, load_hardware(gpu), assumed)
+        num_bytes = round(rank_memory(run, 0, assumed).total)
+    except Exception as error:  # whatever it is, the other ranks must not wait for this one in vain
+        return Predicted(reason=" ".join(str(error).split()) or type(error).__name__)
+    if found.deadlock or not found.has_models:
+        return Predicted(reason=found.deadlock or f"no sizes of {', '.join(found.unsized)}")
+    return Predicted(
+        gpu=gpu, seconds=found.step_seconds, num_bytes=num_bytes, timed_as="" if settings.dtype == "bf16" else "bf16"
+    )
+
+
+def _as_run(plan: Plan, settings: Settings) -> Plan:
+    """The plan with the settings that the command line changed."""
+    names = ("dtype", "optimizer", "lr", "distributed_optimizer")
+    training = attrs.evolve(plan.training, **{name: getattr(settings, name) for name in names})
+    if training == plan.training:
+        return plan
+    return compile_spec(attrs.evolve(plan.to_spec(), training=training), world_size=plan.world_size)
+
+
+def software() -> Software:
+    """What this executor's models do, where that is not the default of predictions (transformer.py, ddp.py)."""
+    flash = choose_layers() is Layers.TRANSFORMER_ENGINE
+    return Software(flash_attention=flash, fused_loss=False, dummy_gradient=False)
+
+
+def gpu_of(runs_on: str) -> str:
+    """The known GPU that this process runs on; else the default."""
+    return next((name for name in known_hardware() if name in runs_on.lower()), DEFAULT)
+
+
+def device_name() -> str:
+    """What this process runs on."""
+    return torch.cuda.get_device_name() if device.ON_GPU else "cpu"
+
+
+def summary(predicted: Predicted, steps: Sequence[Step], runs_on: str) -> list[str]:
+    """Two lines: predicted, measured. The first step warms up, and counts only where it is the only one."""
+    if not steps:
+        return []
+    seconds = median(step.seconds for step in steps[1:] or steps)
+    memory = max(step.memory_bytes for step in steps)
+    measured = f"measured   {_line(seconds, memory)} of rank 0 on {runs_on}"
+    if predicted.seconds is None or predicted.num_bytes is None:
+        return [f"predicted  nothing: {predicted.reason}", measured]
+    timed = f", timed as {predicted.timed_as}" if predicted.timed_as else ""
+    is_same = predicted.gpu.lower() in runs_on.lower()
+    return [
+        f"predicted  {_line(predicted.seconds, predicted.num_bytes)} of rank 0 on {predicted.gpu}{timed}",
+        measured + ("" if is_same else ", not comparable"),
+    ]
+
+
+def _line(seconds: float, num_bytes: float) -> str:
+    size = f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+    return f"{1e3 * seconds:.1f} ms a step, {size}"

@@ -1,0 +1,222 @@
+"""Real ranks on gloo send what the prediction counts: every operation of a step, its bytes, exactly.
+
+Compared on every rank, per communicator and operation: how many buffers of which size. What `mimo predict` prints is
+then what these buffers move by the ring algorithms. Nothing is within a tolerance. Left out, each by its rule:
+
+- **over the world**: numbers of tokens, the loss, norms and the agreement on an update: 8 to 16 bytes a step.
+- **alone**: operations in a group of one rank, which megatron-core starts all the same. Nothing moves.
+- **integers**: shapes of hops, tokens per expert, boundaries of samples. A prediction is of values.
+- **scalars**: one number, reduced over a module's ranks: the norm of its gradients.
+- **padding** of the distributed optimizer's buffers, which depends on the order and size of each parameter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+import pytest
+import ranks
+import specs
+
+from planner import Axis, Freeze, GroupKind, Plan, Strategy, Training, compile_spec
+from planner.cost.predict import predict
+from planner.cost.schedule import Stage
+from planner.cost.settings import Settings
+from planner.cost.step import parameter_bytes
+from planner.cost.work import Collective, Message, share_moved
+from planner.cost.workload import Workload, workload_of
+
+LOCAL = Settings(flash_attention=False, fused_loss=False, dummy_gradient=False)  # what the executor's models do
+SCALAR = 4  # bytes
+
+Sizes = dict[tuple[str, str], Counter[int]]  # by communicator and operation: how many buffers, by their bytes
+
+
+def plan_of(
+    language: dict[str, Any], images: dict[str, Any], training: dict[str, Any] | None = None, **changes: Any
+) -> Plan:
+    """A tiny plan in bf16 with one image in every sample, two microbatches."""
+    made = specs.plan(language, images, fixed=True, **changes)
+    chosen = Training(**({"optimizer": "adam"} | (training or {})))
+    return compile_spec(attrs.evolve(made.to_spec(), training=chosen), world_size=made.world_size)
+
+
+SP = {"tp": 2, "sequence_parallel": True}
+TIED = {"language": specs.language(untie_embeddings_and_output_weights=False)}
+EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2)}
+BIASES = {
+    "language": specs.language(
+        normalization="LayerNorm", add_bias_linear=True, gated_linear_unit=False, activation="gelu"
+    ),
+    "images": specs.vision(projector_hidden_size=None),
+}
+FIRST = {"rank_offset": 0}
+
+PLANS = {
+    "tp 2": plan_of({"tp": 2}, {"tp": 2}),
+    "tp 2, fp32": plan_of({"tp": 2}, {"tp": 2}, {"dtype": "fp32"}),
+    "tp 2, frozen encoder": plan_of({"tp": 2}, {"tp": 2}, freeze={"images": Freeze(encoder=True)}),
+    "tp 2, frozen language": plan_of(SP, {"tp": 2}, freeze={"language": Freeze(encoder=True, projection=True)}),
+    "sequence parallel": plan_of(SP, {}),
+    "sequence parallel, biases, pp 2": plan_of(SP | {"pp": 2}, {"tp": 2}, models=BIASES),
+    "sequence parallel, all computed again": plan_of(SP, {"tp": 2}, recompute="full"),
+    "pp 2": plan_of({"pp": 2}, {"pp": 2}),
+    "pp 2, tp 2, tied embeddings": plan_of({"pp": 2, "tp": 2}, {}, models=TIED),
+    "dp 2": plan_of({"dp": 2}, {"dp": 2}),
+    "dp 2, distributed optimizer": plan_of({"dp": 2}, {"dp": 2}, {"distributed_optimizer": True}),
+    "dp 2, ep 2": plan_of({"dp": 2, "ep": 2}, {}, models=EXPERTS),
+    "selective": plan_of({"tp": 2}, {}, recompute="selective"),
+    "tp 2, experts": plan_of(SP, {}, models=EXPERTS),
+    "experts divided over tp": plan_of(SP | {"expt_tp": 2}, {}, models=EXPERTS),
+    "8 ranks: tp 2, dp 2, ep 2, experts; tp 4": plan_of(SP | {"dp": 2, "ep": 2}, {"tp": 4}, models=EXPERTS),
+    "8 ranks: tp 2, two encoders": plan_of({"tp": 2, "pp": 2}, {"tp": 2}, audio_parallel={"dp": 2}),
+    "fan-out": plan_of({"dp": 4}, {"tp": 2}),
+    "8 ranks: tp 2, pp 2; fan-in from tp 2, dp 2": plan_of({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}),
+    "8 ranks: tp 2, pp 2, dp 2; dp 4 on its first stage": plan_of(
+        {"tp": 2, "pp": 2, "dp": 2} | FIRST, {"dp": 4} | FIRST, {"distributed_optimizer": True}
+    ),
+    "8 ranks: tp 2, dp 4; dp 8 on the same": plan_of(
+        {"tp": 2, "dp": 4}, {"dp": 8}, placement="colocated", micro_size=8
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_operation_of_a_step_is_predicted(name: str) -> None:
+    plan = PLANS[name]
+    found = ranks.run(plan.world_size, "byte_jobs:recorded_step", plan.to_json())
+    work = workload_of(plan, LOCAL)
+    recorded = [recorded_sizes(rank) for rank in found]
+    predicted = [predicted_sizes(work, number, rank) for number, rank in enumerate(found)]
+    for number, (have, want) in enumerate(zip(recorded, predicted, strict=True)):
+        assert without_exchanges(have) == without_exchanges(want), f"rank {number}"
+    # How many tokens an expert gets is the router's choice; how many all of them get together is not.
+    assert exchanged(recorded) == exchanged(predicted)
+    for src, dst in plan.edges:
+        check_bridge(work, src, dst, found)
+
+
+def recorded_sizes(rank: dict[str, Any]) -> Sizes:
+    """What a rank did, without what the rules leave out; bridges are another test's."""
+    sizes: Sizes = {}
+    for (communicator, operation, dtype), counts in rank["operations"].items():
+        for num_bytes, count in counts.items():
+            if not (is_left_out(rank, communicator, operation, dtype, num_bytes) or is_bridges(rank, communicator)):
+                sizes.setdefault((communicator, operation), Counter())[num_bytes] += count
+    return sizes
+
+
+def is_left_out(rank: dict[str, Any], communicator: str, operation: str, dtype: str, num_bytes: int) -> bool:
+    """Whether one of the rules above leaves an operation out."""
+    is_integer = dtype.startswith(("int", "uint", "bool"))
+    is_scalar = operation == Collective.ALL_REDUCE and dtype == "float32" and num_bytes == SCALAR
+    return communicator == "world" or rank["sizes"][communicator] == 1 or is_integer or is_scalar
+
+
+def predicted_sizes(work: Workload, number: int, rank: dict[str, Any]) -> Sizes:
+    """What the prediction says of a rank."""
+    sizes: Sizes = {}
+    view, num = work.plan.view(number), work.plan.batch.num_microbatches
+    for name, coords in view.coords.items():
+        stage, module = coords[Axis.PP], work.plan.module(name)
+        for message, times in messages_of(work, name, stage):
+            communicator = rank["names"][f"{name}:{message.kind}"]
+            if rank["sizes"][communicator] > 1:
+                num_bytes = message.num_bytes + padded(work, message, rank["padding"][name])
+                assert num_bytes == int(num_bytes)
+                key = communicator, str(message.collective)
+                sizes.setdefault(key, Counter())[int(num_bytes)] += times * message.count
+        hop = work.hops[name]
+        sends = (stage > 0) + (stage < module.num_stages - 1)
+        if hop and sends:
+            key = rank["names"][f"{name}:pp"], "send"
+            sizes.setdefault(key, Counter())[int(hop[0].num_bytes)] += num * sends
+    return sizes
+
+
+def messages_of(work: Workload, name: str, stage: int) -> Iterator[tuple[Message, int]]:
+    """The collectives of a rank in a step, with how often each happens."""
+    key, num = Stage(name, stage), work.plan.batch.num_microbatches
+    for part in work.works[key].parts:
+        for message in part.forward.messages + part.backward.messages:
+            yield message, num * part.count
+    for message in work.steps[key][0]:
+        yield message, 1
+
+
+def padded(work: Workload, message: Message, num_elements: int) -> int:
+    """Bytes of padding in a message, by the rule above."""
+    if message.kind != GroupKind.DP_CP:
+        return 0
+    gathers = message.collective is Collective.ALL_GATHER
+    return num_elements * (parameter_bytes(work.plan) if gathers else work.settings.gradient_bytes)
+
+
+def without_exchanges(sizes: Sizes) -> Sizes:
+    return {key: counts for key, counts in sizes.items() if key[1] != Collective.ALL_TO_ALL}
+
+
+def exchanged(ranks_sizes: Sequence[Sizes]) -> dict[str, tuple[int, int]]:
+    """Per communicator, all-to-alls and their bytes, all ranks together."""
+    found: dict[str, tuple[int, int]] = {}
+    for sizes in ranks_sizes:
+        for (communicator, operation), counts in sizes.items():
+            if operation == Collective.ALL_TO_ALL:
+                calls, num_bytes = found.get(communicator, (0, 0))
+                total = sum(size * count for size, count in counts.items())
+                found[communicator] = calls + counts.total(), num_bytes + total
+    return found
+
+
+def is_bridges(rank: dict[str, Any], communicator: str) -> bool:
+    """Whether a communicator of several ranks is a bridge's; the plan's rule of sharing gives it to nothing else."""
+    return "->" in communicator and rank["sizes"][communicator] > 1
+
+
+def check_bridge(work: Workload, src: str, dst: str, found: list[dict[str, Any]]) -> None:
+    """What crosses an edge, all ranks together, and what each rank's lane does by itself."""
+    plan, num = work.plan, work.plan.batch.num_microbatches
+    ways = dict(zip(("bridge_dst", "bridge_src"), work.crossings[src, dst], strict=True))
+    sent: Counter[str] = Counter()
+    for number, rank in enumerate(found):
+        lanes: Sizes = {}
+        for (communicator, operation, dtype), counts in rank["operations"].items():
+            if f"{src}->{dst}:" not in communicator or is_left_out(rank, communicator, operation, dtype, SCALAR):
+                continue
+            if operation == Collective.SEND:
+                shared = plan.bridge(src, dst).strategy is Strategy.GATHER
+                way = "both" if shared else "bridge_dst" if number in plan.module(src).grid else "bridge_src"
+                sent[way] += sum(size * count for size, count in counts.items())
+            else:
+                lanes[communicator, operation] = Counter(counts)
+        wanted: Sizes = {}
+        for kind, crossing in ways.items():
+            communicator = rank["names"].get(f"{src}->{dst}:{kind}", "")
+            for step in crossing.after if rank["sizes"].get(communicator, 1) > 1 else ():
+                wanted[communicator, str(step.collective)] = Counter({int(step.num_bytes): num})
+        assert lanes == wanted, f"rank {number}"
+    predicted = Counter({kind: num * int(crossing.num_bytes) for kind, crossing in ways.items()})
+    if "both" in sent:
+        predicted = Counter(both=predicted.total())
+    assert +sent == +predicted
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_traffic_is_what_these_operations_move(name: str) -> None:
+    """Of every stage and kind: what `mimo predict --json` prints."""
+    plan = PLANS[name]
+    work = workload_of(plan, LOCAL)
+    for cost in predict(plan, settings=LOCAL).stages:
+        module = plan.module(cost.module)
+        moved: Counter[str] = Counter()
+        for message, times in messages_of(work, cost.module, cost.stage):
+            size = len(plan.groups(cost.module, message.kind)[0])
+            moved[message.kind] += times * message.count * message.num_bytes * share_moved(message.collective, size)
+        hop = work.hops[cost.module]
+        if hop:
+            sends = (cost.stage > 0) + (cost.stage < module.num_stages - 1)
+            moved["pp"] += plan.batch.num_microbatches * sends * hop[0].num_bytes
+        assert {traffic.kind: traffic.num_bytes for traffic in cost.traffic} == +moved
