@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -26,6 +27,18 @@ def test_two_swapped_groups_fail_check_by_name() -> None:
         f"rank 0: dp group 0 of language is (0, 2) in the plan, {wrong} [2, 2, 4], but reduces to [2, 1, 1]",
     ]
     assert all(result["faults"] == [] for result in found[1:])
+
+
+def test_two_groups_in_swapped_order_on_one_rank_end_in_an_error(tmp_path: Path) -> None:
+    """Equally large groups: their members look for rank 0 under other names, and give up in time. Never a hang."""
+    file = tmp_path / "plan.json"
+    file.write_text(PLAN.to_json())
+    outcomes = ranks.run(
+        PLAN.world_size, "jobs:command_with_swapped_order", "check", str(file), "--timeout", "4", timeout=40
+    )
+    assert [code for code, _, _ in outcomes] == [1] * PLAN.world_size
+    (message,) = [err for _, _, err in outcomes if err]
+    assert "lost another rank, which died or did not come within 0:00:04, at groups.py:" in message
 
 
 def test_members_are_told_apart_where_their_squares_are_not() -> None:
