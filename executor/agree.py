@@ -28,11 +28,15 @@ class Claim:
     rank: int
 
     def is_first(self) -> bool:
-        """Whether no other rank has claimed before. Without an answer from the store rank 0 speaks."""
+        """Whether no other rank has claimed before. Without an answer from the store rank 0 speaks, and rank 1.
+
+        Where rank 0 hosts the store, and no launcher, the store goes with it: rank 1 cannot know whether rank 0 spoke
+        or died without a word, and a second message is better than none.
+        """
         try:
             return bool(self.store.add("speaker", 1) == 1)
-        except RuntimeError:  # the store went away with the rank that hosted it, rank 0
-            return self.rank == 0
+        except RuntimeError:
+            return self.rank <= 1
 
 
 def agree(

@@ -24,24 +24,34 @@ from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
 from .errors import ExecutorError
 from .lost import describe, is_lost_rank
 from .megatron_limits import check_limits, check_version
+from .options import MisuseError, Parser, check_writable, integer, number
 
 if TYPE_CHECKING:
     from .predicted import Predicted
-    from .train import Step
+    from .train import Settings, Step
 
 OK, FAULTS, MISUSE = 0, 1, 2
+_DAY = 86400.0  # seconds
+_MAX_LR = 1e6  # as a spec's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command as one rank and return its exit code."""
-    options = _parser().parse_args(arguments)
+    try:
+        options, misuse = _parser().parse_args(arguments), None
+    except MisuseError as error:
+        options, misuse = argparse.Namespace(timeout=DEFAULT_TIMEOUT.total_seconds()), error
     try:
         context = connect(timedelta(seconds=options.timeout))
     except (ExecutorError, RuntimeError, OSError) as error:
         print(f"executor: cannot meet the other ranks: {error}", file=sys.stderr, flush=True)
         return FAULTS
     try:
+        if misuse:
+            raise misuse
         code: int = options.run(options, context)
+    except MisuseError as error:
+        return _speak(context, str(error), MISUSE)
     except (ExecutorError, PlanError) as error:
         return _speak(context, str(error))
     except Exception as error:  # one of several ranks must say what it was
@@ -49,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _speak(context: Context, text: str) -> int:
+def _speak(context: Context, text: str, code: int = FAULTS) -> int:
     if context.claim.is_first():
         print(f"executor: {text}", file=sys.stderr, flush=True)
     leave(context)
-    return FAULTS
+    return code
 
 
 def _unexpected(context: Context, error: Exception) -> str:
@@ -64,7 +74,7 @@ def _unexpected(context: Context, error: Exception) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m executor", description="Run a plan under torchrun.")
+    parser = Parser(prog="python -m executor", description="Run a plan under torchrun.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="create every group and bridge, and prove them")
     check.set_defaults(run=_check)
@@ -73,14 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     for command in (check, train):
         command.add_argument("plan", metavar="SPEC_OR_PLAN", help="spec (YAML) or plan (JSON)")
         command.add_argument(
-            "--timeout", type=float, default=DEFAULT_TIMEOUT.total_seconds(), metavar="S", help="wait for others"
+            "--timeout", type=number(_DAY), default=DEFAULT_TIMEOUT.total_seconds(), metavar="S", help="wait for others"
         )
-    train.add_argument("--steps", type=int, default=20, metavar="N", help="optimizer steps (default 20)")
+    train.add_argument("--steps", type=integer(1), default=20, metavar="N", help="optimizer steps (default 20)")
     train.add_argument("--metrics", type=Path, metavar="FILE", help="write one JSON object per step")
     train.add_argument("--dtype", choices=("fp32", "bf16"), help="the spec's, if left out")
-    train.add_argument("--seed", type=int, default=1234, help="of weights and data (default 1234)")
+    train.add_argument("--seed", type=integer(0), default=1234, help="of weights and data (default 1234)")
     train.add_argument("--optimizer", choices=("sgd", "adam"), help="the spec's, if left out")
-    train.add_argument("--lr", type=float, help="learning rate; the spec's, if left out")
+    train.add_argument("--lr", type=number(_MAX_LR), help="learning rate; the spec's, if left out")
     train.add_argument("--reference", action="store_true", help="the same model, data and seed on one rank")
     return parser
 
@@ -114,25 +124,31 @@ def _check(options: argparse.Namespace, context: Context) -> int:
 
 
 def _train(options: argparse.Namespace, context: Context) -> int:
+    if options.reference and context.world_size > 1:
+        raise MisuseError(f"--reference runs on one rank: start one process, got {context.world_size}")
+    if options.metrics is not None and context.is_first:
+        check_writable("--metrics", options.metrics)
     original = load_plan(options.plan)
     _quiet()
-    from .reference import reference_of  # noqa: PLC0415  imports megatron-core
+    from .data import check_items  # noqa: PLC0415  imports megatron-core, before others wait for this rank
+    from .reference import reference_of  # noqa: PLC0415
+    from .train import Settings  # noqa: PLC0415
 
     plan = reference_of(original) if options.reference else original
     check_limits(plan)
+    check_items(original)
+    settings = Settings.of(plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed)
     given = {name: getattr(options, name) for name in ("dtype", "lr", "optimizer", "seed", "steps")}
     with started(context, plan.digest, plan.world_size, {name: str(value) for name, value in given.items()}):
-        _steps(plan, original, options, context)
+        _steps(plan, original, settings, options, context)
     return OK
 
 
-def _steps(plan: Plan, original: Plan, options: argparse.Namespace, context: Context) -> None:
-    from .data import Synthetic, check_items  # noqa: PLC0415  imports megatron-core
+def _steps(plan: Plan, original: Plan, settings: Settings, options: argparse.Namespace, context: Context) -> None:
+    from .data import Synthetic  # noqa: PLC0415  imports megatron-core
     from .groups import ProcessGroups  # noqa: PLC0415
-    from .train import Settings, Trainer  # noqa: PLC0415
+    from .train import Trainer  # noqa: PLC0415
 
-    settings = Settings.of(plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed)
-    check_items(original)
     groups = ProcessGroups(plan, context.rank, context.timeout)
     trainer = Trainer(plan, groups, Synthetic(original, options.seed), settings, context.device)
     if context.is_first:

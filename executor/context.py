@@ -65,26 +65,36 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     """Meet the other processes at the store; no process group exists yet.
 
     Raises:
-        ExecutorError: the environment names some of torchrun's variables and not others.
+        ExecutorError: the environment names some of torchrun's variables and not others, or no numbers in them.
     """
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing and len(missing) < len(_VARIABLES):
         raise ExecutorError(f"the environment lacks {', '.join(missing)}: start with torchrun")
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    if not 0 <= rank < world_size:
+        raise ExecutorError(f"0 <= RANK < WORLD_SIZE in the environment, got {rank} and {world_size}: use torchrun")
     # The launcher's store outlives a restart, and so would the keys of the attempt before: torch's own rendezvous
     # keeps attempts apart in this way (torch/distributed/rendezvous.py, _create_c10d_store).
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"attempt{attempt}", HashStore() if missing else _open_store(rank, timeout))
     store.set_timeout(timeout)
-    chosen = device.select(int(os.environ.get("LOCAL_RANK", rank)))
+    chosen = device.select(_number("LOCAL_RANK", rank))
     return Context(rank, world_size, chosen, timeout, store, Claim(PrefixStore("claim", store), rank))
+
+
+def _number(name: str, default: int) -> int:
+    """A variable of the environment. Raises ExecutorError."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()):
+        raise ExecutorError(f"{name} in the environment is a number, got {text[:40]!r}: start with torchrun")
+    return int(text)
 
 
 def _open_store(rank: int, timeout: timedelta) -> Store:
     """The store at torchrun's address. It does not wait for all ranks: agree.py does, and names who is missing."""
     return TCPStore(
         os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
+        _number("MASTER_PORT", 0),
         is_master=rank == 0 and not _launcher_hosts_store(),
         timeout=timeout,
         wait_for_workers=False,

@@ -47,6 +47,16 @@ def check_version(installed: str | None = None) -> None:
         )
 
 
+def check_dtype(dtype: str) -> None:
+    """Raise UnsupportedError for fp16, the one dtype of a spec that cannot be trained in."""
+    if dtype == "fp16":
+        raise UnsupportedError(
+            "fp16: loss scaling over several modules is not right in megatron-core 0.19; each module's optimizer "
+            "scales by itself, and the loss by the first's (Megatron-Bridge #5591: scales diverged)\n"
+            "    fix: use bf16"
+        )
+
+
 def check_limits(plan: Plan, *, own_specs: bool = False) -> None:
     """Raise UnsupportedError with every limit that the plan is beyond.
 

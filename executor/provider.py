@@ -31,6 +31,7 @@ from .freeze import Frozen, freeze
 from .groups import ProcessGroups
 from .infra import MimoModelInfra, check_plan, compiled, infra_of, open_groups
 from .inject import Making, specs_of_rank
+from .megatron_limits import check_dtype
 from .meta import on_meta
 from .model import PlannedMimoModel, build_model
 from .rng import Streams, seed_streams
@@ -44,11 +45,7 @@ _OVERRIDES = ("fp16", "bf16", "use_cpu_initialization", "init_model_with_meta_de
 
 def _refuse_fp16(_: Any, __: Any, value: bool | None) -> None:
     if value:
-        raise UnsupportedError(
-            "fp16: loss scaling over several modules is not right in megatron-core 0.19; each module's optimizer "
-            "scales by itself, and the loss by the first's (Megatron-Bridge #5591: scales diverged)\n"
-            "    fix: use bf16"
-        )
+        check_dtype("fp16")
 
 
 def _refuse_virtual(_: Any, __: Any, value: int | None) -> None:
@@ -117,7 +114,7 @@ class MimoModelProvider:
         chosen = self.bf16
         if chosen is None:
             planned = self.plan.training.dtype
-            _refuse_fp16(None, None, planned == "fp16")
+            check_dtype(planned)
             chosen = planned == "bf16"
         return torch.bfloat16 if chosen else torch.float32
 

@@ -25,6 +25,7 @@ from .device import memory_bytes
 from .errors import ExecutorError
 from .gradients import counts_tokens, finalize_model_grads_multimodule
 from .groups import ProcessGroups
+from .megatron_limits import check_dtype
 from .model import PlannedMimoModel
 from .optimizer import build_optimizer, optimizer_config
 from .provider import LlavaMimoProvider
@@ -53,13 +54,12 @@ class Settings:
 
     @classmethod
     def of(cls, plan: Plan, **changes: Any) -> Settings:
-        """The plan's training settings, with those that are not None in `changes` replaced."""
+        """The plan's training settings, with those that are not None in `changes` replaced. Raises ExecutorError."""
         training = attrs.asdict(plan.training)
         chosen = training | {name: value for name, value in changes.items() if value is not None}
+        check_dtype(chosen["dtype"])
         if chosen["optimizer"] == "sgd" and chosen["distributed_optimizer"]:
             raise ExecutorError("megatron-core 0.19 shards the state of adam only: set distributed_optimizer: false")
-        if chosen["dtype"] not in DTYPES:
-            raise ExecutorError(f"dtype is one of {', '.join(DTYPES)} here, got {chosen['dtype']}; set --dtype")
         return cls(**chosen)
 
 

@@ -338,6 +338,21 @@ def command_without(absent: int, *arguments: str) -> tuple[int, str, str]:
     return command(*arguments) if int(os.environ["RANK"]) != absent else (0, "", "")
 
 
+def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
+    """As `command`, but rank 0 makes language's tp group in the place of its dp group, and the other way around."""
+    real = ProcessGroups._create
+
+    def create(self: ProcessGroups, group: Any, position: int) -> Any:
+        places = {found.kind: found.position for found in self.view.groups if found.owner == "language"}
+        swapped = {places["tp"]: places["dp"], places["dp"]: places["tp"]}
+        return real(self, group, swapped.get(position, position))
+
+    if os.environ["RANK"] != "0":
+        return command(*arguments)
+    with mock.patch.object(ProcessGroups, "_create", create):
+        return command(*arguments)
+
+
 def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
     """As `command`, with another version of megatron-core on every rank."""
     with mock.patch("executor.megatron_limits.version", return_value=installed):

@@ -44,9 +44,11 @@ def run(
     return [results[rank] for rank in range(world_size)]
 
 
-def run_all(world_size: int, function: str, *args: Any, timeout: float = 120) -> list[Any]:
+def run_all(
+    world_size: int, function: str, *args: Any, timeout: float = 120, env: dict[str, str] | None = None
+) -> list[Any]:
     """As `run`, but waits for every rank; a failed rank's result is the text of its error."""
-    results, errors = _run(world_size, function, args, timeout, {}, stop_early=False)
+    results, errors = _run(world_size, function, args, timeout, env or {}, stop_early=False)
     return [results.get(rank, errors.get(rank)) for rank in range(world_size)]
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import ranks
+from torch.distributed import TCPStore
+
+from planner import compile_spec, load_spec
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "examples" / "tiny_4rank.yaml")
@@ -52,6 +55,25 @@ def test_train_and_reference_write_equal_metrics(tmp_path: Path) -> None:
         assert step["num_tokens"] == want["num_tokens"]
         assert step["loss"] == pytest.approx(want["loss"], rel=1e-6)
         assert step["grad_norm"] == pytest.approx(want["grad_norm"], rel=1e-6)
+
+
+def test_a_plan_file_trains_as_its_spec(tmp_path: Path) -> None:
+    """Both are one plan: equal steps, and options that differ from the spec's count."""
+    file = tmp_path / "plan.json"
+    file.write_text(compile_spec(load_spec(TINY)).to_json())
+    options = ("--steps", "2", "--dtype", "bf16", "--optimizer", "adam", "--lr", "0.001")
+    outcomes = [
+        ranks.run(4, "jobs:command", "train", source, *options, "--seed", seed)
+        for source, seed in ((str(file), "5"), (TINY, "5"), (TINY, "6"))
+    ]
+    assert all(code == 0 and not err for ranks_of_run in outcomes for code, _, err in ranks_of_run)
+    planned, compiled, reseeded = (
+        [line.split("grad norm")[0] for line in ranks_of_run[0][1].splitlines() if line.startswith("step")]
+        for ranks_of_run in outcomes
+    )
+    assert len(planned) == 2
+    assert planned == compiled
+    assert all(one != other for one, other in zip(planned, reseeded, strict=True))
 
 
 def test_unequal_token_counts(tmp_path: Path) -> None:
@@ -102,14 +124,21 @@ def test_a_rank_that_does_not_come_is_named() -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 3])
-def test_a_dead_rank_ends_the_run(victim: int) -> None:
-    """The others notice and leave with an error: never a hang. What they say is one line, not a traceback."""
-    outcomes = ranks.run_all(4, "jobs:command_with_a_death", victim, "train", TINY, "--timeout", "20")
+@pytest.mark.parametrize("has_launcher", [True, False])
+def test_a_dead_rank_ends_the_run(victim: int, has_launcher: bool) -> None:
+    """The others notice and leave with an error: never a hang. One of them says so, in a line and no traceback."""
+    arguments = (victim, "train", TINY, "--timeout", "20")
+    environment, store = {}, None
+    if has_launcher:  # as torchrun's agent, which outlives all ranks
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        environment = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    outcomes = ranks.run_all(4, "jobs:command_with_a_death", *arguments, env=environment)
     survivors = [outcome for rank, outcome in enumerate(outcomes) if rank != victim]
     assert outcomes[victim] == "died without a word"
     assert all(code == 1 for code, _, _ in survivors)
     messages = [err for _, _, err in survivors if err.strip()]
-    assert len(messages) <= 1
+    most = 2 if victim and not has_launcher else 1  # rank 1 cannot know whether rank 0, and its store, spoke
+    assert 1 <= len(messages) <= most
     assert all(re.search("lost (another rank|the peer|one of the ranks)", message) for message in messages)
     assert not any("Traceback" in message for message in messages)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
 import pytest
 import ranks
 import specs
+import torch
 from parity import measure
+
+from executor.check import check_groups, numbers_of
+from planner.rules import MAX_SIZE
 
 PLAN = specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, fixed=True)
 
@@ -19,6 +27,40 @@ def test_two_swapped_groups_fail_check_by_name() -> None:
         f"rank 0: dp group 0 of language is (0, 2) in the plan, {wrong} [2, 2, 4], but reduces to [2, 1, 1]",
     ]
     assert all(result["faults"] == [] for result in found[1:])
+
+
+def test_two_groups_in_swapped_order_on_one_rank_end_in_an_error(tmp_path: Path) -> None:
+    """Equally large groups: their members look for rank 0 under other names, and give up in time. Never a hang."""
+    file = tmp_path / "plan.json"
+    file.write_text(PLAN.to_json())
+    outcomes = ranks.run(
+        PLAN.world_size, "jobs:command_with_swapped_order", "check", str(file), "--timeout", "4", timeout=40
+    )
+    assert [code for code, _, _ in outcomes] == [1] * PLAN.world_size
+    (message,) = [err for _, _, err in outcomes if err]
+    assert "lost another rank, which died or did not come within 0:00:04, at groups.py:" in message
+
+
+def test_members_are_told_apart_where_their_squares_are_not() -> None:
+    """Equal counts, sums and sums of squares; and the largest world's hashes fit the tensor that sums them."""
+    one, other = numbers_of((0, 3, 4, 5)), numbers_of((1, 2, 3, 6))
+    assert one[:3] == other[:3] == [4, 12, 50]
+    assert one != other
+    assert 2**38 < max(numbers_of((rank,))[3] for rank in range(1000)) <= (2**63 - 1) // MAX_SIZE
+
+
+def test_other_members_of_equal_squares_fail_check() -> None:
+    """The plan's group is (0, 3, 4, 5), the one that reduces (1, 2, 3, 6)."""
+    group = SimpleNamespace(kind="tp", index=0, owner="language", ranks=(0, 3, 4, 5))
+    groups = mock.MagicMock(rank=3)
+    groups.__iter__.return_value = [(group, None)]
+
+    def reduced(numbers: torch.Tensor, group: None) -> None:
+        numbers.copy_(torch.tensor(numbers_of((1, 2, 3, 6))))
+
+    with mock.patch.object(torch.distributed, "all_reduce", reduced):
+        (fault,) = check_groups(groups, torch.device("cpu"))
+    assert fault.endswith("= [4, 12, 50], but reduces to [4, 12, 50] of other ranks: their hashes differ")
 
 
 def test_a_shifted_slice_fails_check() -> None:

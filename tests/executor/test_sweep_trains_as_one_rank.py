@@ -19,11 +19,6 @@ def test_layout_trains_as_one_rank(row: dict[str, str]) -> None:
     axes = {module: {axis: sizes[f"{module}_{axis}"] for axis in ("tp", "pp", "dp")} for module in ("llm", "vision")}
     for module, parallel in axes.items():
         parallel["rank_offset"] = sizes[f"{module}_offset"]
-    plan = specs.plan(
-        axes["llm"],
-        axes["vision"],
-        micro_size=sizes["micro_size"],
-        fixed=sizes["vision_dp"] > sizes["llm_dp"],  # the stock bridge: equal image counts on fan-in
-    )
+    plan = specs.plan(axes["llm"], axes["vision"], micro_size=sizes["micro_size"])
     assert plan.world_size == sizes["world"]
     measure(plan).check()
