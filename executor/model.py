@@ -7,7 +7,8 @@ module's class, because MimoModel reads language's configuration everywhere.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -76,8 +77,22 @@ class PlannedMimoModel(MimoModel):
     rows.SIZES.
     """
 
-    def __init__(self, config: MimoModelConfig, groups: ProcessGroups, dtype: torch.dtype, **kwargs: Any) -> None:
-        """`dtype`: of what encoders hand on."""
+    def __init__(
+        self,
+        config: MimoModelConfig,
+        groups: ProcessGroups,
+        dtype: torch.dtype,
+        *,
+        building: Callable[[str], AbstractContextManager[None]] = nullcontext,
+        **kwargs: Any,
+    ) -> None:
+        """Build the rank's modules.
+
+        Args:
+            dtype: of what encoders hand on.
+            building: entered with a module's name while it is built: the random states that its weights come from.
+        """
+        self._building = building  # MimoModel's constructor builds
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
             super().__init__(config, **kwargs)
@@ -93,6 +108,20 @@ class PlannedMimoModel(MimoModel):
             name: (coords[Axis.CP], plan.module(name).grid.size_of(Axis.CP))
             for name, coords in groups.view.coords.items()
         }
+
+    def _initialize_submodules(self) -> None:
+        """MimoModel's, with every module in its own `building`."""
+        for name, spec in self.mimo_config.modality_submodules_spec.items():
+            stage = self.role.modules.get(name)
+            if stage is not None:
+                with self._building(name):
+                    self.modality_submodules[name] = spec.module.from_spec(
+                        spec, is_first_stage=stage.is_first_stage, is_last_stage=stage.is_last_stage
+                    )
+
+    def _initialize_language_model(self) -> None:
+        with self._building(MIMO_LANGUAGE_MODULE_KEY) if self.role.has_language_module else nullcontext():
+            super()._initialize_language_model()
 
     def _build_colocated_communicators(self) -> None:
         """None: `shared_bridges` do their work."""

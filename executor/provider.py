@@ -163,7 +163,6 @@ class MimoModelProvider:
         """
         del pre_process, post_process, vp_stage
         infra = self.get_or_build_infra()
-        torch.manual_seed(self.seed)  # layers that are not parallel are drawn from here: alike on all tp ranks
         seed_streams(infra.groups, self.seed)
         with on_meta() if self.init_model_with_meta_device else nullcontext():
             model = self._build(infra)
@@ -233,7 +232,8 @@ class MimoModelProvider:
             module_to_grid_map=infra.module_to_grid_map,
         )
         tp, cp = (infra.groups.get(MIMO_LANGUAGE_MODULE_KEY, kind) for kind in (GroupKind.TP, GroupKind.CP))
-        return PlannedMimoModel(config, infra.groups, self.dtype, tp_group=tp, cp_group=cp)
+        weights = Streams(infra.groups.view, self.seed, lanes_differ=False)
+        return PlannedMimoModel(config, infra.groups, self.dtype, building=weights.of, tp_group=tp, cp_group=cp)
 
     # ---- parts
 

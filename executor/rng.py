@@ -32,8 +32,11 @@ from .seeds import Seeds
 class Streams:
     """The random states of a rank's modules. `of(module)` makes one module's the process's own."""
 
-    def __init__(self, view: RankView, seed: int) -> None:
-        self._states = {name: _states_of(Seeds.of(view, name, seed, lanes_differ=True)) for name in view.role.modules}
+    def __init__(self, view: RankView, seed: int, *, lanes_differ: bool = True) -> None:
+        """`lanes_differ` as in `Seeds.of`: for activations; without it the streams are those of new weights."""
+        self._states = {
+            name: _states_of(Seeds.of(view, name, seed, lanes_differ=lanes_differ)) for name in view.role.modules
+        }
         self._active: str | None = None
 
     @contextmanager

@@ -326,6 +326,14 @@ def drawn_by_the_specs(text: str) -> dict[str, Any]:
     return found
 
 
+def drawn_without_broadcast(text: str) -> list[tuple[Any, ...]]:
+    """The weights that the user's modules draw on this rank, where no lane is given another's."""
+    plan = Plan.from_json(text)
+    with world():
+        (model,) = provider_of(plan).provide_distributed_model(data_parallel_random_init=False)
+        return parts_of(model)
+
+
 def devices(text: str) -> dict[str, Any]:
     """Where parameters lie once a frozen model was provided for another device than the one it was made on."""
     plan = Plan.from_json(text)

@@ -98,6 +98,26 @@ def test_a_users_own_weights_are_drawn_alike_on_replicas() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        specs.plan({"tp": 2, "rank_offset": 0}, {"tp": 4, "rank_offset": 0}, fixed=True),
+        specs.plan({"tp": 2}, {"dp": 2}, fixed=True, placement="colocated"),
+        specs.plan({"dp": 2}, {"tp": 2}, fixed=True, placement="colocated"),
+        specs.plan({"pp": 2}, {"dp": 2}, fixed=True),
+    ],
+    ids=["mixed", "language_tp", "images_tp", "stages"],
+)
+def test_modules_on_shared_ranks_draw_weights_by_their_own_coords(plan: Plan) -> None:
+    """Replicas bit for bit (assemble compares), and no two parts of the model alike, without any broadcast."""
+    results = ranks.run(plan.world_size, "provider_jobs:drawn_without_broadcast", plan.to_json())
+    assemble(results)
+    parts = {(key, str(place)): data for parts in results for key, _, place, data in parts}
+    drawn = [np.sort(data.ravel()).tobytes() for data in parts.values() if np.unique(data).size > 1]
+    assert drawn
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_bridge_2879_frozen_parameters_are_on_the_device() -> None:
     """Bridge #2879: frozen parameters stayed where they were made. `meta` stands for a GPU."""
     results = ranks.run(APART.world_size, "provider_jobs:devices", APART.to_json())
