@@ -83,7 +83,7 @@ class PlannedMimoModel(MimoModel):
         groups: ProcessGroups,
         dtype: torch.dtype,
         *,
-        building: Callable[[str], AbstractContextManager[None]] = nullcontext,
+        building: Callable[[str], AbstractContextManager[Any]] = nullcontext,
         **kwargs: Any,
     ) -> None:
         """Build the rank's modules.

@@ -20,6 +20,7 @@ from .errors import ExecutorError
 
 MODALITY_INPUT_IDS = "modality_input_ids"  # PlannedMimoModel's: per encoder, its lane's input_ids
 NumItems = Mapping[str, Sequence[int]]
+_PACKING = "packing_kwargs"  # MimoModel's: cu_seqlens, max_seqlen
 _MROPE_DIMS = 3  # (3, samples, tokens): multimodal rotary positions have their channels first
 
 
@@ -49,8 +50,9 @@ def batch_of_rank(plan: Plan, view: RankView, batch: Mapping[str, Any], num_item
         if given is None or not view.role.is_first_stage(name):
             continue
         varies = plan.module(name).output.tokens_per_sample is None
-        part = _part((MODALITY_INPUTS, name), given, _Cut(view.batch_slices[name], micro_size, num_items, varies))
-        if any(value.shape[0] for value in _tensors(part)):
+        cut = _Cut(view.batch_slices[name], micro_size, num_items, varies)
+        part = _part((MODALITY_INPUTS, name), given, cut)
+        if cut.num_rows:
             inputs[name] = part
     return _on_device(found | {MODALITY_INPUTS: inputs or None, MODALITY_INPUT_IDS: ids}, device.current())
 
@@ -77,16 +79,27 @@ def slice_batch(
 
 
 class _Cut:
-    """Which rows belong to a lane. `named_only`: tensors must be in `num_items`."""
+    """Which rows belong to a lane. `named_only`: tensors must be in `num_items`; `num_rows`: all that were cut."""
 
     def __init__(self, samples: slice, micro_size: int, num_items: NumItems, named_only: bool) -> None:
         self.samples, self.micro_size, self.num_items, self.named_only = samples, micro_size, num_items, named_only
+        self.num_rows = 0
 
     def rows(self, path: tuple[str, ...], found: int) -> slice:
         """The rows of a tensor or sequence of `found` rows."""
+        chosen = self._rows(path, found)
+        self.num_rows += chosen.stop - chosen.start
+        return chosen
+
+    def _rows(self, path: tuple[str, ...], found: int) -> slice:
         name = next((name for name in reversed(path) if name in self.num_items), None)
         where = f"batch key {'.'.join(path)}"
         if name is None:
+            if found == 1 < self.micro_size and not self.named_only:
+                raise ExecutorError(
+                    f"{where}: dim 0 has the microbatch's {self.micro_size} samples, got 1 row; if all samples share "
+                    f"it, leave it out, or expand it to {self.micro_size} rows"
+                )
             if self.named_only or found != self.micro_size:
                 needed = "rows vary" if self.named_only else f"dim 0 has the microbatch's {self.micro_size} samples"
                 raise ExecutorError(f"{where}: {needed}, got {found} rows; give its rows per sample in num_items")
@@ -102,6 +115,11 @@ class _Cut:
 
 
 def _part(path: tuple[str, ...], value: Any, cut: _Cut) -> Any:
+    if path[-1] == _PACKING and value:
+        raise ExecutorError(
+            f"batch key {'.'.join(path)}: {', '.join(value)} describe the packed sequences of one lane, and no rows "
+            "to cut; leave them out of the global microbatch, and build them from the lane's own slice"
+        )
     if isinstance(value, Mapping):
         return {name: _part((*path, name), part, cut) for name, part in value.items()}
     if isinstance(value, torch.Tensor) and value.ndim:
@@ -113,13 +131,10 @@ def _part(path: tuple[str, ...], value: Any, cut: _Cut) -> Any:
     return value
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, Mapping):
-        return [one for part in value.values() for one in _tensors(part)]
-    return [value] if isinstance(value, torch.Tensor) and value.ndim else []
-
-
 def _on_device(value: Any, where: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {key: _on_device(part, where) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        moved = [_on_device(part, where) for part in value]
+        return moved if isinstance(value, list) else tuple(moved)
     return value.to(where) if isinstance(value, torch.Tensor) else value

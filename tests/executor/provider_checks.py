@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
+from unittest import mock
 
 import attrs
 import specs
@@ -247,6 +248,10 @@ def slices() -> dict[str, Any]:
         "grid": part["visual"]["grid"].tolist(),
         "pixels": part["visual"]["pixels"].tolist(),
         "scale": part["visual"]["scale"],
+        "packed": refusal(
+            lambda: library.slice_batch({"packing_kwargs": {"cu_seqlens_q": rows, "max_seqlen_q": 4}}, slice(0, 2), 4)
+        ),
+        "shared_row": refusal(lambda: library.slice_batch({"attention_mask": torch.ones(1, 1, 8, 8)}, slice(0, 2), 4)),
         "unknown_rows": refusal(lambda: library.slice_batch({"pixels": torch.zeros(5)}, slice(0, 2), 4)),
         "wrong_counts": refusal(lambda: library.slice_batch(batch, slice(0, 2), 4, wrong)),
         "unnamed": refusal(lambda: of_rank(specs.plan({}, {"dp": 2}), 1, {"inputs": rows}, {})),
@@ -256,6 +261,18 @@ def slices() -> dict[str, Any]:
 def of_rank(plan: Plan, rank: int, inputs: dict[str, Any], num_items: dict[str, Any]) -> dict[str, Any]:
     batch = {"input_ids": torch.arange(4), "modality_inputs": {"images": {"vit": inputs}}}
     return library.batch_of_rank(plan, plan.view(rank), batch, num_items)
+
+
+def listed_images() -> list[dict[str, Any] | None]:
+    """Per lane, the devices and values of images given as a list of tensors; `meta` stands for a GPU."""
+    plan = specs.plan({}, {"dp": 2})
+    images = [torch.tensor(0), torch.tensor(1)]
+    found = []
+    with mock.patch("executor.device.current", return_value=torch.device("meta")):
+        for rank in plan.module("images").ranks:
+            part = of_rank(plan, rank, {"inputs": images}, {"images": [1, 1, 0, 0]})["modality_inputs"]
+            found.append(part and [one.device.type for one in part["images"]["vit"]["inputs"]])
+    return found
 
 
 def samples_met(text: str) -> list[dict[str, list[list[int]]]]:

@@ -22,9 +22,18 @@ def test_a_nested_batch_is_cut_for_a_lane() -> None:
     assert found["grid"] == [1, 3]
     assert found["pixels"] == [1, 3]
     assert found["scale"] == 0.5
+    assert "packing_kwargs: cu_seqlens_q, max_seqlen_q describe the packed sequences of one lane" in found["packed"]
+    assert "build them from the lane's own slice" in found["packed"]
+    assert "attention_mask: dim 0 has the microbatch's 4 samples, got 1 row; if all" in found["shared_row"]
+    assert "num_items" not in found["shared_row"]
     assert "batch key pixels: dim 0 has the microbatch's 4 samples, got 5 rows" in found["unknown_rows"]
     assert "num_items['visual'] has 4 samples and 4 rows in all, got 4 and 5" in found["wrong_counts"]
     assert "batch key modality_inputs.images.vit.inputs: rows vary, got 4 rows" in found["unnamed"]
+
+
+def test_inputs_given_as_a_list_reach_the_lane_that_has_them() -> None:
+    (found,) = ranks.run(1, "provider_checks:listed_images")
+    assert found == [["meta", "meta"], None]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
