@@ -67,6 +67,10 @@ class LanguageModel(GPTModel):
         )
 
 
+def _as_it_is(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class PlannedMimoModel(MimoModel):
     """MimoModel on the plan's bridges, with one forward pass for every layout.
 
@@ -92,7 +96,7 @@ class PlannedMimoModel(MimoModel):
             dtype: of what encoders hand on.
             building: entered with a module's name while it is built: the random states that its weights come from.
         """
-        self._building = building  # MimoModel's constructor builds
+        self._building = building or _as_it_is  # MimoModel's constructor builds
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
             super().__init__(config, **kwargs)
