@@ -96,7 +96,7 @@ class PlannedMimoModel(MimoModel):
             dtype: of what encoders hand on.
             building: entered with a module's name while it is built: the random states that its weights come from.
         """
-        self._building = building or _as_it_is  # MimoModel's constructor builds
+        self._building = _as_it_is if building is None else building  # MimoModel's constructor builds
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
             super().__init__(config, **kwargs)
