@@ -20,6 +20,7 @@ from torch.distributed import distributed_c10d
 
 from planner import Plan, Spec, compile_spec
 
+from . import device
 from .agree import agree
 from .context import DEFAULT_TIMEOUT, Versions
 from .errors import DisagreementError, ExecutorError, UnsupportedError
@@ -125,7 +126,14 @@ def open_groups(
         _agree(plan, settings, timeout)
     if parallel_state._GLOBAL_MEMORY_BUFFER is None:  # linear layers under sequence parallelism gather into it
         parallel_state._set_global_memory_buffer()
-    return ProcessGroups(plan, dist.get_rank())
+    return ProcessGroups(plan, dist.get_rank(), _timeout_of_world())
+
+
+def _timeout_of_world() -> timedelta | None:
+    """The default group's timeout, which `new_group` does not take over; None where its backend has none (fake)."""
+    world = distributed_c10d._get_default_group()
+    options = getattr(world._get_backend(device.current()), "options", None)
+    return getattr(options, "_timeout", None)
 
 
 def refuse_bound_device() -> None:

@@ -167,9 +167,9 @@ class PlannedMimoModel(MimoModel):
         return result
 
     def _hidden_states(self, name: str, received: dict[str, Any]) -> Any:
-        """What an encoder takes: of its stage before, or of the one module that feeds it."""
+        """What an encoder takes, out of what has come: of its stage before, or of the one module that feeds it."""
         keys = [name, *(edge_name(src, dst) for src, dst in self.plan.edges if dst == name)]
-        return next((received[key] for key in keys if key in received), None)
+        return next((received.pop(key) for key in keys if key in received), None)
 
     def _outputs(self, outputs: dict[str, torch.Tensor], anchor: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """What modules elsewhere are fed from; and the last anchor for all that left over shared bridges, since the

@@ -162,14 +162,21 @@ class MimoModelProvider:
         The arguments are those of other providers and change nothing: the plan decides about stages.
         """
         del pre_process, post_process, vp_stage
+        model = self._provide()
+        self._attach_streams(model)
+        return model
+
+    def _provide(self) -> PlannedMimoModel:
         infra = self.get_or_build_infra()
         seed_streams(infra.groups, self.seed)
         with on_meta() if self.init_model_with_meta_device else nullcontext():
             model = self._build(infra)
         check_model(model, infra.groups)
-        Streams(infra.groups.view, self.seed).attach(model)
         freeze(model, self._frozen())
         return model
+
+    def _attach_streams(self, model: PlannedMimoModel) -> None:
+        Streams(self.get_or_build_infra().groups.view, self.seed).attach(model)
 
     def provide_distributed_model(
         self,
@@ -203,10 +210,11 @@ class MimoModelProvider:
         self._take(settings)
         self._refuse(ddp_config, wrap_with_ddp, use_megatron_fsdp or use_torch_fsdp2)
         self._check_specs(weights_come_later=bool(pre_wrap_hook))
-        model = self.provide()
+        model = self._provide()
         infra = self.get_or_build_infra()
         for hook in [pre_wrap_hook] if callable(pre_wrap_hook) else pre_wrap_hook or ():
             (model,) = hook([model]) or [model]
+        self._attach_streams(model)  # after the hooks: they may replace modules
         if not self.init_model_with_meta_device:
             model.to(device.current())
         wrap_precision(model, self.dtype, mixed_precision_wrapper)

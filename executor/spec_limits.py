@@ -122,6 +122,7 @@ def spec_limits_of(
             yield from _losses(where, config)
             yield from _sizes(where, part, config)
             yield from _dtypes(where, config, dtype)
+            yield from _experts(where, config)
             if part.is_staged:
                 yield from _dropout(where, config)
                 yield from _layers(where, part, config)
@@ -306,6 +307,13 @@ def _dtypes(where: str, config: TransformerConfig, dtype: torch.dtype) -> Iterat
     if wrong:
         rule = f"the provider's dtype is {dtype}, got {' and '.join(wrong)}"
         yield Limit("spec", where, rule, "leave them out, or change the provider's bf16")
+
+
+def _experts(where: str, config: TransformerConfig) -> Iterator[Limit]:
+    """megatron-core's own refusal comes when a config is made, before the plan asks for lengths that vary."""
+    if config.num_moe_experts and config.moe_token_dispatcher_type == "allgather":  # noqa: S105  no password
+        rule = "moe_token_dispatcher_type allgather takes no sequences of varying length, as several modules need"
+        yield Limit("megatron-core", where, rule, "set moe_token_dispatcher_type='alltoall'")
 
 
 def _dropout(where: str, config: TransformerConfig) -> Iterator[Limit]:

@@ -106,6 +106,7 @@ def spec_faults() -> dict[str, list[tuple[str, str, str]]]:
         "skipped_layers": limits(STAGED, None, stock(STAGED)),
         "unaware_of_stages": limits(STAGED, None, plain(STAGED)),
         "tokens_first": limits(APART, None, block(APART)),
+        "allgather": limits(APART, language(APART, num_moe_experts=4)),
         "dropout_under_sp": limits(SEQUENCE, language(SEQUENCE, hidden_dropout=0.1)),
         "scatter_under_sp": limits(
             SEQUENCE, user_specs.language(SEQUENCE, config=sound(SEQUENCE), scatter_embedding_sequence_parallel=True)

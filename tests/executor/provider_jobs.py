@@ -334,6 +334,25 @@ def drawn_without_broadcast(text: str) -> list[tuple[Any, ...]]:
         return parts_of(model)
 
 
+def after_hooks(text: str) -> dict[str, Any]:
+    """The masks of a language module that a hook has put in, and the timeouts of the plan's groups, in seconds."""
+    plan = Plan.from_json(text)
+    rates = {"hidden_dropout": 0.25, "attention_dropout": 0.25}
+    with world(), recorded_masks() as masks:
+        provider = provider_of(plan, language_model_spec=user_specs.language(plan, config=user_specs.config(**rates)))
+
+        def replace(models: list[Any]) -> None:
+            models[0].language_model = copy.copy(provider.provide().language_model)
+            models[0].language_model.__dict__.pop("forward")
+            torch.manual_seed(dist.get_rank())
+
+        infra = provider.build_infra()
+        (model,) = provider.provide_distributed_model(pre_wrap_hook=[replace, filled])
+        Loop(plan, model, infra, user_specs.summed_loss).step(0)
+        backends = [group._get_backend(torch.device("cpu")) for _, group in infra.groups if group.size() > 1]
+        return {"masks": masks, "timeouts": {one.options._timeout.total_seconds() for one in backends}}
+
+
 def devices(text: str) -> dict[str, Any]:
     """Where parameters lie once a frozen model was provided for another device than the one it was made on."""
     plan = Plan.from_json(text)

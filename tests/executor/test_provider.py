@@ -180,6 +180,14 @@ def test_dropout_on_shared_ranks_draws_from_each_modules_own_stream() -> None:
         assert not set(masks[0][kind]) & set(masks[1][kind]), kind
 
 
+def test_modules_of_hooks_have_streams_and_groups_the_worlds_timeout() -> None:
+    one, other = ranks.run(2, "provider_jobs:after_hooks", TOGETHER.to_json())
+    assert one["masks"]["language hidden"] == other["masks"]["language hidden"], "replicated over tp"
+    assert len(one["timeouts"]) == 1
+    (seconds,) = one["timeouts"]
+    assert seconds < 600, "torch's own default is 30 minutes"
+
+
 def test_the_readmes_loop_runs() -> None:
     (code,) = re.findall(r"^```python\n(import os.*?)^```", README, flags=re.M | re.S)
     results = ranks.run(4, "provider_jobs:readme", code)
