@@ -149,7 +149,7 @@ class PlannedMimoModel(MimoModel):
         """
         received = dict(getattr(self, "input_tensors", None) or {})
         outputs: dict[str, torch.Tensor] = {}
-        anchor = None
+        anchor, arrived = None, None
         for name in self._order:  # the same on all ranks: exchanges are collective over an edge's ranks
             for bridge in self.shared_bridges:
                 if bridge.dst == name:
@@ -160,7 +160,7 @@ class PlannedMimoModel(MimoModel):
                 ids = (modality_input_ids or {}).get(name, input_ids)
                 outputs[name] = self._encode(name, ids, modality_inputs, self._hidden_states(name, received))
         if self.language_model is None:
-            return self._outputs(outputs, anchor), loss_mask
+            return self._outputs(outputs, anchor if arrived is None else None), loss_mask
         result: tuple[Any, torch.Tensor | None] = self._forward_language_module(
             input_ids, position_ids, attention_mask, loss_mask, labels, received, packing_kwargs
         )
@@ -172,8 +172,9 @@ class PlannedMimoModel(MimoModel):
         return next((received.pop(key) for key in keys if key in received), None)
 
     def _outputs(self, outputs: dict[str, torch.Tensor], anchor: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """What modules elsewhere are fed from; and the last anchor for all that left over shared bridges, since the
-        schedule runs a backward pass per output and several would meet the same graph again."""
+        """What modules elsewhere are fed from; and the last anchor, where nothing here depends on it, for all that left
+        over shared bridges: the schedule runs a backward pass per output, and several would meet the same graph again.
+        """
         handed_on = {bridge.src for bridge in self.shared_bridges}
         found = {name: output for name, output in outputs.items() if name not in handed_on}
         return found if anchor is None else found | {min(handed_on): anchor}
