@@ -12,6 +12,7 @@ from datetime import timedelta
 from types import MappingProxyType
 
 import attrs
+import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -131,8 +132,8 @@ def open_groups(
 
 def _timeout_of_world() -> timedelta | None:
     """The default group's timeout, which `new_group` does not take over; None where its backend has none (fake)."""
-    world = distributed_c10d._get_default_group()
-    options = getattr(world._get_backend(device.current()), "options", None)
+    kind = torch.device("cuda" if device.ON_GPU else "cpu")
+    options = getattr(distributed_c10d._get_default_group()._get_backend(kind), "options", None)
     return getattr(options, "_timeout", None)
 
 
