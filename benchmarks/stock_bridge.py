@@ -27,7 +27,8 @@ class StockBridge(BridgeCommunicator):
 
     def _get_or_create_broadcast_pg(self, ranks_list: list[list[int]]) -> dist.ProcessGroup | None:
         mine = [tuple(sorted(ranks)) for ranks in ranks_list if self._groups.rank in ranks]
-        return self._groups.with_ranks(self._bridge.name, mine[0]) if mine else None
+        owned = (opened for group, opened in self._groups if (group.owner, group.ranks) == (self._bridge.name, *mine))
+        return next(owned) if mine else None
 
     def _get_or_create_bridge_pg(self, ranks: list[int]) -> dist.ProcessGroup | None:
         return self._groups.get(self._bridge.name, GroupKind.BRIDGE_P2P) if self._groups.rank in ranks else None

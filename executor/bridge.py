@@ -2,7 +2,7 @@
 
 Carries out the plan's messages, microbatch by microbatch as the pipeline asks. Any ratio of lanes, any tokens per
 sample, tp and cp on either side (sides.py). Where tokens per sample and hidden size are known from the plan no shape
-is exchanged; else each transfer brings a header (hidden size, tokens of each sample), posted together with its rows.
+is exchanged; else each transfer brings a header (hidden size, tokens of each sample), sent together with its rows.
 """
 
 from __future__ import annotations

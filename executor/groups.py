@@ -86,13 +86,6 @@ class ProcessGroups:
         """Communicators that this rank opens for its members: summed over the world, each counts once."""
         return sum(opened.size() > 1 and opened.rank() == 0 for opened in self._created.values())
 
-    def with_ranks(self, owner: str, ranks: tuple[int, ...]) -> dist.ProcessGroup:
-        """The process group of an owner that holds exactly these ranks. Raises KeyError."""
-        for group, opened in self._opened:
-            if group.owner == owner and group.ranks == ranks:
-                return opened
-        raise KeyError(f"the plan gives rank {self.rank} no group {ranks} of {owner}")
-
     def with_peer(self, owner: str, peer: int, direction: Direction) -> dist.ProcessGroup:
         """The group in which an edge's ranks send to one another: the first of them that holds the peer.
 
