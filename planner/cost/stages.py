@@ -74,19 +74,12 @@ def layer_part(shape: Shape, count: int, recompute: str, gradients: Gradients) -
     forward = layers.forward(shape)
     flows = gradients.before or gradients.body
     backward = layers.backward(shape, trains=gradients.body) if flows else Work()
-    launches = 1.0 if flows else 0.0
+    launches = 2 if flows else 1
     if flows and recompute == "full":
-        backward, launches = backward + forward, 2.0
+        backward, launches = backward + forward, 3
     elif flows and recompute == "selective":
         backward += layers.core_forward(shape)
-    return Part(
-        name="layers",
-        count=count,
-        forward=forward,
-        backward=backward,
-        forward_launches=1.0,
-        backward_launches=launches,
-    )
+    return Part(name="layers", count=count, forward=forward, backward=backward, launches=launches)
 
 
 def _linear(name: str, products: tuple[Product, ...], *, body: bool, before: bool, num_bytes: float) -> Part:

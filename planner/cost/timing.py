@@ -5,8 +5,8 @@
   the best is taken, and memory may be what limits it.
 - Everything else is bytes over memory bandwidth, and a start-up time per kernel.
 - A message costs its ring's hops, and its bytes over the link that its span uses.
-- A layer pass is launched by a CPU while the GPU computes. Neither waits for all of the other, so the two combine as
-  (gpu^4 + cpu^4)^(1/4): about the larger one, more where they are equal.
+- A CPU launches the kernels while the GPU computes, and runs ahead where the GPU is the slower one. So a layer's forward
+  and backward passes take (gpu^4 + cpu^4)^(1/4) together: about the larger one, more where they are equal.
 - Over several nodes all of a stage slows down by one factor: the slowest of many nodes sets the pace.
 """
 
@@ -109,14 +109,11 @@ def work_seconds(work: Work, spans: Spans, rates: Rates) -> float:
 
 def part_seconds(part: Part, spans: Spans, rates: Rates) -> tuple[float, float]:
     """(forward, backward) of all copies of a part."""
-    launch = rates.launch * (1 + rates.launch_wait * (spans.get(GroupKind.TP, ALONE).size - 1))
-
-    def one(work: Work, launches: float) -> float:
-        gpu, cpu = work_seconds(work, spans, rates), launches * launch
-        return float((gpu**_OVERLAP + cpu**_OVERLAP) ** (1 / _OVERLAP)) if cpu else gpu
-
-    forward, backward = one(part.forward, part.forward_launches), one(part.backward, part.backward_launches)
-    return part.count * forward, part.count * backward
+    forward, backward = work_seconds(part.forward, spans, rates), work_seconds(part.backward, spans, rates)
+    gpu = forward + backward
+    cpu = part.launches * rates.launch * (1 + rates.launch_wait * (spans.get(GroupKind.TP, ALONE).size - 1))
+    both = part.count * (float((gpu**_OVERLAP + cpu**_OVERLAP) ** (1 / _OVERLAP)) / gpu if cpu else 1.0)
+    return both * forward, both * backward
 
 
 def stage_seconds(work: StageWork, spans: Spans, rates: Rates, *, scales_out: bool) -> tuple[float, float]:

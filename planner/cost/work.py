@@ -119,15 +119,14 @@ class Work:
 class Part:
     """`count` equal pieces of a stage: its layers, or one embedding, head, encoder input, projector.
 
-    `launches` counts the layer passes (forward and backward) whose kernels a CPU must launch in time.
+    `launches` counts the passes over a layer, forward, backward and again, whose kernels a CPU must launch in time.
     """
 
     name: str
     count: int
     forward: Work
     backward: Work
-    forward_launches: float = 0.0
-    backward_launches: float = 0.0
+    launches: int = 0
 
 
 @attrs.frozen(kw_only=True)
