@@ -47,7 +47,7 @@ from planner.cost.workload import durations_of, workload_of
 from planner.ir import GroupKind
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PAPER = Settings(flash_attention=False, dropout=True, fused_loss=False, dummy_gradient=False)
+PAPER = Settings(flash_attention=False, rotary=False, dropout=True, fused_loss=False, dummy_gradient=False)
 
 
 def gpt(layers_: int = 4, hidden: int = 512, heads: int = 8, **changes: object) -> Model:
