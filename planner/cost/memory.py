@@ -24,6 +24,7 @@ import attrs
 from ..ir import ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan
+from ..spec import Model
 from .layers import Shape, expert_tokens, shape_of
 from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings
@@ -137,7 +138,7 @@ def stage_memory(
     parameters = stage_parameters(module, stage, language_width(plan))
     tokens = tokens_of(plan, module)
     shape = shape_of(module, tokens, settings)
-    gradients = gradients_of(plan, module)
+    gradients = gradients_of(plan, module, stage)
     unit = parameter_bytes(plan)
     last = stage == module.num_stages - 1
     logits = 0.0
@@ -146,29 +147,35 @@ def stage_memory(
         logits = tokens.per_rank * vocab * (4 if settings.fused_loss else 8)
     return Memory(
         states=state_bytes(plan, module, parameters, settings),
-        activations=_activations(plan, module, stage, shape, held),
+        activations=_activations(plan, module, stage, shape, gradients, held),
         logits=logits,
         buffers=_buffers(module, shape, gradients, settings, unit),
     )
 
 
-def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, held: float) -> float:
+def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, gradients: Gradients, held: float) -> float:
     """Of `held` microbatches."""
     assert module.stages is not None  # noqa: S101
     assert module.model is not None  # noqa: S101
     count, rows, unit = module.stages[stage], shape.tokens.per_rank, parameter_bytes(plan)
-    gradients = gradients_of(plan, module)
     handed_on = 0.0
-    if module.model.family != "gpt" and stage == module.num_stages - 1:  # the projector's input, inner value, output
+    if module.model.family != "gpt" and stage == module.num_stages - 1:
         tokens = plan.batch.samples_per_lane[module.name] * shape.tokens.handed_on / shape.cp
-        inner = (module.model.projector_hidden_size or 0) * 2 / shape.tp
-        handed_on = unit * tokens * (shape.w.hidden + inner + language_width(plan))
-    one_layer = token_activations(shape, "none", unit) * rows
+        handed_on = unit * tokens * _projector_values(module.model, shape, gradients, language_width(plan))
+    one_layer = token_activations(shape, "none", unit, trains=gradients.body) * rows
     if not (gradients.before or gradients.body):  # nothing is kept: one layer is alive at a time
         return one_layer + held * handed_on
-    kept = token_activations(shape, module.recompute, unit) * rows
+    kept = token_activations(shape, module.recompute, unit, trains=gradients.body) * rows
     # What is computed again is alive for one layer at a time.
     return held * (count * kept + handed_on) + (one_layer - kept if count else 0.0)
+
+
+def _projector_values(model: Model, shape: Shape, gradients: Gradients, width: int) -> float:
+    """Values per token kept of a projector: its output, which the schedule holds; what its weights' gradients need,
+    its input and the inner value; and that before its activation, where any gradient passes."""
+    inner = (model.projector_hidden_size or 0) / shape.tp
+    passes = gradients.projector or gradients.body or gradients.before
+    return width + (shape.w.hidden + inner if gradients.projector else 0) + (inner if passes else 0)
 
 
 def _interleaved(module: ModulePlan, settings: Settings) -> float:
