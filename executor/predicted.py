@@ -81,7 +81,9 @@ def _as_run(plan: Plan, settings: Settings) -> Plan:
 def software() -> Software:
     """What this executor's models do, where that is not the default of predictions (transformer.py, ddp.py)."""
     flash = choose_layers() is Layers.TRANSFORMER_ENGINE
-    return Software(flash_attention=flash, fused_loss=False, dummy_gradient=False)
+    return Software(
+        flash_attention=flash, score_bytes=6, fused_activation=False, fused_loss=False, dummy_gradient=False
+    )
 
 
 def gpu_of(runs_on: str) -> str:

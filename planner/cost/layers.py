@@ -36,6 +36,11 @@ class Shape:
     unit: int = 2  # bytes of an activation, as messages carry it
 
     @property
+    def is_rotated(self) -> bool:
+        """Whether queries and keys are rotated to their positions."""
+        return self.w.is_causal and self.settings.rotary
+
+    @property
     def split(self) -> int:
         """Ranks that share the hidden values between the products: tp under sequence parallelism."""
         return self.tp if self.is_sequence_parallel else 1
@@ -93,7 +98,7 @@ def forward(shape: Shape) -> Work:
     w, rows = shape.w, shape.tokens.per_rank
     around = 20 + (2 if shape.settings.dropout else 0)  # two norms (4 bytes), two residual adds (6), two masks
     num_bytes = rows * (w.hidden * around / shape.split + 2 * (w.fc1 + w.ffn) / shape.tp * _visits(shape))
-    if w.is_causal and shape.settings.flash_attention:  # rotary positions
+    if shape.is_rotated:
         num_bytes += rows * 4 * (w.queries + w.keys) / shape.tp
     moved = Work(products=layer_products(shape), num_bytes=num_bytes, kernels=8, messages=_tensor_messages(shape, 1))
     return moved + core_forward(shape) + Work(messages=_other_messages(shape, is_backward=False))
@@ -112,7 +117,7 @@ def backward(shape: Shape, *, trains: bool) -> Work:
     w, rows = shape.w, shape.tokens.per_rank
     products = layer_products(shape)
     num_bytes = rows * (w.hidden * 22 / shape.split + 2 * (2 * w.fc1 + w.ffn) / shape.tp * _visits(shape))
-    if w.is_causal and shape.settings.flash_attention:
+    if shape.is_rotated:
         num_bytes += rows * 4 * (w.queries + w.keys) / shape.tp
     gradients = tuple(product.input_gradient for product in products)
     if trains:

@@ -8,9 +8,13 @@ Activations per token and layer, in bf16 (Korthikanti et al. 2022, 4.1, with fla
     attention's output                     2q          over tp
     statistics of flash attention          4 heads     over tp; or the scores, 5 heads s
     the MLP's two inner values             2(f1 + f)   over tp; f1 = 2f where it is gated
+    experts: those per visit, and          2h          the token as it came
 
 Selective recomputation drops the line of the statistics (or scores), full recomputation keeps the layer's input alone
-and one layer alive. How many microbatches a rank holds is the schedule's to say (schedule.py).
+and one layer alive. Frozen weights need no input kept for their gradients: outputs of norms (but a router's), the
+MLP's second value and tokens as they came, and attention's output where no flash attention asks for it itself
+(megatron-core 0.19, tensor_parallel/layers.py, linear_with_frozen_weight; Transformer Engine likewise). How many
+microbatches a rank holds is the schedule's to say (schedule.py).
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ import attrs
 from ..ir import ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan
-from .layers import Shape, shape_of
+from ..spec import Model
+from .layers import Shape, expert_tokens, shape_of
 from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings
 from .sizes import Parameters, layer_parameters, stage_parameters
@@ -73,33 +78,43 @@ def state_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings
     )
 
 
-def token_activations(shape: Shape, recompute: str, bytes_each: int = 2) -> float:
-    """Bytes that one layer keeps per token of a rank, until the backward pass."""
+def token_activations(shape: Shape, recompute: str, bytes_each: int = 2, *, trains: bool = True) -> float:
+    """Bytes that one layer keeps per token of a rank, until the backward pass. `trains`: its weights have gradients."""
     w, settings = shape.w, shape.settings
     unit = bytes_each / 2
     if recompute == "full":
         return unit * 2 * w.hidden / shape.split
-    kept = unit * 8 * w.hidden / shape.split + unit * 2 * w.queries / shape.tp
+    norms = 8 if trains else 6 if w.experts else 4  # a router keeps its input, frozen or not
+    kept = unit * norms * w.hidden / shape.split
     if settings.dropout:
         kept += 2 * w.hidden / shape.split
     kept += unit * 2 * (w.queries + 2 * w.keys) / shape.tp
-    if w.is_causal and settings.flash_attention:
+    if shape.is_rotated:
         kept += unit * 2 * (w.queries + w.keys) / shape.tp
+    if trains or (settings.flash_attention and recompute == "none"):
+        kept += unit * 2 * w.queries / shape.tp
     if recompute == "none":
         kept += unit * core_activations(shape)
-    visits = shape.w.topk * shape.expt_tp / shape.tp if w.experts else 1 / shape.tp
-    per_expert_tp = shape.expt_tp if w.experts else 1
-    kept += unit * 2 * (w.fc1 + w.ffn) * visits / per_expert_tp
-    if w.experts:  # the tokens as dispatched
-        kept += unit * 4 * w.hidden * visits / per_expert_tp
-    return kept
+    visits = expert_tokens(shape) / shape.tokens.per_rank if w.experts else 1
+    return kept + unit * visits * _visit_activations(shape, trains=trains)
+
+
+def _visit_activations(shape: Shape, *, trains: bool) -> float:
+    """Bytes, at 2 a value, that one token leaves in an MLP, or in one expert."""
+    w, divided = shape.w, 2 * shape.w.fc1
+    if trains:
+        divided += 2 * w.ffn
+    if not shape.settings.fused_activation:  # gated: both factors; then, where experts weigh visits, what is weighed
+        divided += (4 * w.ffn if w.is_gated else 0) + (2 * w.ffn if w.experts else 0)
+    came = 2 * w.hidden if w.experts and trains else 0
+    return divided / (shape.expt_tp if w.experts else shape.tp) + came
 
 
 def core_activations(shape: Shape) -> float:
-    """Bytes per token of the attention core: statistics per head, or softmax, dropout's mask and its output."""
+    """Bytes per token of the attention core: statistics per head, or what is kept of each score."""
     if shape.settings.flash_attention:
         return 4 * shape.w.heads / shape.tp
-    return 5 * shape.w.heads * shape.tokens.length / shape.tp
+    return shape.settings.score_bytes * shape.w.heads * shape.tokens.length / shape.tp
 
 
 def stage_memory(
@@ -123,7 +138,7 @@ def stage_memory(
     parameters = stage_parameters(module, stage, language_width(plan))
     tokens = tokens_of(plan, module)
     shape = shape_of(module, tokens, settings)
-    gradients = gradients_of(plan, module)
+    gradients = gradients_of(plan, module, stage)
     unit = parameter_bytes(plan)
     last = stage == module.num_stages - 1
     logits = 0.0
@@ -132,29 +147,35 @@ def stage_memory(
         logits = tokens.per_rank * vocab * (4 if settings.fused_loss else 8)
     return Memory(
         states=state_bytes(plan, module, parameters, settings),
-        activations=_activations(plan, module, stage, shape, held),
+        activations=_activations(plan, module, stage, shape, gradients, held),
         logits=logits,
         buffers=_buffers(module, shape, gradients, settings, unit),
     )
 
 
-def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, held: float) -> float:
+def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, gradients: Gradients, held: float) -> float:
     """Of `held` microbatches."""
     assert module.stages is not None  # noqa: S101
     assert module.model is not None  # noqa: S101
     count, rows, unit = module.stages[stage], shape.tokens.per_rank, parameter_bytes(plan)
-    gradients = gradients_of(plan, module)
     handed_on = 0.0
-    if module.model.family != "gpt" and stage == module.num_stages - 1:  # the projector's input, inner value, output
+    if module.model.family != "gpt" and stage == module.num_stages - 1:
         tokens = plan.batch.samples_per_lane[module.name] * shape.tokens.handed_on / shape.cp
-        inner = (module.model.projector_hidden_size or 0) * 2 / shape.tp
-        handed_on = unit * tokens * (shape.w.hidden + inner + language_width(plan))
-    one_layer = token_activations(shape, "none", unit) * rows
+        handed_on = unit * tokens * _projector_values(module.model, shape, gradients, language_width(plan))
+    one_layer = token_activations(shape, "none", unit, trains=gradients.body) * rows
     if not (gradients.before or gradients.body):  # nothing is kept: one layer is alive at a time
         return one_layer + held * handed_on
-    kept = token_activations(shape, module.recompute, unit) * rows
+    kept = token_activations(shape, module.recompute, unit, trains=gradients.body) * rows
     # What is computed again is alive for one layer at a time.
     return held * (count * kept + handed_on) + (one_layer - kept if count else 0.0)
+
+
+def _projector_values(model: Model, shape: Shape, gradients: Gradients, width: int) -> float:
+    """Values per token kept of a projector: its output, which the schedule holds; what its weights' gradients need,
+    its input and the inner value; and that before its activation, where any gradient passes."""
+    inner = (model.projector_hidden_size or 0) / shape.tp
+    passes = gradients.projector or gradients.body or gradients.before
+    return width + (shape.w.hidden + inner if gradients.projector else 0) + (inner if passes else 0)
 
 
 def _interleaved(module: ModulePlan, settings: Settings) -> float:

@@ -19,10 +19,11 @@ from .settings import Settings
 
 Row = Mapping[str, str]
 
-# Megatron-LM of 2021 in fp16: scores in memory, gradients in fp16, the cross entropy in fp32 passes, and by default
-# --scatter-gather-tensors-in-pipeline (Narayanan et al. 2021, 4.1).
+# Megatron-LM of 2021 in fp16: learned positions, scores in memory, gradients in fp16, the cross entropy in fp32
+# passes, and by default --scatter-gather-tensors-in-pipeline (Narayanan et al. 2021, 4.1).
 _MEGATRON_2021 = Settings(
     flash_attention=False,
+    rotary=False,
     dropout=True,
     fused_loss=False,
     gradient_bytes=2,

@@ -10,7 +10,11 @@ class Settings:
     """The defaults are what Transformer Engine under megatron-core 0.19 does in bf16.
 
     Attributes:
-        flash_attention: scores are never written to memory; else they are, with their dropout.
+        flash_attention: scores are never written to memory.
+        score_bytes: where scores are written, what is kept of each: softmax 2, dropout's mask 1 and its output 2; a
+            softmax in fp32 beside its copy in bf16 is 6.
+        rotary: causal models rotate queries and keys.
+        fused_activation: the MLP's activation is one kernel, which keeps its input alone; else what is in between too.
         dropout: dropout of 1 byte of mask per hidden value, twice a layer.
         fused_loss: the cross entropy is one kernel over the logits.
         gradient_bytes: of each gradient that is accumulated and reduced.
@@ -20,6 +24,9 @@ class Settings:
     """
 
     flash_attention: bool = True
+    score_bytes: int = 5
+    rotary: bool = True
+    fused_activation: bool = True
     dropout: bool = False
     fused_loss: bool = True
     gradient_bytes: int = 4

@@ -1,7 +1,9 @@
 """Stages -> work: which parts a stage has, what trains in it, and what its backward pass must do.
 
-The rule of gradients: a part computes the gradients of its weights if it trains, and that of its input if anything
-before it trains; where neither holds, its backward pass is nothing.
+The rule of gradients: a part computes the gradients of its weights if it trains, and that of its input if one is asked
+for; where neither holds, its backward pass is nothing. One is asked for where anything before it in the
+same pass trains, and for all that moves between stages or modules: megatron-core's pipeline, and our bridges, ask for
+it whether or not anything trains where it came from. So a frozen encoder goes back through all stages but its first.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from ..axes import Axis
 from ..ir import GroupKind, ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan
-from ..topology import reached_from
 from . import layers
 from .layers import Shape, shape_of
 from .settings import Settings
@@ -26,10 +27,10 @@ LOSS_BYTES = {True: 16, False: 56}  # per logit, forward and backward: one fused
 
 @attrs.frozen(kw_only=True)
 class Gradients:
-    """What trains around a module's parts.
+    """What trains around the parts of a module's stage.
 
     Attributes:
-        before: whether a gradient must leave the module towards its sources.
+        before: whether a gradient must leave the stage, towards the one before it or the module's sources.
         body: whether the encoder, or the language model, trains.
         projector: whether the projection trains.
     """
@@ -39,14 +40,25 @@ class Gradients:
     projector: bool
 
 
-def gradients_of(plan: Plan, module: ModulePlan) -> Gradients:
-    """Whether anything before a module trains, and what of itself. Sources are walked backwards over the edges."""
-    backwards = tuple((dst, src) for src, dst in plan.edges)
-    sources = [plan.module(name) for name in reached_from(module.name, backwards) - {module.name}]
+def gradients_of(plan: Plan, module: ModulePlan, stage: int) -> Gradients:
+    """Whether the gradient of a stage's input is asked for, and what of the module trains."""
     return Gradients(
-        before=any(not source.freeze.all and source.model is not None for source in sources),
+        before=stage > 0 or _feeds_gradients(plan, module.name),
         body=not module.freeze.encoder,
         projector=not module.freeze.projection,
+    )
+
+
+def _feeds_gradients(plan: Plan, name: str) -> bool:
+    """Whether the gradient of a module's input is asked for: tensors of it move, or come of something that trains.
+
+    A source on the same grid is handed on as it is, and a frozen one asks for a gradient only if it is asked for one.
+    """
+    grid = plan.module(name).grid
+    sources = [plan.module(src) for src, dst in plan.edges if dst == name]
+    return any(
+        source.grid != grid or source.num_stages > 1 or not source.freeze.all or _feeds_gradients(plan, source.name)
+        for source in sources
     )
 
 
@@ -56,7 +68,7 @@ def stage_work(plan: Plan, module: ModulePlan, stage: int, settings: Settings) -
         return StageWork(parts=())
     tokens = tokens_of(plan, module)
     shape = shape_of(module, tokens, settings, parameter_bytes(plan))
-    gradients = gradients_of(plan, module)
+    gradients = gradients_of(plan, module, stage)
     first, last = stage == 0, stage == module.num_stages - 1
     parts = [layer_part(shape, module.stages[stage], module.recompute, gradients)]
     is_text = module.model.family == "gpt"

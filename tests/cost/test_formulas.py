@@ -47,7 +47,7 @@ from planner.cost.workload import durations_of, workload_of
 from planner.ir import GroupKind
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PAPER = Settings(flash_attention=False, dropout=True, fused_loss=False, dummy_gradient=False)
+PAPER = Settings(flash_attention=False, rotary=False, dropout=True, fused_loss=False, dummy_gradient=False)
 
 
 def gpt(layers_: int = 4, hidden: int = 512, heads: int = 8, **changes: object) -> Model:
@@ -182,16 +182,35 @@ def test_frozen_parts_cost_what_they_must() -> None:
 
 
 def test_a_frozen_language_model_still_hands_gradients_back() -> None:
-    """Its inputs' gradients reach the encoders: one product of the two, and nothing where no encoder trains."""
+    """Its inputs' gradients reach the encoders: one product of the two."""
     spec = load_spec(EXAMPLES / "llava_8gpu.yaml")
     language = attrs.evolve(spec.modules["language"], freeze=Freeze(encoder=True, projection=True))
     images = spec.modules["images"]
     flows = compile_spec(attrs.evolve(spec, modules={"language": language, "images": images}))
     work = stage_work(flows, flows.module("language"), 0, Settings())
     assert 0.9 < work.backward_flops / work.forward_flops < 1.2
-    still = attrs.evolve(images, freeze=Freeze(encoder=True, projection=True))
-    plan = compile_spec(attrs.evolve(spec, modules={"language": language, "images": still}))
+
+
+def test_a_gradient_is_asked_for_of_all_that_moves() -> None:
+    """Frozen encoders go back through all stages but the first; on one grid nothing moves, and nothing goes back."""
+    spec = load_spec(EXAMPLES / "llava_8gpu.yaml")
+    still = {
+        name: attrs.evolve(one, freeze=Freeze(encoder=True, projection=True)) for name, one in spec.modules.items()
+    }
+    axes = {"language": Parallel(dp=2), "images": Parallel(dp=2)}
+    same = {name: attrs.evolve(one, parallel=axes[name]) for name, one in still.items()}
+    plan = compile_spec(attrs.evolve(spec, cluster=None, modules=same, placement="colocated"))
     assert stage_work(plan, plan.module("language"), 0, Settings()).backward_flops == 0
+    axes["images"] = Parallel(dp=1, pp=23)
+    apart = {name: attrs.evolve(one, parallel=axes[name]) for name, one in still.items()}
+    plan = compile_spec(attrs.evolve(spec, cluster=None, modules=apart))
+    assert stage_work(plan, plan.module("language"), 0, Settings()).backward_flops > 0
+    images = plan.module("images")
+    first, second = (stage_work(plan, images, stage, Settings()) for stage in (0, 1))
+    assert first.backward_flops == 0
+    assert second.backward_flops == pytest.approx(second.forward_flops, rel=0.2)
+    held = [stage_memory(plan, images, stage, Settings()).activations for stage in (0, 1)]
+    assert held[1] > 3 * held[0]  # what comes is kept for its gradient, and of many microbatches
 
 
 def test_encoder_flops_equal_a_hand_count() -> None:

@@ -54,12 +54,17 @@ BIASES = {
     "images": specs.vision(projector_hidden_size=None),
 }
 FIRST = {"rank_offset": 0}
+FROZEN = Freeze(encoder=True, projection=True)
 
 PLANS = {
     "tp 2": plan_of({"tp": 2}, {"tp": 2}),
     "tp 2, fp32": plan_of({"tp": 2}, {"tp": 2}, {"dtype": "fp32"}),
     "tp 2, frozen encoder": plan_of({"tp": 2}, {"tp": 2}, freeze={"images": Freeze(encoder=True)}),
     "tp 2, frozen language": plan_of(SP, {"tp": 2}, freeze={"language": Freeze(encoder=True, projection=True)}),
+    "tp 2, images frozen": plan_of({"tp": 2}, {"tp": 2}, freeze={"images": FROZEN}),
+    "8 ranks: tp 2, frozen encoder of three stages": plan_of(
+        {"tp": 2}, {"tp": 2, "pp": 3}, models={"images": specs.vision(num_layers=3)}, freeze={"images": FROZEN}
+    ),
     "sequence parallel": plan_of(SP, {}),
     "sequence parallel, biases, pp 2": plan_of(SP | {"pp": 2}, {"tp": 2}, models=BIASES),
     "sequence parallel, all computed again": plan_of(SP, {"tp": 2}, recompute="full"),

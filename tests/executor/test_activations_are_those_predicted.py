@@ -1,0 +1,83 @@
+"""What autograd keeps of a real layer is what the prediction counts: every byte per token, on every rank.
+
+Layers are megatron-core's local ones, in bf16, with norms that one kernel computes (LayerNorm: torch's RMSNorm is
+several on a CPU). Left out, each by its rule: integers and masks; numbers per token, visit and head, which no hidden
+size makes larger (statistics of norms, weights of visits); tables of rotary positions, the same in all samples. No
+grouped queries: local attention repeats keys and values for every head, flash attention does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ranks
+import specs
+
+from planner import Freeze, Plan
+from planner.cost.layers import shape_of
+from planner.cost.memory import token_activations
+from planner.cost.settings import Settings
+from planner.cost.tokens import tokens_of
+
+LOCAL = Settings(flash_attention=False, score_bytes=6, fused_activation=False)  # softmax in fp32, then in bf16
+FEW = 2  # experts that a token visits: numbers per token and visit are at most so many
+FROZEN = {"language": Freeze(encoder=True, projection=True)}
+SP = {"tp": 2, "sequence_parallel": True}
+
+
+def model(**changes: Any) -> dict[str, Any]:
+    plain = {"normalization": "LayerNorm", "gated_linear_unit": False, "activation": "gelu"}
+    return {"language": specs.language(**(plain | changes)), "images": specs.vision(activation="gelu")}
+
+
+GELU = model(add_bias_linear=True)
+GATED = model(gated_linear_unit=True, activation="silu")
+WIDE = model(kv_channels=16)  # queries twice as wide as the residual stream
+EXPERTS = model(num_moe_experts=4, moe_router_topk=FEW, gated_linear_unit=True, activation="silu")
+
+
+def plan_of(language: dict[str, Any], models: dict[str, Any], **changes: Any) -> Plan:
+    return specs.plan(language, {}, fixed=True, models=models, **changes)
+
+
+PLANS = {
+    "gelu": plan_of({}, GELU),
+    "gelu, tp 2": plan_of({"tp": 2}, GELU),
+    "gelu, sequence parallel": plan_of(SP, GELU),
+    "gelu, selective": plan_of({}, GELU, recompute="selective"),
+    "gelu, sequence parallel, selective": plan_of(SP, GELU, recompute="selective"),
+    "gelu, frozen": plan_of({}, GELU, freeze=FROZEN),
+    "gelu, frozen, sequence parallel": plan_of(SP, GELU, freeze=FROZEN),
+    "gelu, frozen, selective": plan_of({"tp": 2}, GELU, freeze=FROZEN, recompute="selective"),
+    "gated": plan_of({}, GATED),
+    "gated, tp 2": plan_of({"tp": 2}, GATED),
+    "gated, frozen": plan_of({}, GATED, freeze=FROZEN),
+    "wide heads, sequence parallel": plan_of(SP, WIDE),
+    "experts": plan_of({}, EXPERTS),
+    "experts, tp 2": plan_of(SP, EXPERTS),
+    "experts divided over tp": plan_of(SP | {"expt_tp": 2}, EXPERTS),
+    "experts, frozen": plan_of({}, EXPERTS, freeze=FROZEN),
+    "experts over 2 ranks": plan_of({"dp": 2, "ep": 2}, EXPERTS),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_layer_keeps_what_is_predicted(name: str) -> None:
+    """All ranks of a module together: how many tokens an expert gets is the router's choice."""
+    plan = PLANS[name]
+    found = ranks.run(plan.world_size, "kept_jobs:kept_tensors", plan.to_json())
+    for module in plan.modules:
+        tokens = tokens_of(plan, module)
+        trains = not module.freeze.encoder
+        each = token_activations(shape_of(module, tokens, LOCAL), module.recompute, trains=trains)
+        inner = [found[rank][module.name][1:] for rank in module.ranks]  # the first layer keeps the tables too
+        for layers in zip(*inner, strict=True):
+            kept = sum(num_bytes for layer in layers for shape, floats, num_bytes in layer if counts(shape, floats))
+            assert kept == each * tokens.per_rank * len(module.ranks), module.name
+
+
+def counts(shape: tuple[int, ...], is_floating: bool) -> bool:
+    """Whether none of the rules above leaves a tensor out."""
+    is_table = len(shape) == 4 and shape[1] == shape[2] == 1
+    return is_floating and shape[-1] > FEW and not is_table
