@@ -17,6 +17,7 @@ from planner import Plan, compile_spec
 from planner.cost.hardware import DEFAULT, known_hardware, load_hardware
 from planner.cost.predict import predict
 from planner.cost.ranks import rank_memory
+from planner.cost.settings import EXECUTOR
 from planner.cost.settings import Settings as Software
 
 from . import device
@@ -79,9 +80,8 @@ def _as_run(plan: Plan, settings: Settings) -> Plan:
 
 
 def software() -> Software:
-    """What this executor's models do, where that is not the default of predictions (transformer.py, ddp.py)."""
-    flash = choose_layers() is Layers.TRANSFORMER_ENGINE
-    return Software(flash_attention=flash, fused_loss=False, dummy_gradient=False)
+    """What this executor's models do, with the layers that this machine has."""
+    return attrs.evolve(EXECUTOR, flash_attention=choose_layers() is Layers.TRANSFORMER_ENGINE)
 
 
 def gpu_of(runs_on: str) -> str:

@@ -26,3 +26,7 @@ class Settings:
     dummy_gradient: bool = True
     scattered_hops: bool = False
     stages_per_rank: int = 1
+
+
+# What this repository's executor does with Transformer Engine's layers (executor/transformer.py, executor/ddp.py).
+EXECUTOR = Settings(fused_loss=False, dummy_gradient=False)

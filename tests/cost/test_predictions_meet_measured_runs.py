@@ -16,7 +16,8 @@ from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicte
 from planner.cost.calibrate import fitted, unfitted
 from planner.cost.hardware import load_hardware
 from planner.cost.predict_runs import row_gib
-from planner.cost.runs import Row, Runs, read_runs
+from planner.cost.run_set import Row
+from planner.cost.runs import Runs, read_runs
 
 FOLDER = Path(__file__).parents[1] / "data" / "runs"
 
