@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from . import codes as diagnostics
-from .errors import PlanError
+from .errors import Fault, Mark, PlanError
 from .plan import Plan
 from .report.command import add_report, announce
 from .rules import MAX_SIZE, suggest
@@ -366,6 +366,10 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
 
     plan = _load(options.spec, options)
     _print_warnings(plan)
+    if not any(module.model for module in plan.modules):
+        rule, mark = "a prediction needs sizes, and no module has a model", Mark(file_name(options.spec), 1, 1)
+        remedy = "add `model:` with a preset or sizes to the modules"
+        raise PlanError([Fault(diagnostics.MISSING_KEY, ("modules",), rule, remedy, mark)])
     announce(plan)
     prediction = predict(plan, hardware)
     if options.json:
