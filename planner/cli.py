@@ -397,7 +397,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     from .cost.calibrate import calibrate, fitted, influence  # noqa: PLC0415
     from .cost.hardware import hardware_text, load_hardware  # noqa: PLC0415
     from .render.fits import error_lines, fit_lines  # noqa: PLC0415
-    from .render.style import style_of  # noqa: PLC0415
+    from .render.style import plural, style_of  # noqa: PLC0415
 
     if options.out is not None:
         _check_hardware_file(options.out, *options.runs)
@@ -407,8 +407,9 @@ def _calibrate(options: argparse.Namespace) -> int:
     if not fitted(hardware):
         raise MisuseError(f"{hardware.name} has no constant with a `start`: give those to be fitted one")
     groups = _left_out(files, options.leave_out)
-    found = calibrate(hardware, samples, progress=_progress(f"fitting to {sum(map(len, samples))} runs"))
-    lines = fit_lines(hardware, found, influence(found, samples), sum(map(len, samples)), style_of(sys.stderr))
+    num_runs = sum(map(len, samples))
+    found = calibrate(hardware, samples, progress=_progress(f"fitting to {plural(num_runs, 'run')}"))
+    lines = fit_lines(hardware, found, influence(found, samples), num_runs, style_of(sys.stderr))
     print(*lines, *error_lines(options.runs, samples, found), sep="\n", file=sys.stderr)
     if groups:
         _cross_validate(hardware, options, samples, groups)

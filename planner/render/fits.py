@@ -59,14 +59,12 @@ def _warnings(before: Hardware, after: Hardware, felt: Mapping[str, float], num_
         found.append(f"no run depends on {', '.join(kept)}, left as {before.name} has it; measure runs that do")
     if weak := [name for name in names if felt[name] < WEAK]:
         found.append(f"the runs hardly depend on {', '.join(weak)}: near the start, whatever was measured")
-    for name in names:
-        constant = constants(after)[name]
-        share = constant.value / (constant.start or constant.value)
-        if not 1 / FAR <= share <= FAR:
-            found.append(
-                f"{name} is {share:.2g} times its start: check that the runs are of {before.name}, in bf16, and that "
-                "times are milliseconds of a whole step"
-            )
+    shares = {name: getattr(after, name).value / getattr(after, name).start for name in names}
+    if far := [f"{name} is {share:.2g} times" for name, share in shares.items() if not 1 / FAR <= share <= FAR]:
+        found.append(
+            f"{', '.join(far)} its start: check that the runs are of {before.name}, in bf16, and that times are "
+            "milliseconds of a whole step"
+        )
     return found
 
 
