@@ -22,7 +22,8 @@ from planner.cost.calibrate import unfitted
 from planner.cost.hardware import load_hardware
 from planner.cost.predict import predict
 from planner.cost.predict_runs import row_gib
-from planner.cost.runs import Row, Runs, read_runs
+from planner.cost.run_set import Row
+from planner.cost.runs import Runs, read_runs
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"b200_llama": 0.05, "a100_single_node": 0.084, "a100_multi_node": 0.12}

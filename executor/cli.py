@@ -16,9 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner import Plan, PlanError, compile_spec, parse_spec
-from planner.codec import MAX_BYTES, is_plan_text, loads
-from planner.loader import check_size, file_name, read_bytes
+from planner import Plan, PlanError
+from planner.files import load_plan
 
 from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
 from .errors import ExecutorError
@@ -95,15 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_plan(path: str) -> Plan:
-    """The plan in a JSON file, or compiled from a spec in YAML. Raises PlanError."""
-    data = read_bytes(path, MAX_BYTES)
-    if is_plan_text(data):
-        return loads(data.decode("utf-8-sig", errors="replace"), file_name(path))
-    check_size(data, path)
-    return compile_spec(parse_spec(data, file_name(path)))
-
-
 def _check(options: argparse.Namespace, context: Context) -> int:
     plan = load_plan(options.plan)
     check_version()  # groups and bridges of any plan can be tried; what cannot be trained is for `train` to refuse
@@ -166,14 +156,14 @@ def _print_steps(running: Iterator[Step], predicted: Predicted, metrics: Path | 
     from .predicted import device_name, summary  # noqa: PLC0415  on this rank only
     from .report import step_line  # noqa: PLC0415  imports megatron-core
 
-    steps = []
+    steps, runs_on = [], device_name()
     with metrics.open("w", encoding="ascii") if metrics else nullcontext() as stream:
         for step in running:
             steps.append(step)
             print(step_line(step), flush=True)
             if stream is not None:
-                _write_line(stream, step.metrics() | predicted.metrics())
-    for line in summary(predicted, steps, device_name()):
+                _write_line(stream, step.metrics() | {"device": runs_on} | predicted.metrics())
+    for line in summary(predicted, steps, runs_on):
         print(line, flush=True)
 
 

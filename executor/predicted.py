@@ -7,6 +7,7 @@ number can be compared: the prediction is of a GPU, and the process's memory hol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from statistics import median
 
@@ -17,6 +18,7 @@ from planner import Plan, compile_spec
 from planner.cost.hardware import DEFAULT, known_hardware, load_hardware
 from planner.cost.predict import predict
 from planner.cost.ranks import rank_memory
+from planner.cost.settings import EXECUTOR
 from planner.cost.settings import Settings as Software
 
 from . import device
@@ -29,7 +31,7 @@ class Predicted:
     """A step of rank 0.
 
     Attributes:
-        gpu: the hardware assumed; "" where nothing could be predicted.
+        gpu: name of the hardware assumed; "" where nothing could be predicted.
         seconds: of a step; None where nothing could be predicted.
         num_bytes: at the peak, communicators left out; None where nothing could be predicted.
         timed_as: dtype of the predicted times, where it is not the run's.
@@ -57,16 +59,16 @@ def predicted_of(plan: Plan, settings: Settings, asked: str | None) -> Predicted
         asked: the GPU that the spec names, if any.
     """
     try:
-        gpu, run, assumed = asked or gpu_of(device_name()), _as_run(plan, settings), software()
-        found = predict(run, load_hardware(gpu), assumed)
+        hardware = load_hardware(asked or gpu_of(device_name()))
+        run, assumed = _as_run(plan, settings), software()
+        found = predict(run, hardware, assumed)
         num_bytes = round(rank_memory(run, 0, assumed).total)
     except Exception as error:  # whatever it is, the other ranks must not wait for this one in vain
         return Predicted(reason=" ".join(str(error).split()) or type(error).__name__)
     if found.deadlock or not found.has_models:
         return Predicted(reason=found.deadlock or f"no sizes of {', '.join(found.unsized)}")
-    return Predicted(
-        gpu=gpu, seconds=found.step_seconds, num_bytes=num_bytes, timed_as="" if settings.dtype == "bf16" else "bf16"
-    )
+    timed_as = "" if settings.dtype == "bf16" else "bf16"
+    return Predicted(gpu=hardware.name, seconds=found.step_seconds, num_bytes=num_bytes, timed_as=timed_as)
 
 
 def _as_run(plan: Plan, settings: Settings) -> Plan:
@@ -79,16 +81,25 @@ def _as_run(plan: Plan, settings: Settings) -> Plan:
 
 
 def software() -> Software:
-    """What this executor's models do, where that is not the default of predictions (transformer.py, ddp.py)."""
-    flash = choose_layers() is Layers.TRANSFORMER_ENGINE
-    return Software(
-        flash_attention=flash, score_bytes=6, fused_activation=False, fused_loss=False, dummy_gradient=False
-    )
+    """What this executor's models do, with the layers that this machine has."""
+    if choose_layers() is Layers.TRANSFORMER_ENGINE:
+        return EXECUTOR
+    return attrs.evolve(EXECUTOR, flash_attention=False, workspace_bytes=EXECUTOR.workspace_bytes // 2)
 
 
 def gpu_of(runs_on: str) -> str:
     """The known GPU that this process runs on; else the default."""
-    return next((name for name in known_hardware() if name in runs_on.lower()), DEFAULT)
+    return next(iter(_known_in(runs_on)), DEFAULT)
+
+
+def is_same_gpu(gpu: str, runs_on: str) -> bool:
+    """Whether a prediction for `gpu` is one for the device: a hardware file of one's own may add to the name."""
+    return gpu.lower() in runs_on.lower() or bool(_known_in(gpu) & _known_in(runs_on))
+
+
+def _known_in(text: str) -> set[str]:
+    """The known GPUs that a text names as words of their own: a GH200 is no H200."""
+    return {name for name in known_hardware() if name in re.split("[^a-z0-9]", text.lower())}
 
 
 def device_name() -> str:
@@ -106,10 +117,9 @@ def summary(predicted: Predicted, steps: Sequence[Step], runs_on: str) -> list[s
     if predicted.seconds is None or predicted.num_bytes is None:
         return [f"predicted  nothing: {predicted.reason}", measured]
     timed = f", timed as {predicted.timed_as}" if predicted.timed_as else ""
-    is_same = predicted.gpu.lower() in runs_on.lower()
     return [
         f"predicted  {_line(predicted.seconds, predicted.num_bytes)} of rank 0 on {predicted.gpu}{timed}",
-        measured + ("" if is_same else ", not comparable"),
+        measured + ("" if is_same_gpu(predicted.gpu, runs_on) else ", not comparable"),
     ]
 
 

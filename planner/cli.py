@@ -10,23 +10,25 @@ import argparse
 import codecs
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from . import codes as diagnostics
-from .errors import PlanError
+from .errors import Fault, Mark, PlanError
 from .plan import Plan
 from .report.command import add_report, announce
 from .rules import MAX_SIZE, suggest
 from .spec import Cluster, Spec
 
 if TYPE_CHECKING:
+    from .cost.calibrate import Sample
     from .cost.hardware import Hardware
     from .cost.runs import Runs
 
 OK, FAULTS, MISUSE = 0, 1, 2
+_MANY_RUNS = 100  # to predict them takes about a second
 
 
 class MisuseError(Exception):
@@ -140,8 +142,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict, strict=False)
 
     calibrate = commands.add_parser("calibrate", help="fit a GPU's constants to measured runs")
-    calibrate.add_argument("runs", metavar="CSV", nargs="+", help="files of measured runs, each counting alike")
+    calibrate.add_argument(
+        "runs", metavar="CSV", nargs="+", help="files of measured runs, each counting alike (README: Measured runs)"
+    )
     calibrate.add_argument("--gpu", metavar="NAME", help="where to begin; else the GPU of the runs")
+    calibrate.add_argument(
+        "--leave-out",
+        metavar="COLUMNS",
+        help="cross-validate too: predict the runs of each value of these columns by a fit to the others",
+    )
     calibrate.add_argument("-o", "--out", metavar="FILE", help="write the hardware file there (.yaml)")
     calibrate.set_defaults(run=_calibrate)
 
@@ -183,19 +192,16 @@ def _count(low: int) -> type[int]:
 
 def _load(path: str, options: argparse.Namespace) -> Plan:
     """The plan in a file: a plan document, or a spec that is compiled with the overrides of the command line."""
-    from .codec import MAX_BYTES, is_plan_text, loads  # noqa: PLC0415
     from .compile import compile_spec  # noqa: PLC0415
-    from .loader import check_size, file_name, parse_spec, read_bytes  # noqa: PLC0415
+    from .files import read_plan_or_spec  # noqa: PLC0415
 
-    data = read_bytes(path, MAX_BYTES)
-    if is_plan_text(data):
-        if options.nodes or options.gpus_per_node or options.world_size or options.strict:
-            taken = "--nodes, --gpus-per-node, --world-size and --strict"
-            raise MisuseError(f"{path} is a compiled plan: {taken} need its spec")
-        return loads(data.decode("utf-8-sig", errors="replace"), file_name(path))
-    check_size(data, path)
-    spec = _override(parse_spec(data, file_name(path)), options)
-    return compile_spec(spec, world_size=options.world_size, strict=options.strict)
+    found = read_plan_or_spec(path)
+    if isinstance(found, Spec):
+        return compile_spec(_override(found, options), world_size=options.world_size, strict=options.strict)
+    if options.nodes or options.gpus_per_node or options.world_size or options.strict:
+        taken = "--nodes, --gpus-per-node, --world-size and --strict"
+        raise MisuseError(f"{path} is a compiled plan: {taken} need its spec")
+    return found
 
 
 def _override(spec: Spec, options: argparse.Namespace) -> Spec:
@@ -275,26 +281,42 @@ def _verify(plan: Plan) -> None:
     print(f"verified: {num_facts:,} facts checked by brute force", file=sys.stderr)
 
 
-def _write(path: str, text: str, source: str) -> None:
+def _write(path: str, text: str, *sources: str) -> None:
     """Write a regular file whole or not at all; anything else (a pipe, a device) in place."""
     from tempfile import NamedTemporaryFile  # noqa: PLC0415
 
-    if not path:
-        raise MisuseError("--out needs the name of a file")
-    target = os.path.realpath(path)
-    if target == os.path.realpath(source):
-        raise MisuseError(f"--out {path} would overwrite the spec")
+    target = _target(path, *sources)
     try:
         if os.path.exists(target) and not os.path.isfile(target):
             with open(target, "w", encoding="utf-8") as stream:
                 stream.write(text)
             return
         with NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(target), delete=False) as partial:
-            partial.write(text)
-        os.chmod(partial.name, 0o666 & ~_umask())
-        os.replace(partial.name, target)
+            try:
+                partial.write(text)
+                partial.flush()
+                os.chmod(partial.name, 0o666 & ~_umask())
+                os.replace(partial.name, target)
+            except BaseException:  # a full disk, Ctrl-C: nothing is left behind
+                os.unlink(partial.name)
+                raise
     except (OSError, ValueError) as error:
-        raise MisuseError(f"cannot write {path!r}: {getattr(error, 'strerror', None) or error}") from None
+        raise _cannot_write(path, error) from None
+
+
+def _target(path: str, *sources: str) -> str:
+    """The file that is to be written. Raises MisuseError where it cannot be, or is one of those that are read."""
+    if not path:
+        raise MisuseError("--out needs the name of a file")
+    target = os.path.realpath(path)
+    for source in sources:
+        if target == os.path.realpath(source):
+            raise MisuseError(f"--out {path} would overwrite {source}, which is read")
+    return target
+
+
+def _cannot_write(path: str, error: Exception) -> MisuseError:
+    return MisuseError(f"cannot write {path!r}: {getattr(error, 'strerror', None) or error}")
 
 
 def _umask() -> int:
@@ -312,11 +334,28 @@ def _predict(options: argparse.Namespace) -> int:
     if options.csv is not None:
         if options.json or options.world_size or options.nodes or options.gpus_per_node:
             raise MisuseError("--csv prints CSV, and its rows say the layout: it takes --gpu alone")
-        from .cost.predict_runs import predictions_text  # noqa: PLC0415
-
-        sys.stdout.write(predictions_text(_read_runs(options.csv), hardware))
-        return OK
+        return _predict_runs(options.csv, hardware)
     return _predict_spec(options, hardware)
+
+
+def _predict_runs(path: str, hardware: Hardware | None) -> int:
+    """Every row that can be predicted, then what is wrong with the others."""
+    from .cost.hardware import DEFAULT  # noqa: PLC0415
+    from .cost.predict_runs import predict_runs, predictions_text  # noqa: PLC0415
+    from .render.fits import accuracy_lines  # noqa: PLC0415
+
+    runs = _read_runs(path)
+    told = _progress(f"predicting {len(runs.rows)} runs") if len(runs.rows) > _MANY_RUNS else None
+    found = predict_runs(runs, hardware, told)
+    sys.stdout.write(predictions_text(found))
+    sys.stdout.flush()
+    if found.num_assumed:
+        print(f"{DEFAULT} is assumed where a spec names no cluster.gpu: give --gpu", file=sys.stderr)
+    for line in accuracy_lines(found):
+        print(line, file=sys.stderr)
+    if found.faults:
+        raise PlanError(found.faults)
+    return OK
 
 
 def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int:
@@ -327,6 +366,10 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
 
     plan = _load(options.spec, options)
     _print_warnings(plan)
+    if not any(module.model for module in plan.modules):
+        rule, mark = "a prediction needs sizes, and no module has a model", Mark(file_name(options.spec), 1, 1)
+        remedy = "add `model:` with a preset or sizes to the modules"
+        raise PlanError([Fault(diagnostics.MISSING_KEY, ("modules",), rule, remedy, mark)])
     announce(plan)
     prediction = predict(plan, hardware)
     if options.json:
@@ -340,39 +383,115 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
 
 def _read_runs(path: str) -> Runs:
     from .cost.runs import read_runs  # noqa: PLC0415
-    from .loader import file_name, read_bytes  # noqa: PLC0415
+    from .loader import decode, file_name, read_bytes  # noqa: PLC0415
 
     limit = 16 * 2**20
     data = read_bytes(path, limit)
     if len(data) > limit:
         raise MisuseError(f"{path} has more than {limit} bytes: check that it is a file of runs")
-    return read_runs(data.decode("utf-8-sig", errors="replace"), file_name(path))
+    return read_runs(decode(data, file_name(path)), file_name(path))
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from .cost.accuracy import Errors, predicted, samples_of  # noqa: PLC0415
-    from .cost.calibrate import calibrate, fitted  # noqa: PLC0415
+    from .cost.accuracy import samples_of  # noqa: PLC0415
+    from .cost.calibrate import calibrate, fitted, influence  # noqa: PLC0415
     from .cost.hardware import hardware_text, load_hardware  # noqa: PLC0415
+    from .render.fits import error_lines, fit_lines  # noqa: PLC0415
+    from .render.style import plural, style_of  # noqa: PLC0415
 
+    if options.out is not None:
+        _check_hardware_file(options.out, *options.runs)
     files = [_read_runs(path) for path in options.runs]
-    gpus = sorted({runs.kind.gpu for runs in files})
-    if options.gpu is None and len(gpus) > 1:
-        raise MisuseError(f"the runs are of {' and '.join(gpus)}: calibrate one GPU at a time, or name it with --gpu")
-    hardware = load_hardware(options.gpu or gpus[0])
+    samples = [samples_of(runs) for runs in files]
+    hardware = load_hardware(options.gpu or _gpu_of(files, samples))
     if not fitted(hardware):
         raise MisuseError(f"{hardware.name} has no constant with a `start`: give those to be fitted one")
-    samples = [samples_of(runs) for runs in files]
-    print(f"fitting {len(fitted(hardware))} constants to {sum(map(len, samples))} runs ...", file=sys.stderr)
-    found = calibrate(hardware, samples)
-    for path, one in zip(options.runs, samples, strict=True):
-        errors = Errors.of(predicted(one, found), [sample.seconds for sample in one])
-        print(f"{path}: mean error {100 * errors.mean:.1f} %, largest {100 * errors.largest:.1f} %", file=sys.stderr)
-    text = hardware_text(found)
+    groups = _left_out(files, options.leave_out)
+    num_runs = sum(map(len, samples))
+    found = calibrate(hardware, samples, progress=_progress(f"fitting to {plural(num_runs, 'run')}"))
+    lines = fit_lines(hardware, found, influence(found, samples), num_runs, style_of(sys.stderr))
+    print(*lines, *error_lines(options.runs, samples, found), sep="\n", file=sys.stderr)
+    if groups:
+        _cross_validate(hardware, options, samples, groups)
     if options.out is None:
-        sys.stdout.write(text)
+        sys.stdout.write(hardware_text(found))
     else:
-        _write(options.out, text, options.runs[0])
+        _write(options.out, hardware_text(found), *options.runs)
     return OK
+
+
+def _check_hardware_file(path: str, *sources: str) -> None:
+    """Raise MisuseError where a fit could not be written, before it takes its time."""
+    if not path.endswith((".yaml", ".yml")):
+        raise MisuseError(f"--out {path}: a hardware file is named .yaml or .yml, so that --gpu takes it")
+    target = _target(path, *sources)
+    folder = os.path.dirname(target)
+    for is_wrong, reason in (
+        (os.path.isdir(target), "it is a directory"),
+        (not os.path.isdir(folder), f"there is no directory {folder}"),
+        (not os.access(folder, os.W_OK), f"no permission to write in {folder}"),
+    ):
+        if is_wrong:
+            raise MisuseError(f"cannot write {path!r}: {reason}")
+
+
+def _gpu_of(files: Sequence[Runs], samples: Sequence[Sequence[Sample]]) -> str:
+    """The one GPU that all runs name."""
+    from .cost.predict_runs import gpu_of  # noqa: PLC0415
+
+    found = {gpu_of(runs, one.work) for runs, each in zip(files, samples, strict=True) for one in each}
+    if None in found:
+        raise MisuseError("not every spec of the runs names its cluster.gpu: name the GPU with --gpu")
+    gpus = sorted(gpu for gpu in found if gpu)
+    if len(gpus) > 1:
+        raise MisuseError(f"the runs are of {' and '.join(gpus)}: calibrate one GPU at a time, or name it with --gpu")
+    return gpus[0]
+
+
+def _left_out(files: Sequence[Runs], columns: str | None) -> list[list[tuple[str, ...]]]:
+    """What cross-validation leaves out together: per file and run, its cells in the named columns."""
+    if columns is None:
+        return []
+    names = [name.strip() for name in columns.split(",")]
+    for runs in files:
+        if missing := [name for name in names if name not in runs.header]:
+            have = ", ".join(runs.header)
+            raise MisuseError(f"--leave-out: {runs.file} has no column {missing[0]!r}; it has {have}")
+    groups = [[tuple(row[name] for name in names) for row in runs.rows] for runs in files]
+    if len({key for keys in groups for key in keys}) < 2:
+        raise MisuseError(f"--leave-out {columns}: all runs have the same value, so none would be left to fit to")
+    return groups
+
+
+def _cross_validate(
+    hardware: Hardware,
+    options: argparse.Namespace,
+    samples: Sequence[Sequence[Sample]],
+    groups: list[list[tuple[str, ...]]],
+) -> None:
+    from .cost.accuracy import cross_validated  # noqa: PLC0415
+    from .render.fits import errors_line  # noqa: PLC0415
+
+    told = _progress("cross-validating")
+    held_out = cross_validated(hardware, samples, groups, progress=told)
+    print(f"each {options.leave_out} predicted by constants fitted to the others:", file=sys.stderr)
+    for path, seconds, each in zip(options.runs, held_out, samples, strict=True):
+        print("  " + errors_line(path, seconds, each), file=sys.stderr)
+
+
+def _progress(what: str) -> Callable[[float], None]:
+    """Says what is being done and, on a terminal, how far it is; the share is written over by what comes next."""
+    live = sys.stderr.isatty()
+    print(f"{what} ...", end="\r" if live else "\n", file=sys.stderr, flush=True)
+    shown = -1
+
+    def told(share: float) -> None:
+        nonlocal shown
+        if live and int(100 * share) > shown:
+            shown = int(100 * share)
+            print(f"{what} ... {shown:2} %", end="\r", file=sys.stderr, flush=True)
+
+    return told
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -104,7 +104,7 @@ def parse_document(text: str | bytes, file: str, kind: Rule, if_empty: tuple[str
     Raises:
         PlanError: with every fault found, each with file:line:column.
     """
-    root = _compose(_decode(text, file) if isinstance(text, bytes) else text, file)
+    root = _compose(decode(text, file) if isinstance(text, bytes) else text, file)
     if root is None:
         raise _refusal(codes.BAD_SYNTAX, *if_empty, Mark(file, 1, 1))
     walk = _Walk(file)
@@ -124,7 +124,7 @@ def _refusal(code: Code, rule: str, remedy: str, mark: Mark) -> PlanError:
     return PlanError([Fault(code, (), rule, remedy, mark)])
 
 
-def _decode(data: bytes, file: str) -> str:
+def decode(data: bytes, file: str) -> str:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark."""
     encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     try:

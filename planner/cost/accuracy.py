@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from math import isnan
 from statistics import mean
 
 import attrs
 
+from .. import codes
+from ..errors import Fault, Mark, PlanError
 from .calibrate import Sample, calibrate, unfitted
+from .durations import Durations
 from .hardware import Hardware
 from .pipeline import step_seconds
-from .predict_runs import workloads_of
-from .runs import Row, Runs, measured_ms, row_fault
+from .predict_runs import each_row, workload_of_row
+from .run_set import Row
+from .runs import Runs
+from .simulate import simulate
 from .timing import rates_of
 
 
 def samples_of(runs: Runs) -> tuple[Sample, ...]:
-    """The measured runs of a file with their counted work. Raises PlanError with the line of a row at fault."""
-    found = []
-    for index, work in enumerate(workloads_of(runs)):
-        try:
-            found.append(Sample(work=work, seconds=measured_ms(runs.kind, runs.rows[index]) / 1e3))
-        except ValueError as error:
-            raise row_fault(runs, index, error) from None
-    return tuple(found)
+    """The measured runs of a file with their counted work. Raises PlanError with every row at fault, or without rows.
+
+    A simulation that stops for good is a fault here, so that no fit meets one.
+    """
+
+    def sample(row: Row) -> Sample:
+        work = workload_of_row(runs, row)
+        if len(work.plan.modules) > 1:
+            simulate(work.plan, Durations.uniform(work.plan))
+        return Sample(work=work, seconds=runs.kind.measured_ms(row, runs.folder) / 1e3)
+
+    found, faults = each_row(runs, sample)
+    if not found:
+        rule, mark = "the file has a measured run or more, got none", Mark(runs.file, 1, 1)
+        faults = [Fault(codes.MISSING_KEY, ("row",), rule, "write a line for each run", mark)]
+    if faults:
+        raise PlanError(faults)
+    return tuple(one for one in found if one)
 
 
 def predicted(samples: Sequence[Sample], hardware: Hardware) -> list[float]:
@@ -46,6 +62,10 @@ class Errors:
         each = [abs(p / m - 1) for p, m in zip(predictions, measurements, strict=True)]
         return cls(mean=mean(each), largest=max(each), spearman=spearman(predictions, measurements))
 
+    def __str__(self) -> str:
+        rho = "" if isnan(self.spearman) else f", Spearman {self.spearman:.3f}"
+        return f"mean error {self.mean:.1%}, largest {self.largest:.1%}{rho}"
+
 
 def spearman(left: Sequence[float], right: Sequence[float]) -> float:
     """Correlation of the ranks; equal values share the mean of their ranks. NaN where one side is constant."""
@@ -63,11 +83,27 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def cross_validated(
-    hardware: Hardware, files: Sequence[Sequence[Sample]], keys: Sequence[Sequence[Hashable]], *, steps: int = 60
+    hardware: Hardware,
+    files: Sequence[Sequence[Sample]],
+    keys: Sequence[Sequence[Hashable]],
+    *,
+    steps: int = 60,
+    progress: Callable[[float], None] | None = None,
 ) -> list[list[float]]:
-    """Seconds of every run, each by constants fitted without any run that has its key, in all files alike."""
+    """Seconds of every run, each by constants fitted without any run that has its key, in all files alike.
+
+    Args:
+        hardware: names the constants to fit, and where to begin.
+        files: measured runs, as in `calibrate`.
+        keys: of every run of every file; there are two different ones or more.
+        steps: moves of the simplex per round.
+        progress: is told the share that is done.
+    """
     found = [[0.0] * len(samples) for samples in files]
-    for key in dict.fromkeys(key for column in keys for key in column):
+    different = list(dict.fromkeys(key for column in keys for key in column))
+    for number, key in enumerate(different):
+        if progress:
+            progress(number / len(different))
         pairs = [list(zip(samples, column, strict=True)) for samples, column in zip(files, keys, strict=True)]
         training = [[one for one, own in file if own != key] for file in pairs]
         without = calibrate(unfitted(hardware), [file for file in training if file], steps=steps)

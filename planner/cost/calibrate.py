@@ -7,7 +7,7 @@ much as a long one, and for every constant a small price on leaving its start: P
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import exp, log
 
 import attrs
@@ -20,6 +20,8 @@ from .workload import Workload
 
 PRICE = 0.004
 SPREAD = 0.3
+MORE = 1.1
+NOTHING = 1e-9  # an influence of rounding alone
 _STEPS = 150
 
 
@@ -41,16 +43,26 @@ def unfitted(hardware: Hardware) -> Hardware:
     return _with(hardware, {name: getattr(hardware, name).start for name in fitted(hardware)}, "where a fit starts")
 
 
-def calibrate(hardware: Hardware, files: Sequence[Sequence[Sample]], *, steps: int = _STEPS) -> Hardware:
-    """The hardware with the constants that suit the samples best.
+def calibrate(
+    hardware: Hardware,
+    files: Sequence[Sequence[Sample]],
+    *,
+    steps: int = _STEPS,
+    progress: Callable[[float], None] | None = None,
+) -> Hardware:
+    """The hardware with the constants that suit the samples best. Those that no sample depends on are left alone.
 
     Args:
         hardware: names the constants to fit, and where to begin.
-        files: measured runs, in sets that count alike.
+        files: measured runs, in sets that count alike; none of them empty.
         steps: moves of the simplex per round; three rounds.
+        progress: is told the share that is done.
     """
-    start = unfitted(hardware)
-    names = fitted(hardware)
+    felt = influence(unfitted(hardware), files)
+    names = tuple(name for name in fitted(hardware) if felt[name] > NOTHING)
+    if not names:
+        return hardware
+    start = _with(hardware, {name: getattr(hardware, name).start for name in names}, "where a fit starts")
     begin = tuple(log(getattr(start, name).value) for name in names)
 
     def cost(point: Point) -> float:
@@ -61,9 +73,26 @@ def calibrate(hardware: Hardware, files: Sequence[Sequence[Sample]], *, steps: i
             total += sum(errors) / len(samples)
         return total
 
-    best = minimise(cost, begin, steps)
+    best = minimise(cost, begin, steps, progress=progress)
     num = sum(map(len, files))
-    return _with(hardware, dict(zip(names, map(exp, best), strict=True)), f"fitted to {num} measured runs")
+    source = f"fitted to {num} measured runs" if num > 1 else "fitted to one measured run"
+    return _with(hardware, dict(zip(names, map(exp, best), strict=True)), source)
+
+
+def influence(hardware: Hardware, files: Sequence[Sequence[Sample]]) -> dict[str, float]:
+    """By how much, as a share, a step of the average run changes where a constant that a fit may change is MORE."""
+    samples = [one for file in files for one in file]
+
+    def times(by: Hardware) -> list[float]:
+        rates = rates_of(by)
+        return [step_seconds(one.work, rates) for one in samples]
+
+    as_is = times(hardware)
+    found = {}
+    for name in fitted(hardware):
+        changed = times(_with(hardware, {name: MORE * getattr(hardware, name).value}, "tried"))
+        found[name] = sum(abs(new / old - 1) for new, old in zip(changed, as_is, strict=True)) / len(samples)
+    return found
 
 
 def _at(hardware: Hardware, names: tuple[str, ...], point: Point) -> Hardware:

@@ -8,7 +8,13 @@ Point = tuple[float, ...]
 _STEP = 0.2
 
 
-def minimise(function: Callable[[Point], float], start: Sequence[float], steps: int, rounds: int = 3) -> Point:
+def minimise(
+    function: Callable[[Point], float],
+    start: Sequence[float],
+    steps: int,
+    rounds: int = 3,
+    progress: Callable[[float], None] | None = None,
+) -> Point:
     """The point where a smooth enough function is least, near `start`.
 
     Args:
@@ -16,17 +22,24 @@ def minimise(function: Callable[[Point], float], start: Sequence[float], steps: 
         start: where to begin.
         steps: moves of the simplex in each round.
         rounds: a new simplex is begun around the best point this often.
+        progress: is told the share of all moves that is done.
     """
     best = tuple(start)
-    for _ in range(rounds):
-        best = _round(function, best, steps)
+    for number in range(rounds):
+
+        def moved(step: int, before: int = number * steps) -> None:
+            if progress:
+                progress((before + step) / (rounds * steps))
+
+        best = _round(function, best, steps, moved)
     return best
 
 
-def _round(function: Callable[[Point], float], start: Point, steps: int) -> Point:
-    points = [start, *(_moved(start, i, _STEP) for i in range(len(start)))]
+def _round(function: Callable[[Point], float], start: Point, steps: int, moved: Callable[[int], None]) -> Point:
+    points = [start, *(_beside(start, i, _STEP) for i in range(len(start)))]
     simplex = sorted((function(point), point) for point in points)
-    for _ in range(steps):
+    for step in range(steps):
+        moved(step)
         worst_value, worst = simplex[-1]
         centre = tuple(sum(column) / len(start) for column in zip(*(p for _, p in simplex[:-1]), strict=True))
         value, point = _try(function, centre, worst, -1.0)
@@ -50,5 +63,5 @@ def _try(function: Callable[[Point], float], centre: Point, point: Point, factor
     return function(moved), moved
 
 
-def _moved(point: Point, index: int, by: float) -> Point:
+def _beside(point: Point, index: int, by: float) -> Point:
     return (*point[:index], point[index] + by, *point[index + 1 :])

@@ -6,6 +6,7 @@ fits. They are physical: none belongs to a model size or a layout.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path as FilePath
 from typing import cast
 
@@ -96,9 +97,14 @@ def parse_hardware(text: str | bytes, file: str = "<string>") -> Hardware:
 
 def hardware_text(hardware: Hardware) -> str:
     """The file of a GPU, which `parse_hardware` reads back."""
-    lines = [f"name: {hardware.name}", f"num_sms: {hardware.num_sms}"]
+    lines = [f"name: {json.dumps(hardware.name)}", f"num_sms: {hardware.num_sms}"]
     for name, constant in constants(hardware).items():
-        source = constant.source.replace('"', "'")
-        start = f", start: {constant.start:.6g}" if constant.start else ""
-        lines.append(f'{name}: {{value: {constant.value:.6g}{start}, source: "{source}"}}')
+        start = f", start: {_number(constant.start)}" if constant.start else ""
+        lines.append(f"{name}: {{value: {_number(constant.value)}{start}, source: {json.dumps(constant.source)}}}")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    """The shortest text that is read back as the same number."""
+    short = f"{value:.6g}"
+    return short if float(short) == value else repr(value)

@@ -33,6 +33,9 @@ from .stages import Gradients, gradients_of, language_width
 from .step import parameter_bytes, state_shards
 from .tokens import tokens_of
 
+# At the peak: in place in bf16 beside their gradient, or in fp32 beside a copy in bf16.
+LOGIT_BYTES = {True: 4, False: 6}
+
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
 
 
@@ -44,7 +47,7 @@ class Memory:
         states: weights, gradients, optimizer.
         activations: of all microbatches in flight.
         logits: of the last stage of language, one microbatch.
-        buffers: Transformer Engine's placeholder for weight gradients, and what a bridge or hop receives into.
+        buffers: Transformer Engine's placeholder for weight gradients, what a hop receives into, cuBLAS's workspaces.
     """
 
     states: float = 0.0
@@ -144,7 +147,7 @@ def stage_memory(
     logits = 0.0
     if model.family == "gpt" and last:
         vocab = padded_vocab_size(model, shape.tp) / shape.tp
-        logits = tokens.per_rank * vocab * (4 if settings.fused_loss else 8)
+        logits = tokens.per_rank * vocab * LOGIT_BYTES[settings.fused_loss]
     return Memory(
         states=state_bytes(plan, module, parameters, settings),
         activations=_activations(plan, module, stage, shape, gradients, held),

@@ -3,32 +3,71 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from io import StringIO
 
-from ..compile import compile_spec
-from ..errors import PlanError
-from .hardware import Hardware, load_hardware
+import attrs
+
+from ..errors import Fault, PlanError
+from .hardware import DEFAULT, Hardware, load_hardware
 from .pipeline import step_seconds
 from .ranks import peaks
-from .runs import Row, Runs, RunSet, row_fault, settings_of, spec_of
-from .timing import Rates, rates_of
+from .run_set import CellError, PlanOf, Row, measured
+from .runs import Runs, check_cells, row_faults
+from .simulate import DeadlockError
+from .timing import rates_of
 from .workload import Workload, workload_of
 
-
-def workload_of_row(kind: RunSet, row: Row, *, recompute: str | None = None) -> Workload:
-    """The counted work of one row. Raises ValueError, PlanError."""
-    return workload_of(compile_spec(spec_of(kind, row, recompute=recompute)), settings_of(kind, row))
+_ADDED = ("predicted_ms", "predicted_GiB")
 
 
-def workloads_of(runs: Runs) -> list[Workload]:
-    """The counted work of every row. Raises PlanError with the line of the first row at fault."""
-    found = []
+@attrs.frozen(kw_only=True)
+class RowPrediction:
+    """What is predicted of a row, and what was measured of it: milliseconds, GiB; None where it does not say."""
+
+    ms: float
+    gib: float
+    second_ms: float | None
+    measured_ms: float | None
+    measured_gib: float | None
+
+
+@attrs.frozen(kw_only=True)
+class RunPredictions:
+    """Of every row of a file, in order; None for a row at fault, whose faults stand in `faults`.
+
+    `num_assumed` rows do not name their GPU: it is the default.
+    """
+
+    runs: Runs
+    rows: tuple[RowPrediction | None, ...]
+    faults: tuple[Fault, ...]
+    num_assumed: int
+
+
+def each_row[T](runs: Runs, make: Callable[[Row], T]) -> tuple[list[T | None], list[Fault]]:
+    """What `make` makes of every row, None where it cannot, and the faults of all those rows."""
+    found: list[T | None] = []
+    faults = []
     for index, row in enumerate(runs.rows):
         try:
-            found.append(workload_of_row(runs.kind, row))
-        except (ValueError, PlanError) as error:
-            raise row_fault(runs, index, error) from None
-    return found
+            check_cells(runs, index)
+            found.append(make(row))
+        except (CellError, PlanError, DeadlockError) as error:
+            found.append(None)
+            faults += row_faults(runs, index, error)
+    return found, faults
+
+
+def workload_of_row(runs: Runs, row: Row, plan_of: PlanOf | None = None) -> Workload:
+    """The counted work of one row. Raises CellError, PlanError."""
+    plan = (plan_of or runs.kind.plan_of)(row, runs.folder)
+    return workload_of(plan, runs.kind.settings_of(row))
+
+
+def gpu_of(runs: Runs, work: Workload) -> str | None:
+    """The GPU that a row ran on, where it is known."""
+    return runs.kind.gpu or (work.plan.cluster.gpu if work.plan.cluster else None)
 
 
 def row_gib(work: Workload) -> float:
@@ -36,24 +75,56 @@ def row_gib(work: Workload) -> float:
     return max(peak.memory.total for peak in peaks(work.plan, work.settings)) / 2**30
 
 
-def predictions_text(runs: Runs, hardware: Hardware | None = None) -> str:
-    """The rows as CSV with `predicted_ms` and `predicted_GiB`.
+def predict_runs(
+    runs: Runs, hardware: Hardware | None = None, progress: Callable[[float], None] | None = None
+) -> RunPredictions:
+    """Predictions of every row, on the given GPU or else the row's own; `progress` is told the share done."""
+    assumed = done = 0
+
+    def predict(row: Row) -> RowPrediction:
+        nonlocal assumed, done
+        if progress:
+            progress(done / len(runs.rows))
+        done += 1
+        work = workload_of_row(runs, row)
+        gpu = gpu_of(runs, work)
+        assumed += hardware is None and gpu is None
+        rates = rates_of(hardware or load_hardware(gpu or DEFAULT))
+        second = runs.kind.second
+        other = second[2] if second and second[0] in row else None
+        return RowPrediction(
+            ms=1e3 * step_seconds(work, rates),
+            gib=row_gib(work),
+            second_ms=1e3 * step_seconds(workload_of_row(runs, row, other), rates) if other else None,
+            measured_ms=_if_measured(lambda: runs.kind.measured_ms(row, runs.folder)),
+            measured_gib=_if_measured(lambda: measured(row, runs.kind.gibibytes)),
+        )
+
+    rows, faults = each_row(runs, predict)
+    return RunPredictions(runs=runs, rows=tuple(rows), faults=tuple(faults), num_assumed=assumed)
+
+
+def _if_measured(read: Callable[[], float]) -> float | None:
+    try:
+        return read()
+    except CellError:
+        return None
+
+
+def predictions_text(found: RunPredictions) -> str:
+    """The rows as CSV with `predicted_ms` and `predicted_GiB`; these are empty in rows at fault.
 
     Where a set measures a second method (the column `full_s`: full recomputation, no sequence parallelism), its
     prediction is the column `predicted_full_ms`.
     """
-    rates = rates_of(hardware or load_hardware(runs.kind.gpu))
-    has_full = "full_s" in runs.header
+    runs, second = found.runs, found.runs.kind.second
+    added = [*_ADDED, *([second[1]] if second and second[0] in runs.header else [])]
+    given = [column for column in runs.header if column not in added]
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*runs.header, "predicted_ms", "predicted_GiB", *(["predicted_full_ms"] if has_full else [])])
-    for row, work in zip(runs.rows, workloads_of(runs), strict=True):
-        cells = [f"{1e3 * step_seconds(work, rates):.3f}", f"{row_gib(work):.3f}"]
-        if has_full:
-            cells.append(f"{_full_ms(runs.kind, row, rates):.3f}")
-        writer.writerow([*(row[column] for column in runs.header), *cells])
+    writer.writerow([*given, *added])
+    for row, one in zip(runs.rows, found.rows, strict=True):
+        numbers = [one.ms, one.gib, one.second_ms] if one else [None] * 3
+        cells = ["" if number is None else f"{number:.6f}" for number in numbers[: len(added)]]
+        writer.writerow([*(row[column] for column in given), *cells])
     return out.getvalue()
-
-
-def _full_ms(kind: RunSet, row: Row, rates: Rates) -> float:
-    return 1e3 * step_seconds(workload_of_row(kind, row, recompute="full"), rates)

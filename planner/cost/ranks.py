@@ -44,7 +44,7 @@ def _stages_on(plan: Plan, rank: int) -> list[tuple[ModulePlan, int]]:
 
 def rank_memory(plan: Plan, rank: int, settings: Settings) -> Memory:
     """What all modules on a rank need, communicators left out."""
-    total, position = Memory(), position_at(plan, rank)
+    total, position = Memory(buffers=settings.workspace_bytes), position_at(plan, rank)
     for module, stage in _stages_on(plan, rank):
         total += stage_memory(plan, module, stage, settings, position=position)
     return total

@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The defaults are what Transformer Engine under megatron-core 0.19 does in bf16.
+    """The defaults are what Megatron-LM does in bf16 with Transformer Engine, unless told otherwise.
 
     Attributes:
         flash_attention: scores are never written to memory.
@@ -16,9 +16,10 @@ class Settings:
         rotary: causal models rotate queries and keys.
         fused_activation: the MLP's activation is one kernel, which keeps its input alone; else what is in between too.
         dropout: dropout of 1 byte of mask per hidden value, twice a layer.
-        fused_loss: the cross entropy is one kernel over the logits.
+        fused_loss: the cross entropy is Transformer Engine's kernel over the logits, in their place.
         gradient_bytes: of each gradient that is accumulated and reduced.
         dummy_gradient: Transformer Engine's placeholder of 2 bytes for the weight gradients of one layer.
+        workspace_bytes: that cuBLAS works in: PyTorch's and Transformer Engine's own, 32 MiB each on Hopper and later.
         scattered_hops: between stages each tp rank sends its share, and all gather after it: Megatron-LM of 2021.
         stages_per_rank: slices of an interleaved schedule; only memory and the bubble of measured runs know it.
     """
@@ -28,8 +29,13 @@ class Settings:
     rotary: bool = True
     fused_activation: bool = True
     dropout: bool = False
-    fused_loss: bool = True
+    fused_loss: bool = False
     gradient_bytes: int = 4
     dummy_gradient: bool = True
+    workspace_bytes: int = 2 * 32 * 2**20
     scattered_hops: bool = False
     stages_per_rank: int = 1
+
+
+# What this repository's executor does with Transformer Engine's layers (executor/transformer.py, executor/ddp.py).
+EXECUTOR = Settings(score_bytes=6, fused_activation=False, dummy_gradient=False)

@@ -16,7 +16,7 @@ _GIB = 2**30
 
 
 def costs_text(prediction: Prediction, name: str, style: Style) -> str:
-    """The prediction as text, ending in a newline. `name` is the spec's file name."""
+    """The prediction of a plan with a model or more, as text that ends in a newline. `name` is the spec's file."""
     sections = [
         ("Step", _step(prediction, style)),
         ("Critical path of the pipeline", _path(prediction, style)),
@@ -26,15 +26,13 @@ def costs_text(prediction: Prediction, name: str, style: Style) -> str:
     ]
     where = f"{plural(prediction.world_size, 'rank')} of {prediction.hardware.name}"
     lines = [style.bold(shorten(f"{name}: {where}", style.width))]
-    for title, body in sections if prediction.step_seconds else sections[:1]:
+    for title, body in sections:
         if body:
             lines += ["", style.bold(title), *body]
     return "\n".join(lines) + "\n"
 
 
 def _step(p: Prediction, style: Style) -> list[str]:
-    if not p.step_seconds:
-        return ["  no module has a model: add `model:` with a preset or sizes"]
     fits = "fits" if p.fits else "DOES NOT FIT"
     times = [
         ["step time", f"{p.step_seconds:.3f} s", f"pipeline {p.pipeline_seconds:.3f}, update {p.update_seconds:.3f}"],
@@ -61,8 +59,6 @@ def assumptions(p: Prediction) -> list[str]:
 
 def _path(p: Prediction, style: Style) -> list[str]:
     """Where the time goes, and who waits longest."""
-    if not p.step_seconds:
-        return []
     return [f"  {line}" for text in (*p.critical_path, *p.waits) for line in wrap(text.split(), style.width - 2)]
 
 
@@ -158,6 +154,7 @@ def costs_document(prediction: Prediction) -> dict[str, Any]:
         "gpu_given": p.gpu_given,
         "world_size": p.world_size,
         "notes": assumptions(p),
+        "unsized": list(p.unsized),
         "step_seconds": _finite(p.step_seconds),
         "pipeline_seconds": _finite(p.pipeline_seconds),
         "update_seconds": p.update_seconds,

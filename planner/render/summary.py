@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import codes
 from ..cost.hardware import DEFAULT, Hardware, load_hardware
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
@@ -41,8 +42,11 @@ def _hardware(plan: Plan) -> tuple[Hardware, list[str]]:
         return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: the spec names no cluster.gpu"]
     try:
         return load_hardware(named), []
-    except PlanError:
-        return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: cluster.gpu {named!r} is not known"]
+    except PlanError as error:
+        fault = error.faults[0]
+        is_unknown = fault.code in (codes.BAD_CHOICE, codes.UNREADABLE)
+        reason = "is not known" if is_unknown else f"has faults, the first: {fault.rule}"
+        return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: cluster.gpu {named!r} {reason}"]
 
 
 def _step(p: Prediction) -> list[str]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
-from statistics import mean
 
 import attrs
 import pytest
 
-from planner.cli import main
 from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicted, samples_of, spearman
 from planner.cost.calibrate import fitted, unfitted
 from planner.cost.hardware import load_hardware
 from planner.cost.predict_runs import row_gib
-from planner.cost.runs import Row, Runs, read_runs
+from planner.cost.run_set import Row
+from planner.cost.runs import Runs, read_runs
 
 FOLDER = Path(__file__).parents[1] / "data" / "runs"
 
@@ -87,55 +84,12 @@ def test_few_constants_are_fitted() -> None:
     assert len(fitted(load_hardware("a100"))) <= 9
 
 
-@pytest.mark.parametrize("name", ["a100_recompute", "a100_single_node", "a100_multi_node", "b200_llama"])
-def test_the_command_adds_two_columns(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = FOLDER / f"{name}_given.csv"
-    assert main(["predict", "--csv", str(path)]) == 0
-    written = list(csv.DictReader(StringIO(capsys.readouterr().out)))
-    given = list(csv.DictReader(StringIO(path.read_text())))
-    assert [{key: row[key] for key in given[0]} for row in written] == given
-    assert all(float(row["predicted_ms"]) > 0 and float(row["predicted_GiB"]) > 0 for row in written)
-    assert mean(float(row["predicted_ms"]) for row in written) > 1  # milliseconds, not seconds
-
-
 def test_recomputation_of_published_runs_is_never_fitted_and_close() -> None:
     """Korthikanti et al. 2022, table 5: selective recomputation with sequence parallelism, up to a trillion."""
     found = runs("a100_recompute")
     samples = samples_of(found)
     errors = Errors.of(predicted(samples, load_hardware("a100")), [sample.seconds for sample in samples])
     assert errors.mean <= 0.10
-
-
-FAULTY = {
-    "another header": ("a,b\n1,2\n", "the header names the columns of a known set"),
-    "an empty file": ("", "found nothing"),
-    "a short row": ("{header}\n1,2\n", "every row has the header's 11 cells, got 2"),
-    "a word": ("{header}\n8,32,2,big,16,16,1024,1,8,1,5\n", "big"),
-    "zero": ("{header}\n8,32,2,1024,16,16,1024,0,8,1,5\n", "tensor parallelism >= 1, got 0"),
-    "batch": ("{header}\n8,30,4,1024,16,16,1024,1,8,1,5\n", "must be whole"),
-    "heads": ("{header}\n8,32,2,1024,16,16,1024,3,1,1,5\n", "num_attention_heads % tp = 16 % 3"),
-}
-
-
-@pytest.mark.parametrize("name", FAULTY)
-def test_faults_have_a_place(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    header = (FOLDER / "a100_single_node_given.csv").read_text().splitlines()[0]
-    text, wanted = FAULTY[name]
-    path = tmp_path / "runs.csv"
-    path.write_text(text.replace("{header}", header))
-    assert main(["predict", "--csv", str(path)]) == 1
-    error = capsys.readouterr().err
-    assert wanted in error
-    assert f"{path}:" in error
-    assert "Traceback" not in error
-
-
-def test_a_row_without_its_measured_time_is_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = (FOLDER / "a100_single_node_given.csv").read_text().splitlines()[:2]
-    path = tmp_path / "runs.csv"
-    path.write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
-    assert main(["predict", "--csv", str(path)]) == 0
-    assert "predicted_GiB" in capsys.readouterr().out
 
 
 def test_cross_validation_never_sees_what_it_predicts() -> None:

@@ -1,0 +1,81 @@
+"""What is said of measured runs: how far predictions are from them, and what a fit to them can and cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..cost.accuracy import Errors, predicted
+from ..cost.calibrate import MORE, NOTHING, Sample
+from ..cost.hardware import Hardware, constants
+from ..cost.predict_runs import RunPredictions
+from .style import Style, columns, plural, wrap
+
+WEAK = 0.001  # of a step, for MORE of a constant: below, its start decides
+FAR = 1.5  # times its start, or that part of it: not the same kind of GPU
+
+
+def accuracy_lines(found: RunPredictions) -> list[str]:
+    """How far the predictions of a file are from what was measured, where its rows say it."""
+    rows = [row for row in found.rows if row]
+    pairs = {
+        "time": [(row.ms, row.measured_ms) for row in rows if row.measured_ms],
+        "memory": [(row.gib, row.measured_gib) for row in rows if row.measured_gib],
+    }
+    return [
+        f"{name} of {plural(len(both), 'measured run')}: {Errors.of(*zip(*both, strict=True))}"
+        for name, both in pairs.items()
+        if both
+    ]
+
+
+def fit_lines(before: Hardware, after: Hardware, felt: Mapping[str, float], num_runs: int, style: Style) -> list[str]:
+    """A table of the constants, then warnings.
+
+    Args:
+        before, after: the hardware as it was, and fitted.
+        felt: by how much a step of the average run changes where a constant is MORE.
+        num_runs: that were fitted to.
+        style: of the stream.
+    """
+    rows = [["constant", "start", "fitted", f"a step changes, for {MORE - 1:.0%} more"]]
+    for name, share in felt.items():
+        constant = constants(after)[name]
+        value = f"{constant.value:.4g}" if share > NOTHING else f"kept at {constant.value:.4g}"
+        rows.append([name, f"{constant.start:.4g}", value, f"{share:.1%}" if share > NOTHING else "no run needs it"])
+    title, *lines = columns(rows, right=frozenset({1, 2, 3}))
+    warnings = [f"warning: {text}" for text in _warnings(before, after, felt, num_runs)]
+    return [style.dim(title), *lines, *(line for text in warnings for line in wrap(text.split(), style.width))]
+
+
+def _warnings(before: Hardware, after: Hardware, felt: Mapping[str, float], num_runs: int) -> list[str]:
+    found = []
+    names = [name for name, share in felt.items() if share > NOTHING]
+    if num_runs < len(names):
+        found.append(
+            f"{plural(num_runs, 'run')} cannot tell {len(names)} constants apart: their starts decide; measure more "
+            "layouts and sizes"
+        )
+    if kept := [name for name in felt if name not in names]:
+        found.append(f"no run depends on {', '.join(kept)}, left as {before.name} has it; measure runs that do")
+    if weak := [name for name in names if felt[name] < WEAK]:
+        found.append(f"the runs hardly depend on {', '.join(weak)}: near the start, whatever was measured")
+    shares = {name: getattr(after, name).value / getattr(after, name).start for name in names}
+    if far := [f"{name} is {share:.2g} times" for name, share in shares.items() if not 1 / FAR <= share <= FAR]:
+        found.append(
+            f"{', '.join(far)} its start: check that the runs are of {before.name}, in bf16, and that times are "
+            "milliseconds of a whole step"
+        )
+    return found
+
+
+def error_lines(names: Sequence[str], files: Sequence[Sequence[Sample]], hardware: Hardware) -> list[str]:
+    """One line of errors per file."""
+    return [
+        errors_line(name, predicted(samples, hardware), samples) for name, samples in zip(names, files, strict=True)
+    ]
+
+
+def errors_line(name: str, seconds: Sequence[float], samples: Sequence[Sample]) -> str:
+    """The errors of the predictions of a file."""
+    errors = Errors.of(seconds, [sample.seconds for sample in samples])
+    return f"{name}: {plural(len(samples), 'run')}, {errors}"
