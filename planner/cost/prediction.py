@@ -103,9 +103,9 @@ class Prediction:
         """Busy time of the average rank over the pipeline's."""
         if self.timeline is None or not self.pipeline_seconds:
             return 0.0
-        units = self.timeline.schedule.units
-        worked = sum(busy * len(unit.ranks) for busy, unit in zip(self.timeline.busy, units, strict=True))
-        return min(1.0, worked / (self.world_size * self.pipeline_seconds))  # sums of many times are rounded
+        return min(
+            1.0, self.timeline.gpu_seconds / (self.world_size * self.pipeline_seconds)
+        )  # sums of many times are rounded
 
     @property
     def bubble(self) -> float:

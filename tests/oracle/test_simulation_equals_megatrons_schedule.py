@@ -94,7 +94,7 @@ def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(
             continue
         found = simulate(plan, durations, edges=edges, hops=hops)
         for index, unit in enumerate(found.schedule.units):
-            spans = list(zip(found.tracks[index].starts, found.tracks[index].ends, strict=True))
+            spans = [(one.start, one.end) for one in found.operations(index)]
             for rank in unit.ranks:
                 assert spans == expected.passes[rank], (seed, str(unit), rank)
                 assert found.in_flight[index] == expected.in_flight[rank], (seed, str(unit), rank)
