@@ -67,7 +67,7 @@ class Prediction:
         deadlock: then, who waits for whom; else empty.
         pipeline_seconds: from the first forward to the last backward pass; infinite where the schedule stops.
         update_seconds: reduction of gradients, optimizer, gathering of weights.
-        model_flops: of a step, all ranks together, recomputation left out.
+        model_flops: that a step's mathematics needs, whatever the layout: nothing computed twice.
         tokens: of language per step.
         num_microbatches: per step.
         world_size: ranks.

@@ -121,7 +121,7 @@ def test_waits_are_named() -> None:
 
 
 def test_several_waits_before_one_operation_are_named_apart() -> None:
-    """The second of three stages hands its first microbatch on (7 to 8), then waits for the slow first stage's second."""
+    """The second of three stages hands its first microbatch on (7 to 8), then waits for the next of the slow first."""
     plan = plan_of(3, language={"pp": 3})
     slow = Stage("language", 0)
     found = simulate(plan, Durations.of(plan, lambda stage, _: 5.0 if stage == slow else 1.0, lambda _: 1.0))
