@@ -132,7 +132,7 @@ Event = tuple[float, int, int]
 """What a unit did last: (when it ended, PASS, number of the pass), or (when, code of the channel (+ 1: its sender),
 microbatch). It began when the event before it ended."""
 
-Exchange = tuple[Sequence[_Channel], Sequence[_Channel]]
+Exchange = tuple[list[_Channel], list[_Channel]]
 """(to send into, to receive from): all posted before any is waited for."""
 
 
@@ -240,12 +240,19 @@ class _Worker:
             channel.asleep.asleep_on, channel.asleep = None, None
 
 
-def _exchanges(pairs: list[tuple[_Channel, _Channel]]) -> list[Exchange]:
-    """Hops whose sends are posted go at once, those whose sends are waited for one after the other."""
-    posted = [pair for pair in pairs if not pair[0].waited]
-    together = [posted] if posted else []
-    together += [[pair] for pair in pairs if pair[0].waited]
-    return [([out for out, _ in those], [back for _, back in those]) for those in together]
+def _exchanges(pairs: Sequence[tuple[_Channel, _Channel]]) -> list[Exchange]:
+    """Of (to send into, to receive from): what is posted together.
+
+    Hops whose sends are posted are, all of them; those whose sends are waited for where they are of one edge or module:
+    other units are other lanes of it.
+    """
+    found: dict[tuple[str, str] | None, Exchange] = {None: ([], [])}
+    for pair in pairs:
+        hop, waited = pair[0].hop, pair[0].waited
+        together = found.setdefault((hop.src.module, hop.dst.module) if waited else None, ([], []))
+        for channels, channel in zip(together, pair, strict=True):
+            channels.append(channel)
+    return [exchange for exchange in found.values() if exchange[0]]
 
 
 # ---- afterwards

@@ -20,7 +20,7 @@ from planner.cost.simulate import DeadlockError, Sends, simulate
 from planner.cost.timeline import Timeline
 
 from .megatron import Megatron
-from .schedule import Exchange, Pass, Recorder, Replayed, record, replay
+from .schedule import Exchange, Pass, Recorder, Replayed, drawn_durations, record, replay
 
 NUM_DAGS = 240
 DP_FIRST = (Axis.TP, Axis.CP, Axis.PP, Axis.DP)
@@ -63,15 +63,6 @@ def drawn_plan(draw: Random) -> Plan:
         modules["m1"] = Module(parallel=modules["m0"].parallel)
     batch = Batch(global_size=micro_size * draw.randint(1, 9), micro_size=micro_size, seq_length=1)
     return compile_spec(Spec(batch=batch, modules=modules, topology={src: tuple(dst) for src, dst in edges.items()}))
-
-
-def drawn_durations(draw: Random, plan: Plan) -> Durations:
-    return Durations.of(
-        plan,
-        lambda _stage, _direction: float(draw.choice([0, 1, 2, 3, 7, 20])),
-        lambda _module: float(draw.choice([0, 0, 1, 4])),
-        lambda _src, _dst, _way: float(draw.choice([0, 0, 2, 5])),
-    )
 
 
 @pytest.mark.parametrize("edges", Sends)
