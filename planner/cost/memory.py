@@ -35,7 +35,6 @@ from .tokens import tokens_of
 
 # At the peak: in place in bf16 beside their gradient, or in fp32 beside a copy in bf16.
 LOGIT_BYTES = {True: 4, False: 6}
-
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
 
 

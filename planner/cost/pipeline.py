@@ -12,7 +12,7 @@ from ..plan import Plan
 from .durations import Durations
 from .simulate import simulate
 from .timing import Rates
-from .workload import Workload, durations_of, update_seconds
+from .workload import Workload, durations_of, longest_update, update_seconds
 
 
 def step_seconds(work: Workload, rates: Rates) -> float:
@@ -20,7 +20,7 @@ def step_seconds(work: Workload, rates: Rates) -> float:
     durations = durations_of(work, rates)
     known = closed_form(work.plan, durations)
     span = simulate(work.plan, durations).makespan if known is None else known
-    return interleaved(work, durations, span) + max(update_seconds(work, rates).values())
+    return interleaved(work, durations, span) + longest_update(work, update_seconds(work, rates))
 
 
 def closed_form(plan: Plan, durations: Durations) -> float | None:

@@ -7,11 +7,12 @@ from math import inf
 
 import attrs
 
-from ..ir import Direction, ModulePlan
+from ..ir import Direction, Grid, ModulePlan
 from ..plan import Plan
 from .bridging import bridge_cost
 from .durations import Durations
 from .hardware import DEFAULT, Hardware, load_hardware
+from .layers import FLASH_BACKWARD
 from .links import ALONE, Span
 from .memory import stage_memory
 from .pipeline import interleaved
@@ -26,7 +27,7 @@ from .stages import language_width, stage_work
 from .timeline import Timeline
 from .timing import Rates, message_seconds, rates_of
 from .work import Message
-from .workload import Workload, durations_of, stages_of, update_seconds, workload_of
+from .workload import Workload, durations_of, longest_update, stages_of, update_seconds, workload_of
 
 
 def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | None = None) -> Prediction:
@@ -61,8 +62,8 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
         timeline=timeline,
         deadlock=deadlock,
         pipeline_seconds=interleaved(work, durations, timeline.makespan) if timeline else inf,
-        update_seconds=max(updates.values()),
-        model_flops=_model_flops(plan, work) * plan.batch.num_microbatches,
+        update_seconds=longest_update(work, updates),
+        model_flops=model_flops(plan),
         tokens=plan.batch.global_size * plan.batch.seq_length,
         num_microbatches=plan.batch.num_microbatches,
         world_size=plan.world_size,
@@ -103,15 +104,22 @@ def _stage_cost(
     )
 
 
-def _model_flops(plan: Plan, work: Workload) -> float:
-    """Of one microbatch, all ranks together, as if nothing were computed again."""
+def model_flops(plan: Plan) -> float:
+    """FLOPs that a step's mathematics needs, whatever the layout: each module on one rank, nothing computed twice.
+
+    Chowdhery et al. 2022 (PaLM), appendix B; causal attention counts half of its square. Frozen parts count what their
+    gradients need.
+    """
     total = 0.0
-    for module, stage in stages_of(plan):
-        plain = attrs.evolve(module, recompute="none")
-        same = module.recompute == "none" or module.model is None
-        each = work.works[Stage(module.name, stage)] if same else stage_work(plan, plain, stage, work.settings)
-        total += (each.forward_flops + each.backward_flops) * (module.grid.size // module.num_stages)
-    return total
+    for module in plan.modules:
+        if module.stages is None:
+            continue
+        grid = Grid(rank_offset=0, order=module.grid.order, sizes=(1,) * len(module.grid.order))
+        whole = attrs.evolve(module, grid=grid, stages=(sum(module.stages),), recompute="none")
+        for part in stage_work(plan, whole, 0, Settings()).parts:
+            again = part.backward.core_flops * (1 - 2 / FLASH_BACKWARD)  # scores that flash attention recomputes
+            total += module.grid.num_lanes * part.count * (part.forward.flops + part.backward.flops - again)
+    return total * plan.batch.num_microbatches
 
 
 def _traffic(work: Workload, module: ModulePlan, index: int, rates: Rates) -> tuple[Traffic, ...]:

@@ -67,7 +67,7 @@ class Prediction:
         deadlock: then, who waits for whom; else empty.
         pipeline_seconds: from the first forward to the last backward pass; infinite where the schedule stops.
         update_seconds: reduction of gradients, optimizer, gathering of weights.
-        model_flops: of a step, all ranks together, recomputation left out.
+        model_flops: that a step's mathematics needs, whatever the layout: nothing computed twice.
         tokens: of language per step.
         num_microbatches: per step.
         world_size: ranks.
@@ -103,9 +103,9 @@ class Prediction:
         """Busy time of the average rank over the pipeline's."""
         if self.timeline is None or not self.pipeline_seconds:
             return 0.0
-        units = self.timeline.schedule.units
-        worked = sum(busy * len(unit.ranks) for busy, unit in zip(self.timeline.busy, units, strict=True))
-        return min(1.0, worked / (self.world_size * self.pipeline_seconds))  # sums of many times are rounded
+        return min(
+            1.0, self.timeline.gpu_seconds / (self.world_size * self.pipeline_seconds)
+        )  # sums of many times are rounded
 
     @property
     def bubble(self) -> float:

@@ -15,9 +15,9 @@ lane of a stage waits for at least one lane of each neighbour, whatever the two 
 start and end every operation at the same instants (by induction over the operations; a test compares with a replay
 of every lane over the plan's transfers). Lanes that differ, by a slow node or by longer samples, are not modelled.
 
-**Ranks of several modules** run them in one forward and one backward pass, as MimoModel does; they receive before it
-and send after it. Where these modules depend on one another (colocated, mixed) each is a *part* of its own: parts
-run in the order of the DAG, and receive and send on their own. Where a stage stands is `Plan.pipeline`'s to say.
+**Ranks of several modules** run them in one forward and one backward pass, in the order of the DAG; they receive from
+other ranks before it and send after it. What modules that share ranks hand to one another crosses inside the pass, just
+before the module that takes it. Where a stage stands is `Plan.pipeline`'s to say.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ import attrs
 
 from ..ir import GroupKind
 from ..plan import Plan
-from ..topology import reached_from, topological_order
+from ..spec import MIMO_LANGUAGE_MODULE_KEY
+from ..topology import topological_order
 
 
 @attrs.frozen(order=True)
@@ -49,19 +50,15 @@ class Unit:
 
     Attributes:
         ranks: ascending.
-        parts: its stages, those of one part in plan order; parts in the order of the DAG.
-        position: 0-based place of its first module, in plan order, on the longest path.
+        stages: in the order of the DAG.
+        position: 0-based place on the longest path.
         num_warmup: forward passes before the first backward pass, were there enough microbatches.
     """
 
     ranks: Sequence[int]
-    parts: tuple[tuple[Stage, ...], ...]
+    stages: tuple[Stage, ...]
     position: int
     num_warmup: int
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return tuple(stage for part in self.parts for stage in part)
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.stages))
@@ -126,8 +123,9 @@ def num_passes(plan: Plan) -> int:
 
 
 def position_of(plan: Plan, stages: Sequence[Stage]) -> int:
-    """Place in the schedule of ranks that hold these stages, given in plan order: that of the first."""
-    leading = stages[0]
+    """Place in the schedule of ranks that hold these stages: that of language, or else of the first in plan order."""
+    order = [MIMO_LANGUAGE_MODULE_KEY, *(module.name for module in plan.modules)]
+    leading = min(stages, key=lambda stage: order.index(stage.module))
     return plan.pipeline.first[leading.module] + leading.index
 
 
@@ -142,11 +140,13 @@ class Hop:
 
     Attributes:
         units: indices of the two units; equal ones where the tensors stay on their ranks.
+        is_shared: whether the two modules share ranks, so that the tensors cross inside a pass.
     """
 
     units: tuple[int, int]
     src: Stage
     dst: Stage
+    is_shared: bool = False
 
     @property
     def is_edge(self) -> bool:
@@ -158,8 +158,14 @@ class Hop:
 
 @attrs.frozen
 class Schedule:
-    """The units of a plan and what joins them. Its size depends on the number of stages, not on microbatches."""
+    """The units of a plan and what joins them. Its size depends on the number of stages, not on microbatches.
 
+    Attributes:
+        modules: names in the order of the DAG.
+        units: in that order, then by stage.
+    """
+
+    modules: tuple[str, ...]
     units: tuple[Unit, ...]
     hops: tuple[Hop, ...]
     num_microbatches: int
@@ -167,38 +173,35 @@ class Schedule:
 
 
 def schedule_of(plan: Plan) -> Schedule:
-    """The schedule of a plan. Units in the order of the DAG, then by stage."""
-    units = tuple(_units(plan))
+    """The schedule of a plan."""
+    modules = tuple(topological_order([module.name for module in plan.modules], plan.edges))
+    units = _units(plan, modules)
     holders: dict[Stage, list[int]] = {}
     for index, unit in enumerate(units):
         for stage in unit.stages:
             holders.setdefault(stage, []).append(index)
-    hops = (
-        Hop(pair, src, dst)
+    hops = tuple(
+        Hop(pair, src, dst, is_shared=(src.module, dst.module) in plan.pipeline.shared)
         for src, dst in _neighbours(plan)
         for pair in _linked(plan, units, (src, holders[src]), (dst, holders[dst]))
     )
-    return Schedule(units, tuple(hops), plan.batch.num_microbatches, plan.world_size)
+    return Schedule(modules, units, hops, plan.batch.num_microbatches, plan.world_size)
 
 
-def _units(plan: Plan) -> list[Unit]:
-    order = topological_order([module.name for module in plan.modules], plan.edges)
+def _units(plan: Plan, modules: Sequence[str]) -> tuple[Unit, ...]:
+    def place(stage: Stage) -> tuple[int, int]:
+        return modules.index(stage.module), stage.index
 
-    def unit(stages: tuple[Stage, ...], ranks: Sequence[int]) -> Unit:
+    found = []
+    for stages, ranks in _ranks_by_stages(plan).items():
         position = position_of(plan, stages)
-        return Unit(
-            ranks=ranks,
-            parts=_parts(stages, order, plan),
-            position=position,
-            num_warmup=warmup_at(plan, position),
-        )
-
-    found = [unit(stages, ranks) for stages, ranks in _ranks_by_stages(plan).items()]
-    return sorted(found, key=lambda unit: min((order.index(stage.module), stage.index) for stage in unit.stages))
+        ordered = tuple(sorted(stages, key=place))
+        found.append(Unit(ranks=ranks, stages=ordered, position=position, num_warmup=warmup_at(plan, position)))
+    return tuple(sorted(found, key=lambda unit: place(unit.stages[0])))
 
 
 def _ranks_by_stages(plan: Plan) -> dict[tuple[Stage, ...], Sequence[int]]:
-    """The ranks of each set of stages, stages in plan order. Only ranks of modules that overlap are looked at."""
+    """The ranks of each set of stages. Only ranks of modules that overlap are looked at."""
     found: dict[tuple[Stage, ...], Sequence[int]] = {}
     stages_of: dict[int, tuple[Stage, ...]] = {}
     for module in plan.modules:
@@ -217,14 +220,6 @@ def _ranks_by_stages(plan: Plan) -> dict[tuple[Stage, ...], Sequence[int]]:
     for rank in sorted(stages_of):
         shared.setdefault(stages_of[rank], []).append(rank)
     return found | {stages: tuple(ranks) for stages, ranks in shared.items()}
-
-
-def _parts(stages: tuple[Stage, ...], order: Sequence[str], plan: Plan) -> tuple[tuple[Stage, ...], ...]:
-    """One part where no module depends on another, else one for each, in the order of the DAG."""
-    names = [stage.module for stage in stages]
-    if not any(reached_from(name, plan.edges) & set(names) - {name} for name in names):
-        return (stages,)
-    return tuple((stage,) for stage in sorted(stages, key=lambda stage: order.index(stage.module)))
 
 
 def _neighbours(plan: Plan) -> Iterator[tuple[Stage, Stage]]:

@@ -6,16 +6,16 @@ non-interleaved schedule overlaps no communication with computation, and posts a
 A receive holds its unit until the tensors are there. A send either
 
 - WAITED: holds its unit as well, until the tensors have been taken. So are sends within a pipeline
-  (`P2PCommunicator._communicate` waits for every request; the two directions of one call together), and those of
-  megatron-core's own bridges, edge by edge.
+  (`P2PCommunicator._communicate` waits for every request; the two directions of one call together), those inside a
+  pass, between modules that share ranks, and those of megatron-core's own bridges, edge by edge.
 - POSTED: goes on by itself, all edges of a call at once. Bridges must do so where branches differ in length:
 
 Waited sends over edges stop for good where branches differ by two stages or more: the short branch wants to hand on
 its next microbatch while its destination wants to hand back a gradient first. `simulate` says who waits for whom.
 
-What is not modelled: lanes that differ, messages that share a wire, collectives of tensor parallelism apart from the
-passes they belong to, and for ranks of several modules that depend on one another (schedule.py) sends that are waited
-for. Recorded: megatron-core 0.19.2, pipeline_parallel/schedules.py, p2p_communication.py, bridge_communicator.py.
+What is not modelled: lanes that differ, messages that share a wire, and collectives of tensor parallelism apart from
+the passes they belong to. Recorded: megatron-core 0.19.2, pipeline_parallel/schedules.py, p2p_communication.py,
+bridge_communicator.py.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import attrs
 from ..ir import Direction
 from ..plan import Plan
 from .durations import Durations
-from .schedule import NONE, Call, Hop, Schedule, Stage, Unit, computations, program, schedule_of
-from .timeline import DIRECTIONS, NO_WAIT, Segment, Timeline, Track, stage_passes
+from .schedule import NONE, Call, Hop, Schedule, Stage, program, schedule_of
+from .timeline import DIRECTIONS, PASS, Segment, Timeline, Track, stage_passes
 
 
 class Sends(StrEnum):
@@ -54,7 +54,7 @@ def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, h
     Args:
         plan: the layout.
         durations: seconds of every pass and transfer; see `Durations.of`.
-        edges: sends between modules.
+        edges: sends between modules apart.
         hops: sends between the stages of one module.
 
     Raises:
@@ -66,10 +66,7 @@ def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, h
         _Pipes.of(hop, index, durations, edges if hop.is_edge else hops) for index, hop in enumerate(schedule.hops)
     ]
     ready: deque[_Worker] = deque()
-    workers = [
-        _Worker(index, unit, schedule.num_microbatches, durations, pipes, ready)
-        for index, unit in enumerate(schedule.units)
-    ]
+    workers = [_Worker(index, schedule, durations, pipes, ready) for index in range(len(schedule.units))]
     ready.extend(workers)
     while ready:
         next(ready.popleft().run, None)
@@ -84,12 +81,15 @@ def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, h
 
 # ---- tensors on their way
 
+Arrival = tuple[float, int]
+"""When a unit came to a message, and after which of its events."""
+
 
 class _Channel:
-    """One hop in one direction. Microbatches cross it in order; `k` is the number of one.
+    """One hop in one direction. Microbatches cross it in order, and are numbered.
 
     Attributes:
-        offers, wants: per microbatch, when the sender and the receiver came to it, and after which of their events.
+        offers, wants: per microbatch, when the sender and the receiver came to it.
         ends: per microbatch, when it has been taken.
         asleep: a worker that waits here, at either end.
     """
@@ -98,8 +98,8 @@ class _Channel:
 
     def __init__(self, hop: Hop, code: int, seconds: float, waited: bool) -> None:
         self.hop, self.code, self.seconds, self.waited = hop, code, seconds, waited
-        self.offers: list[tuple[float, int]] = []
-        self.wants: list[tuple[float, int]] = []
+        self.offers: list[Arrival] = []
+        self.wants: list[Arrival] = []
         self.ends: list[float] = []
         self.asleep: _Worker | None = None
 
@@ -124,36 +124,16 @@ class _Pipes:
     def of(cls, hop: Hop, index: int, durations: Durations, sends: Sends) -> _Pipes:
         src, dst = hop.src.module, hop.dst.module
         there, back = (durations.edges[src, dst, way] if hop.is_edge else durations.hops[src] for way in Direction)
-        waited = sends is Sends.WAITED
+        waited = hop.is_shared or sends is Sends.WAITED
         return cls(hop, _Channel(hop, 4 * index, there, waited), _Channel(hop, 4 * index + 2, back, waited))
 
 
 Event = tuple[float, int, int]
-"""(when, NO_WAIT, number of the operation that ended), or (when, code of the channel (+ 1: its sender), microbatch)."""
+"""What a unit did last: (when it ended, PASS, number of the pass), or (when, code of the channel (+ 1: its sender),
+microbatch). It began when the event before it ended."""
 
-Posts = Sequence[tuple[_Channel, _Channel]]
+Exchange = tuple[list[_Channel], list[_Channel]]
 """(to send into, to receive from): all posted before any is waited for."""
-
-
-@attrs.frozen
-class _Sides:
-    """The hops of a part of a unit: those that bring its input, and those that take its output."""
-
-    before: tuple[_Pipes, ...]
-    after: tuple[_Pipes, ...]
-    internal_before: tuple[_Pipes, ...]
-    internal_after: tuple[_Pipes, ...]
-
-    @classmethod
-    def of(cls, unit: int, part: Sequence[Stage], pipes: Sequence[_Pipes]) -> _Sides:
-        found: list[list[_Pipes]] = [[], [], [], []]
-        for pipe in pipes:
-            internal = 2 * (pipe.hop.units[0] == pipe.hop.units[1])
-            if pipe.hop.units[1] == unit and pipe.hop.dst in part:
-                found[internal].append(pipe)
-            if pipe.hop.units[0] == unit and pipe.hop.src in part:
-                found[internal + 1].append(pipe)
-        return cls(*map(tuple, found))
 
 
 # ---- units at work
@@ -163,125 +143,116 @@ class _Worker:
     """A unit on its way through its program. `run` gives control back when it waits or has ended."""
 
     def __init__(
-        self,
-        index: int,
-        unit: Unit,
-        num_microbatches: int,
-        durations: Durations,
-        pipes: Sequence[_Pipes],
-        ready: deque[_Worker],
+        self, index: int, schedule: Schedule, durations: Durations, pipes: Sequence[_Pipes], ready: deque[_Worker]
     ) -> None:
-        self.index, self.unit, self.num_microbatches = index, unit, num_microbatches
-        self.now = 0.0
+        self.index, self.unit, self.num_microbatches = index, schedule.units[index], schedule.num_microbatches
+        self.now, self.num_passes = 0.0, 0
         self.events: list[Event] = []
-        self.starts: list[float] = []
-        self.ends: list[float] = []
-        self.causes: list[int] = []
         self.asleep_on: tuple[_Channel, bool] | None = None
         self._ready = ready
-        self._sides = [_Sides.of(index, part, pipes) for part in unit.parts]
-        forward, backward = Direction.FORWARD, Direction.BACKWARD
-        self._seconds = {  # per part, in the order in which its stages run
-            Call.FORWARD: [[durations.passes[stage, forward] for stage in part] for part in unit.parts],
-            Call.BACKWARD: [[durations.passes[stage, backward] for stage in part[::-1]] for part in unit.parts],
-        }
-        self.run = self._one_part() if len(unit.parts) == 1 else self._several_parts()
+        apart = [pipe for pipe in pipes if not pipe.hop.is_shared]
+        self._up = _exchanges([(pipe.backward, pipe.forward) for pipe in apart if pipe.hop.units[1] == index])
+        self._down = _exchanges([(pipe.forward, pipe.backward) for pipe in apart if pipe.hop.units[0] == index])
+        self._forward = list(self._steps(schedule, durations, pipes, Direction.FORWARD))
+        self._backward = list(self._steps(schedule, durations, pipes, Direction.BACKWARD))[::-1]
+        self.run = self._run()
+
+    def _steps(
+        self, schedule: Schedule, durations: Durations, pipes: Sequence[_Pipes], way: Direction
+    ) -> Iterator[float | Exchange]:
+        """A pass in the order of the DAG: seconds of each stage, after what comes to its module on shared ranks."""
+        stages = {stage.module: stage for stage in self.unit.stages}
+        joined: dict[tuple[str, str], list[_Channel]] = {}
+        for pipe in pipes:
+            if pipe.hop.is_shared and self.index in pipe.hop.units:
+                channel = pipe.forward if way is Direction.FORWARD else pipe.backward
+                joined.setdefault((pipe.hop.src.module, pipe.hop.dst.module), []).append(channel)
+        for name in schedule.modules:
+            for (_, dst), channels in joined.items():
+                if dst == name:
+                    outs, ins = ([one for one in channels if one.party(sends) == self.index] for sends in (True, False))
+                    yield outs, ins
+            if name in stages:
+                yield durations.passes[stages[name], way]
 
     def track(self) -> Track:
-        return Track(tuple(self.starts), tuple(self.ends), tuple(self.causes))
+        """Until the last pass; a unit then waits for the others."""
+        last = max(at for at, event in enumerate(self.events) if event[1] == PASS)
+        ends, codes, _ = zip(*self.events[: last + 1], strict=True)
+        return Track(ends, codes)
 
-    def _one_part(self) -> Iterator[None]:
-        """The program as it stands: each call is with all neighbours of one side."""
-        up = _batches([(pipes.backward, pipes.forward) for pipes in self._sides[0].before])
-        down = _batches([(pipes.forward, pipes.backward) for pipes in self._sides[0].after])
+    def _run(self) -> Iterator[None]:
         for call, forward, backward in program(self.unit.num_warmup, self.num_microbatches):
             if call is Call.UPSTREAM:
-                for posts in up:
-                    yield from self._exchange(posts, backward, forward)
+                for outs, ins in self._up:
+                    yield from self._exchange(outs if backward != NONE else (), ins if forward != NONE else ())
             elif call is Call.DOWNSTREAM:
-                for posts in down:
-                    yield from self._exchange(posts, forward, backward)
+                for outs, ins in self._down:
+                    yield from self._exchange(outs if forward != NONE else (), ins if backward != NONE else ())
             else:
-                self._compute(self._seconds[call][0])
+                for step in self._forward if call is Call.FORWARD else self._backward:
+                    if isinstance(step, tuple):
+                        yield from self._exchange(*step)
+                    else:
+                        self._compute(step)
 
-    def _several_parts(self) -> Iterator[None]:
-        """The passes of the program; every part receives what it needs, computes and sends on without waiting."""
-        forward = [(s.internal_before, s.before, s.after, "forward") for s in self._sides]
-        backward = [(s.internal_after, s.after, s.before, "backward") for s in self._sides[::-1]]
-        for call, microbatch in computations(self.unit.num_warmup, self.num_microbatches):
-            parts = forward if call is Call.FORWARD else backward
-            seconds = self._seconds[call] if call is Call.FORWARD else self._seconds[call][::-1]
-            for (internal, inputs, outputs, direction), durations in zip(parts, seconds, strict=True):
-                self._cross([getattr(pipes, direction) for pipes in internal], microbatch)
-                channels = [getattr(pipes, direction) for pipes in inputs]
-                yield from self._exchange([(channel, channel) for channel in channels], NONE, microbatch)
-                self._compute(durations)
-                for pipes in outputs:
-                    self._offer(getattr(pipes, direction))
+    def _compute(self, seconds: float) -> None:
+        self.now += seconds
+        self.events.append((self.now, PASS, self.num_passes))
+        self.num_passes += 1
 
-    def _compute(self, seconds: Sequence[float]) -> None:
-        """The stages of a part, one after the other."""
-        for duration in seconds:
-            self.causes.append(self.events[-1][1] if self.events else NO_WAIT)
-            self.starts.append(self.now)
-            self.now += duration
-            self.events.append((self.now, NO_WAIT, len(self.ends)))
-            self.ends.append(self.now)
-
-    def _cross(self, channels: Sequence[_Channel], k: int) -> None:
-        """Tensors that stay on the unit's ranks: collectives in which it computes nothing."""
-        for channel in channels:
-            if channel.seconds:
-                self.now += channel.seconds
-                self.events.append((self.now, channel.code, k))
-
-    def _exchange(self, posts: Posts, sent: int, received: int) -> Iterator[None]:
-        """Post everything, then wait for what is to be waited for. NONE: nothing goes that way."""
-        for out, back in posts:
-            if sent != NONE:
-                self._offer(out)
-            if received != NONE:
-                self._want(back)
-        for out, back in posts:
-            if received != NONE:
-                if len(back.ends) <= received:
-                    self.asleep_on, back.asleep = (back, False), self
+    def _exchange(self, outs: Sequence[_Channel], ins: Sequence[_Channel]) -> Iterator[None]:
+        """Post everything, then wait for what is to be waited for."""
+        here = (self.now, len(self.events) - 1)
+        for channel in outs:
+            channel.offers.append(here)
+            self._settle(channel)
+        for channel in ins:
+            channel.wants.append(here)
+            self._settle(channel)
+        for channel in ins:
+            k = len(channel.wants) - 1
+            if len(channel.ends) <= k:
+                self.asleep_on, channel.asleep = (channel, False), self
+                yield
+            self._arrive(channel.ends[k], channel.code, k)
+        for channel in outs:
+            if channel.waited:
+                k = len(channel.offers) - 1
+                if len(channel.ends) <= k:
+                    self.asleep_on, channel.asleep = (channel, True), self
                     yield
-                self._arrive(back.ends[received], back.code, received)
-            if sent != NONE and out.waited:
-                if len(out.ends) <= sent:
-                    self.asleep_on, out.asleep = (out, True), self
-                    yield
-                self._arrive(out.ends[sent], out.code + 1, sent)
+                self._arrive(channel.ends[k], channel.code + 1, k)
 
     def _arrive(self, end: float, code: int, k: int) -> None:
         if end > self.now:
             self.now = end
             self.events.append((end, code, k))
 
-    def _offer(self, channel: _Channel) -> None:
-        channel.offers.append((self.now, len(self.events) - 1))
-        if len(channel.wants) >= len(channel.offers):
-            self._settle(channel)
-
-    def _want(self, channel: _Channel) -> None:
-        channel.wants.append((self.now, len(self.events) - 1))
-        if len(channel.offers) >= len(channel.wants):
-            self._settle(channel)
-
     def _settle(self, channel: _Channel) -> None:
-        """Both ends have come to the next microbatch: say when it arrives, and wake who waits for it."""
+        """If both ends have come to the next microbatch: say when it arrives, and wake who waits for it."""
         k = len(channel.ends)
+        if min(len(channel.offers), len(channel.wants)) <= k:
+            return
         channel.ends.append(max(channel.offers[k][0], channel.wants[k][0]) + channel.seconds)
         if channel.asleep is not None:
             self._ready.append(channel.asleep)
             channel.asleep.asleep_on, channel.asleep = None, None
 
 
-def _batches(pairs: list[tuple[_Channel, _Channel]]) -> list[list[tuple[_Channel, _Channel]]]:
-    """Hops whose sends are posted go at once, those whose sends are waited for one after the other."""
-    posted = [pair for pair in pairs if not pair[0].waited]
-    return [*([posted] if posted else []), *([pair] for pair in pairs if pair[0].waited)]
+def _exchanges(pairs: Sequence[tuple[_Channel, _Channel]]) -> list[Exchange]:
+    """Of (to send into, to receive from): what is posted together.
+
+    Hops whose sends are posted are, all of them; those whose sends are waited for where they are of one edge or module:
+    other units are other lanes of it.
+    """
+    found: dict[tuple[str, str] | None, Exchange] = {None: ([], [])}
+    for pair in pairs:
+        hop, waited = pair[0].hop, pair[0].waited
+        together = found.setdefault((hop.src.module, hop.dst.module) if waited else None, ([], []))
+        for channels, channel in zip(together, pair, strict=True):
+            channels.append(channel)
+    return [exchange for exchange in found.values() if exchange[0]]
 
 
 # ---- afterwards
@@ -294,22 +265,21 @@ def _critical_path(workers: Sequence[_Worker], pipes: Sequence[_Pipes]) -> list[
     at, found = len(worker.events) - 1, []
     while at >= 0:
         end, code, number = worker.events[at]
-        if code == NO_WAIT:
+        if code == PASS:
             if worker.index not in passes:
                 passes[worker.index] = list(stage_passes(worker.unit, worker.num_microbatches))
             call, stage, microbatch = passes[worker.index][number]
-            found.append(Segment(worker.starts[number], end, DIRECTIONS[call], microbatch, stage))
+            start = worker.events[at - 1][0] if at else 0.0
+            found.append(Segment(start, end, DIRECTIONS[call], microbatch, stage))
             at -= 1
             continue
         channel = pipes[code >> 2].backward if code & 2 else pipes[code >> 2].forward
+        offer, want = channel.offers[number], channel.wants[number]
         if channel.seconds:
-            found.append(Segment(end - channel.seconds, end, channel.direction, number, channel.hop))
-        if channel.offers:
-            offer, want = channel.offers[number], channel.wants[number]
-            at = max(offer, want, key=lambda came: came[0])[1]
-            worker = workers[channel.party(sends=offer[0] >= want[0])]
-        else:  # it stayed on its ranks
-            at -= 1
+            start = max(offer[0], want[0])
+            found.append(Segment(start, end, channel.direction, number, channel.hop))
+        at = max(offer, want, key=lambda came: came[0])[1]
+        worker = workers[channel.party(sends=offer[0] >= want[0])]
     return found[::-1]
 
 

@@ -1,7 +1,7 @@
-"""What a simulation found: every operation of every unit, and how long the step's pipeline takes.
+"""What a simulation found: every operation and wait of every unit, and how long the step's pipeline takes.
 
-Operations are kept as columns of numbers, one track per unit, and become objects when they are asked for: a pipeline
-of 64 stages and 256 microbatches has 32,768 of them. Times are seconds from the start of the first operation.
+They are kept as columns of numbers, one track per unit, and become objects when they are asked for: a pipeline
+of 64 stages and 256 microbatches has 32,768 operations. Times are seconds from the start of the first operation.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from .schedule import Call, Hop, Schedule, Stage, Unit, computations, in_flight
 
 @attrs.frozen
 class Wait:
-    """Why an operation did not start when the one before it on the same unit ended.
+    """A stretch in which a unit computes nothing, before one of its operations.
 
     Attributes:
-        seconds: between the two; all of the calls between them, of which the last that counted is named.
         hop: the two stages concerned.
         direction: of the tensors waited for.
-        by_sender: the unit waited for its own tensors to be taken, instead of for those of another.
+        by_sender: the unit waits for its own tensors to be taken, instead of for those of another.
     """
 
-    seconds: float
+    start: float
+    end: float
     hop: Hop
     direction: Direction
     by_sender: bool
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
 
     @property
     def on(self) -> Stage:
@@ -49,7 +53,7 @@ class Operation:
 
     Attributes:
         unit: index of the unit in the schedule.
-        waited_for: None where it started as soon as the operation before it ended.
+        waits: what the unit waited for since the operation before it; none where it started as soon as that ended.
     """
 
     unit: int
@@ -58,28 +62,50 @@ class Operation:
     direction: Direction
     start: float
     end: float
-    waited_for: Wait | None
+    waits: tuple[Wait, ...]
 
     @property
     def seconds(self) -> float:
         return self.end - self.start
 
+    @property
+    def waited_for(self) -> Wait | None:
+        """The longest of its waits."""
+        return max(self.waits, key=lambda wait: wait.seconds, default=None)
 
-NO_WAIT = -1
+
+PASS = -1
 
 
 @attrs.frozen
 class Track:
-    """The operations of one unit as columns. `causes`: NO_WAIT, or `4 * hop + 2 * is_backward + by_sender`."""
+    """What one unit does as columns, operations and waits, each from the end of the one before it; the first from 0.
 
-    starts: tuple[float, ...]
+    Attributes:
+        ends: when each ends.
+        codes: PASS for an operation; for a wait `4 * hop + 2 * is_backward + by_sender`.
+    """
+
     ends: tuple[float, ...]
-    causes: tuple[int, ...]
+    codes: tuple[int, ...]
 
     @property
     def end(self) -> float:
         """When the unit's last operation ends; from then on it waits for the end of the step."""
         return self.ends[-1]
+
+    @property
+    def num_operations(self) -> int:
+        return self.codes.count(PASS)
+
+    @property
+    def busy(self) -> float:
+        """Seconds of its operations."""
+        return sum(end - start for start, end, code in self if code == PASS)
+
+    def __iter__(self) -> Iterator[tuple[float, float, int]]:
+        """(start, end, code) of each."""
+        return zip((0.0, *self.ends), self.ends, self.codes, strict=False)
 
 
 @attrs.frozen
@@ -119,17 +145,21 @@ class Timeline:
     @cached_property
     def busy(self) -> tuple[float, ...]:
         """Seconds that each unit computes."""
-        return tuple(sum(track.ends) - sum(track.starts) for track in self.tracks)
+        return tuple(track.busy for track in self.tracks)
 
     @cached_property
+    def gpu_seconds(self) -> float:
+        """Seconds that GPUs compute, all of them together."""
+        return sum(busy * len(unit.ranks) for busy, unit in zip(self.busy, self.schedule.units, strict=True))
+
+    @property
     def bubble(self) -> float:
         """The part of all GPU time in which a GPU computes nothing: 1 - sum of busy / (GPUs * makespan)."""
-        worked = sum(busy * len(unit.ranks) for busy, unit in zip(self.busy, self.schedule.units, strict=True))
-        return 1 - worked / (self.schedule.world_size * self.makespan) if self.makespan else 0.0
+        return 1 - self.gpu_seconds / (self.schedule.world_size * self.makespan) if self.makespan else 0.0
 
     @property
     def num_operations(self) -> int:
-        return sum(len(track.starts) for track in self.tracks)
+        return sum(track.num_operations for track in self.tracks)
 
     @cached_property
     def in_flight(self) -> tuple[int, ...]:
@@ -138,22 +168,25 @@ class Timeline:
 
     def operations(self, unit: int) -> Iterator[Operation]:
         """The operations of a unit, in the order in which it runs them."""
-        track, hops, free = self.tracks[unit], self.schedule.hops, 0.0
+        hops = self.schedule.hops
         passes = stage_passes(self.schedule.units[unit], self.schedule.num_microbatches)
-        for (call, stage, microbatch), start, end, cause in zip(
-            passes, track.starts, track.ends, track.causes, strict=True
-        ):
-            wait = None if cause == NO_WAIT else _wait(start - free, hops[cause >> 2], cause)
-            yield Operation(unit, stage, microbatch, DIRECTIONS[call], start, end, wait)
-            free = end
+        waits: list[Wait] = []
+        for start, end, code in self.tracks[unit]:
+            if code == PASS:
+                call, stage, microbatch = next(passes)
+                yield Operation(unit, stage, microbatch, DIRECTIONS[call], start, end, tuple(waits))
+                waits.clear()
+            else:
+                direction = Direction.BACKWARD if code & 2 else Direction.FORWARD
+                waits.append(Wait(start, end, hops[code >> 2], direction, bool(code & 1)))
 
     def waits(self, unit: int) -> dict[str, float]:
         """Seconds that a unit waits during the step, by what for; the longest first."""
         found: dict[str, float] = {}
         for operation in self.operations(unit):
-            if operation.waited_for:
-                reason = str(operation.waited_for)
-                found[reason] = found.get(reason, 0.0) + operation.waited_for.seconds
+            for wait in operation.waits:
+                reason = str(wait)
+                found[reason] = found.get(reason, 0.0) + wait.seconds
         rest = self.makespan - self.tracks[unit].end
         if rest > 0:
             found["the others to end the step"] = rest
@@ -169,7 +202,3 @@ def stage_passes(unit: Unit, num_microbatches: int) -> Iterator[tuple[Call, Stag
     for call, microbatch in computations(unit.num_warmup, num_microbatches):
         for stage in forward if call is Call.FORWARD else backward:
             yield call, stage, microbatch
-
-
-def _wait(seconds: float, hop: Hop, cause: int) -> Wait:
-    return Wait(seconds, hop, Direction.BACKWARD if cause & 2 else Direction.FORWARD, bool(cause & 1))

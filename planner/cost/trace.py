@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .timeline import Operation, Timeline
+from .timeline import Operation, Timeline, Wait
 
 MICROSECONDS = 1e6
 
@@ -48,18 +48,22 @@ def _name(what: str, name: str, process: int, thread: int) -> dict[str, Any]:
 
 def _events(operation: Operation, process: int, thread: int) -> Iterator[dict[str, Any]]:
     at = {"ph": "X", "pid": process, "tid": thread}
-    wait = operation.waited_for
-    if wait:
-        start = (operation.start - wait.seconds) * MICROSECONDS
-        yield at | {"name": f"wait: {wait}", "cat": "wait", "ts": start, "dur": wait.seconds * MICROSECONDS}
-    yield at | {
-        "name": f"{operation.stage.module} {operation.direction}",
-        "cat": operation.direction.value,
-        "ts": operation.start * MICROSECONDS,
-        "dur": operation.seconds * MICROSECONDS,
-        "args": {
-            "microbatch": operation.microbatch,
-            "stage": operation.stage.index,
-            "waited_for": str(wait) if wait else None,
-        },
-    }
+    for wait in operation.waits:
+        yield at | _span(wait) | {"name": f"wait: {wait}", "cat": "wait"}
+    yield (
+        at
+        | _span(operation)
+        | {
+            "name": f"{operation.stage.module} {operation.direction}",
+            "cat": operation.direction.value,
+            "args": {
+                "microbatch": operation.microbatch,
+                "stage": operation.stage.index,
+                "waited_for": [str(wait) for wait in operation.waits],
+            },
+        }
+    )
+
+
+def _span(what: Operation | Wait) -> dict[str, float]:
+    return {"ts": what.start * MICROSECONDS, "dur": what.seconds * MICROSECONDS}

@@ -16,8 +16,8 @@ from ..ir import Direction, GroupKind, ModulePlan
 from ..plan import Plan
 from .bridging import Crossing, crossing_of, crossing_seconds
 from .durations import Durations
-from .links import ALONE, Span, hop_crosses, spans_of
-from .schedule import Stage
+from .links import ALONE, Span, gpus_per_node, hop_crosses, spans_of
+from .schedule import Stage, schedule_of
 from .settings import Settings
 from .sizes import stage_parameters
 from .stages import language_width, stage_work
@@ -37,6 +37,7 @@ class Workload:
         hops: the transfer between two stages of a module, where it has several.
         crossings: one microbatch over each edge, forward and backward.
         steps: the reduction and the update of each stage: messages, and bytes of memory traffic.
+        held: the stages that a rank holds together, of every kind of rank.
     """
 
     plan: Plan
@@ -46,6 +47,7 @@ class Workload:
     hops: Mapping[str, tuple[Message, Span] | None]
     crossings: Mapping[tuple[str, str], tuple[Crossing, Crossing]]
     steps: Mapping[Stage, tuple[tuple[Message, ...], float]]
+    held: tuple[tuple[Stage, ...], ...]
 
 
 def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
@@ -75,6 +77,7 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
         hops={module.name: _hop(plan, module, settings) for module in plan.modules},
         crossings=crossings,
         steps=steps,
+        held=tuple(unit.stages for unit in schedule_of(plan).units),
     )
 
 
@@ -103,8 +106,7 @@ def _hop(plan: Plan, module: ModulePlan, settings: Settings) -> tuple[Message, S
 def durations_of(work: Workload, rates: Rates) -> Durations:
     """Seconds of every pass, hop and edge."""
     plan = work.plan
-    several = any(span.crosses for spans in work.spans.values() for span in spans.values())
-    scales_out = several or plan.world_size > (plan.gpus_per_node or plan.world_size)
+    scales_out = plan.world_size > gpus_per_node(plan)
     passes: dict[tuple[Stage, Direction], float] = {}
     for stage, each in work.works.items():
         seconds = stage_seconds(each, work.spans[stage.module], rates, scales_out=scales_out)
@@ -126,3 +128,8 @@ def update_seconds(work: Workload, rates: Rates) -> dict[Stage, float]:
         reduced = sum(message_seconds(message, spans.get(message.kind, ALONE), rates) for message in messages)
         found[stage] = reduced + num_bytes / rates.memory
     return found
+
+
+def longest_update(work: Workload, updates: Mapping[Stage, float]) -> float:
+    """Seconds of the update on the rank that takes longest: of all its modules, one after the other."""
+    return max(sum(updates[stage] for stage in stages) for stages in work.held)

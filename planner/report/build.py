@@ -204,7 +204,7 @@ class _Shared:
 
 def _row(shared: _Shared, unit: int) -> TimelineRow:
     timeline, tick, names, reasons = shared.timeline, shared.tick, shared.names, shared.reasons
-    track, held = timeline.tracks[unit], timeline.schedule.units[unit]
+    held = timeline.schedule.units[unit]
     passes = list(stage_passes(held, timeline.schedule.num_microbatches))
     operations = list(timeline.operations(unit))
     waits = list(timeline.waits(unit).items())[:_MAX_WAITS]
@@ -219,8 +219,8 @@ def _row(shared: _Shared, unit: int) -> TimelineRow:
         stages=tuple(stage.index for _, stage, _ in passes),
         microbatches=tuple(microbatch for _, _, microbatch in passes),
         backward=tuple(int(one.direction.value == "backward") for one in operations),
-        starts=tuple(round(start / tick) for start in track.starts),
-        ends=tuple(round(end / tick) for end in track.ends),
+        starts=tuple(round(one.start / tick) for one in operations),
+        ends=tuple(round(one.end / tick) for one in operations),
         reasons=tuple(
             reasons.setdefault(str(one.waited_for), len(reasons)) if one.waited_for else -1 for one in operations
         ),

@@ -65,6 +65,26 @@ def test_colocated_modules_take_turns() -> None:
     assert longest_waits(found)[0].endswith("for activations to cross images->language on its own ranks")
 
 
+def test_a_pass_of_several_modules_receives_before_it_and_sends_after_it() -> None:
+    """Images on the ranks of language's first stage: their pass waits for audio, whatever of it could begin before,
+    and for the next stage to take what it made."""
+    plan = plan_of(2, audio={"rank_offset": 2}, images={"rank_offset": 0}, language={"pp": 2, "rank_offset": 0})
+    passes = {"audio": 10.0, "images": 2.0, "language": 7.0}
+    gathers = {"audio": 0.0, "images": 0.5}
+    durations = Durations.of(
+        plan, lambda stage, _: passes[stage.module], lambda _: 1.0, lambda src, _dst, _way: gathers[src]
+    )
+    found = simulate(plan, durations)
+    (unit,) = (index for index, unit in enumerate(found.schedule.units) if len(unit.stages) == 2)
+    starts = [(str(one.stage), one.start) for one in found.operations(unit)][:4]
+    assert starts == [
+        ("images stage 0", 10.0),
+        ("language stage 0", 12.5),
+        ("images stage 0", 20.5),  # 19.5 and the hop to the next stage
+        ("language stage 0", 23.0),
+    ]
+
+
 def test_a_colocated_pipeline_of_several_stages_stops() -> None:
     """1F1B cannot run it: language's first stage needs images' last, which is on a rank that waits for language."""
     plan = plan_of(4, "colocated", images={"pp": 2}, language={"pp": 2})
@@ -98,6 +118,20 @@ def test_waits_are_named() -> None:
     assert str(first.waited_for) == "gradients of language stage 0"
     assert first.waited_for is not None
     assert first.waited_for.on == Stage("language", 0)
+
+
+def test_several_waits_before_one_operation_are_named_apart() -> None:
+    """The second of three stages hands its first microbatch on (7 to 8), then waits for the next of the slow first."""
+    plan = plan_of(3, language={"pp": 3})
+    slow = Stage("language", 0)
+    found = simulate(plan, Durations.of(plan, lambda stage, _: 5.0 if stage == slow else 1.0, lambda _: 1.0))
+    second = list(found.operations(1))[1]
+    assert [(str(wait), wait.start, wait.end) for wait in second.waits] == [
+        ("language stage 2 to take activations", 7.0, 8.0),
+        ("activations of language stage 0", 8.0, 12.0),
+    ]
+    assert second.start == 12.0
+    assert str(second.waited_for) == "activations of language stage 0"
 
 
 def test_durations_in_words() -> None:

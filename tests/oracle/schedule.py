@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from graphlib import TopologicalSorter
 from itertools import groupby
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -193,6 +194,16 @@ def _replace(recorder: Recorder, rank: int, name: str, info: Any) -> None:
         setattr(info, attribute, found)
 
 
+def drawn_durations(draw: Random, plan: Plan) -> Durations:
+    """Whole numbers of seconds, so that times are exact; many alike, and many zero."""
+    return Durations.of(
+        plan,
+        lambda _stage, _direction: float(draw.choice([0, 1, 2, 3, 7, 20])),
+        lambda _module: float(draw.choice([0, 0, 1, 4])),
+        lambda _src, _dst, _way: float(draw.choice([0, 0, 2, 5])),
+    )
+
+
 # ---- replay
 
 Node = tuple[Any, ...]
@@ -200,9 +211,11 @@ Node = tuple[Any, ...]
 
 @attrs.frozen
 class Replayed:
-    """Per rank, (start, end) of every pass of every module in order; and microbatches in flight at the fullest."""
+    """Per rank: (start, end) of every pass of every module in order, by how much each could be longer without the step
+    being so, and microbatches in flight at the fullest."""
 
     passes: dict[int, list[tuple[float, float]]]
+    slacks: dict[int, list[float]]
     in_flight: dict[int, int]
 
 
@@ -213,9 +226,10 @@ def replay(
     graph = _Graph(durations, {True: edges, False: hops})
     for rank, items in records.items():
         graph.add_rank(rank, list(_grouped(items, edges, hops)), _stages(plan, rank))
-    times = graph.longest_paths()
+    times, slack = longest_paths(graph.before)
     spans = {rank: [(times[before], times[after]) for before, after in rows] for rank, rows in graph.passes.items()}
-    return Replayed(spans, {rank: _fullest(items) for rank, items in records.items()})
+    slacks = {rank: [slack[after] for _, after in rows] for rank, rows in graph.passes.items()}
+    return Replayed(spans, slacks, {rank: _fullest(items) for rank, items in records.items()})
 
 
 def _stages(plan: Plan, rank: int) -> list[Stage]:
@@ -285,9 +299,20 @@ class _Graph:
         self.before.setdefault((wire, k), []).append((here, seconds))
         return (wire, k)
 
-    def longest_paths(self) -> dict[Node, float]:
-        order = TopologicalSorter({node: [one for one, _ in arcs] for node, arcs in self.before.items()})
-        times: dict[Node, float] = {}
-        for node in order.static_order():
-            times[node] = max((times[one] + weight for one, weight in self.before[node]), default=0.0)
-        return times
+
+def longest_paths(before: dict[Node, list[tuple[Node, float]]]) -> tuple[dict[Node, float], dict[Node, float]]:
+    """(to each node from the start, by how much it may be later without any end being so).
+
+    `before`: per node, what must be over how long before it. Raises graphlib.CycleError.
+    """
+    sorter = TopologicalSorter({node: [one for one, _ in arcs] for node, arcs in before.items()})
+    order = list(sorter.static_order())
+    times: dict[Node, float] = {}
+    for node in order:
+        times[node] = max((times[one] + weight for one, weight in before[node]), default=0.0)
+    rest = dict.fromkeys(order, 0.0)
+    for node in reversed(order):
+        for one, weight in before[node]:
+            rest[one] = max(rest[one], weight + rest[node])
+    end = max(times.values())
+    return times, {node: end - times[node] - rest[node] for node in order}

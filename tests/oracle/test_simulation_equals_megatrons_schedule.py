@@ -15,11 +15,12 @@ import pytest
 from planner import Batch, Direction, Module, Parallel, Plan, Spec, compile_spec
 from planner.axes import Axis
 from planner.cost.durations import Durations
-from planner.cost.schedule import Call, program
+from planner.cost.schedule import Call, Stage, program
 from planner.cost.simulate import DeadlockError, Sends, simulate
+from planner.cost.timeline import Timeline
 
 from .megatron import Megatron
-from .schedule import Exchange, Pass, Recorder, record, replay
+from .schedule import Exchange, Pass, Recorder, Replayed, drawn_durations, record, replay
 
 NUM_DAGS = 240
 DP_FIRST = (Axis.TP, Axis.CP, Axis.PP, Axis.DP)
@@ -64,15 +65,6 @@ def drawn_plan(draw: Random) -> Plan:
     return compile_spec(Spec(batch=batch, modules=modules, topology={src: tuple(dst) for src, dst in edges.items()}))
 
 
-def drawn_durations(draw: Random, plan: Plan) -> Durations:
-    return Durations.of(
-        plan,
-        lambda _stage, _direction: float(draw.choice([0, 1, 2, 3, 7, 20])),
-        lambda _module: float(draw.choice([0, 0, 1, 4])),
-        lambda _src, _dst, _way: float(draw.choice([0, 0, 2, 5])),
-    )
-
-
 @pytest.mark.parametrize("edges", Sends)
 @pytest.mark.parametrize("block", range(8))
 def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(
@@ -94,23 +86,32 @@ def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(
             continue
         found = simulate(plan, durations, edges=edges, hops=hops)
         for index, unit in enumerate(found.schedule.units):
-            spans = list(zip(found.tracks[index].starts, found.tracks[index].ends, strict=True))
+            spans = [(one.start, one.end) for one in found.operations(index)]
             for rank in unit.ranks:
                 assert spans == expected.passes[rank], (seed, str(unit), rank)
                 assert found.in_flight[index] == expected.in_flight[rank], (seed, str(unit), rank)
                 passes += len(spans)
         assert found.makespan == max(spans[-1][1] for spans in expected.passes.values())
-        assert_critical_path_is_gapless(found)
+        assert_path_is_critical(found, expected)
         compared += 1
     assert compared >= 10
     assert passes > 100 * compared / 2
     assert deadlocks == 0 or edges is Sends.WAITED
 
 
-def assert_critical_path_is_gapless(found: object) -> None:
-    path = found.path  # type: ignore[attr-defined]
+def assert_path_is_critical(found: Timeline, expected: Replayed) -> None:
+    """It has no gap, and nothing on it could take longer without the step taking longer."""
+    path = found.path
     assert all(one.end == other.start for one, other in pairwise(path))
-    assert not path or (path[0].start, path[-1].end) == (0.0, found.makespan)  # type: ignore[attr-defined]
+    assert not path or (path[0].start, path[-1].end) == (0.0, found.makespan)
+    slacks = {
+        (one.stage, one.direction, one.microbatch): min(expected.slacks[rank][number] for rank in unit.ranks)
+        for index, unit in enumerate(found.schedule.units)
+        for number, one in enumerate(found.operations(index))
+    }
+    passes = [segment for segment in path if isinstance(segment.where, Stage)]
+    assert passes
+    assert all(slacks[one.where, one.direction, one.microbatch] == 0 for one in passes)
 
 
 def test_waited_sends_over_unequal_branches_are_a_deadlock(megatron: Megatron) -> None:

@@ -1,0 +1,98 @@
+"""The numbers of a whole step, against counts that share no code with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from planner import Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, compile_spec
+from planner.cost.hardware import load_hardware
+from planner.cost.predict import model_flops, predict
+from planner.cost.timing import rates_of
+from planner.cost.workload import durations_of, update_seconds, workload_of
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RATES = rates_of(load_hardware("h100"))
+GPT = Model(
+    family="gpt", num_layers=4, hidden_size=256, num_attention_heads=4, vocab_size=1024, max_positions=1024
+)  # fmt: skip
+VIT = Model(family="vit", num_layers=2, hidden_size=64, num_attention_heads=4, image_size=32, patch_size=8)
+
+
+def plan_of(
+    language: Parallel,
+    images: Parallel,
+    placement: str = "disjoint",
+    cluster: Cluster | None = None,
+    model: Model = GPT,
+    recompute: str = "none",
+) -> Plan:
+    output = Output(tensor_dims=2, tokens_per_sample=16)
+    spec = Spec(
+        cluster=cluster,
+        batch=Batch(global_size=16, micro_size=8, seq_length=512),
+        placement=placement,
+        modules={
+            "language": Module(parallel=language, model=model, recompute=recompute),
+            "images": Module(parallel=images, model=VIT, output=output, recompute=recompute),
+        },
+    )
+    return compile_spec(spec)
+
+
+def test_ranks_of_several_modules_update_all_of_them() -> None:
+    """Each after the other, as MimoOptimizer steps; apart, the modules update at the same time."""
+    for placement, total in (("colocated", sum), ("disjoint", max)):
+        plan = plan_of(Parallel(dp=2), Parallel(dp=2), placement)
+        updates = update_seconds(workload_of(plan), RATES).values()
+        assert predict(plan).update_seconds == total(updates)
+
+
+def test_a_job_of_two_nodes_scales_out_whatever_its_groups_cross() -> None:
+    """Two modules of a node each; nodes have eight GPUs where the spec does not say."""
+    rates = load_hardware("a100")
+    assert rates.scale_out.value > 1
+    seconds = []
+    for nodes in (Cluster(gpus_per_node=16), Cluster(gpus_per_node=8), None):
+        plan = plan_of(Parallel(dp=8), Parallel(dp=8), cluster=nodes)
+        seconds.append(max(durations_of(workload_of(plan), rates_of(rates)).passes.values()))
+    assert seconds[1] == seconds[2] == pytest.approx(seconds[0] * rates.scale_out.value)
+
+
+def test_model_flops_are_the_published_formula() -> None:
+    """Narayanan et al. 2021, 3.2, less its recomputation (72 for 96) and half of the attention that is masked."""
+    seq, hidden, num_layers, vocab = 512, 256, 4, 1024
+    spec = Spec(
+        batch=Batch(global_size=16, micro_size=8, seq_length=seq),
+        modules={"language": Module(parallel=Parallel(), model=GPT)},
+    )
+    wanted = 72 * 16 * seq * num_layers * hidden**2 * (1 + seq / (12 * hidden) + vocab / (12 * num_layers * hidden))
+    assert model_flops(compile_spec(spec)) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        Parallel(tp=4),
+        Parallel(tp=4, sequence_parallel=True),
+        Parallel(pp=2, dp=4),
+        Parallel(cp=2, dp=2),
+        Parallel(dp=4, ep=2),
+        Parallel(tp=2, dp=2, ep=2, expt_tp=2),
+    ],
+)
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_model_flops_do_not_depend_on_the_layout(language: Parallel, recompute: str) -> None:
+    """Not even by what every tp rank computes for itself: patches, routers, the vocabulary's padding."""
+    experts = attrs.evolve(GPT, num_moe_experts=4, moe_router_topk=2)
+    model = experts if language.ep else GPT
+    one = plan_of(Parallel(), Parallel(), model=model)
+    other = plan_of(language, Parallel(tp=4, dp=2), model=model, recompute=recompute)
+    assert model_flops(other) == pytest.approx(model_flops(one), rel=1e-12)
+    found = predict(other)
+    assert found.mfu == pytest.approx(
+        model_flops(one) / found.step_seconds / other.world_size / (found.hardware.peak_tflops.value * 1e12)
+    )
+    assert found.tokens_per_second == pytest.approx(16 * 512 / found.step_seconds)
