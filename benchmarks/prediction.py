@@ -121,11 +121,13 @@ def _unfitted_set(runs: Runs) -> None:
 
 def _speed() -> None:
     spec = load_spec(ROOT / "examples" / "llama70b_1024gpu.yaml")
-    language = attrs.evolve(spec.modules["language"], parallel=Parallel(tp=8, pp=64, dp=7), stages=None)
-    modules = {**spec.modules, "language": attrs.evolve(language, model=attrs.evolve(language.model, num_layers=128))}
-    batch = attrs.evolve(spec.batch, global_size=256 * spec.batch.micro_size)
+    layouts = {"language": Parallel(tp=8, pp=60, dp=8), "images": Parallel(tp=2, dp=96), "audio": Parallel(dp=64)}
+    modules = {name: attrs.evolve(spec.modules[name], parallel=layouts[name], stages=None) for name in layouts}
+    deeper = attrs.evolve(modules["language"].model, num_layers=120)
+    modules["language"] = attrs.evolve(modules["language"], model=deeper)
+    batch = attrs.evolve(spec.batch, micro_size=192, global_size=192 * 256)
     large = attrs.evolve(spec, modules=modules, batch=batch, cluster=None)
-    for what, one, limit in (("1,024 GPUs", spec, 0.5), ("64 stages and 256 microbatches", large, 5.0)):
+    for what, one, limit in (("1,024 GPUs", spec, 0.5), ("4,096 GPUs, 256 microbatches", large, 5.0)):
         plan = compile_spec(one)
         begun = time.perf_counter()
         predict(plan)

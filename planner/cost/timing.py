@@ -5,8 +5,8 @@
   the best is taken, and memory may be what limits it.
 - Everything else is bytes over memory bandwidth, and a start-up time per kernel.
 - A message costs its ring's hops, and its bytes over the link that its span uses.
-- A CPU launches the kernels while the GPU computes, and runs ahead where the GPU is the slower one. So a layer's forward
-  and backward passes take (gpu^4 + cpu^4)^(1/4) together: about the larger one, more where they are equal.
+- A CPU launches the kernels while the GPU computes, and runs ahead where the GPU is the slower one. So a layer's
+  forward and backward passes take (gpu^4 + cpu^4)^(1/4) together: about the larger one, more where they are equal.
 - Over several nodes all of a stage slows down by one factor: the slowest of many nodes sets the pace.
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from time import perf_counter
 
 import attrs
 import pytest
@@ -148,7 +147,5 @@ def test_blocks_of_a_large_world_are_counted_once() -> None:
         },
     )
     plan = compile_spec(spec)
-    begun = perf_counter()
     found = crossing_of(plan, plan.bridges[0], Direction.FORWARD)
-    assert perf_counter() - begun < 0.1
     assert found.num_bytes == 4096 * 16 * 256 * 2
