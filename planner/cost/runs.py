@@ -24,6 +24,7 @@ Row = Mapping[str, str]
 _MEGATRON_2021 = Settings(
     flash_attention=False,
     rotary=False,
+    scattered_embedding=True,
     dropout=True,
     fused_loss=False,
     gradient_bytes=2,
@@ -184,7 +185,7 @@ SETS = (
         sequence_parallel=True,
         distributed_optimizer=True,
         is_llama=True,
-        settings=Settings(),
+        settings=Settings(scattered_embedding=True),
         layout=_b200,
     ),
     attrs.evolve(

@@ -19,6 +19,8 @@ class Settings:
         fused_loss: the cross entropy is one kernel over the logits.
         gradient_bytes: of each gradient that is accumulated and reduced.
         dummy_gradient: Transformer Engine's placeholder of 2 bytes for the weight gradients of one layer.
+        scattered_embedding: under sequence parallelism a language model that nothing feeds scatters its embedding's sum
+            over tp; else, as in MimoModel, the sum is whole and scattered afterwards, without a message.
         scattered_hops: between stages each tp rank sends its share, and all gather after it: Megatron-LM of 2021.
         stages_per_rank: slices of an interleaved schedule; only memory and the bubble of measured runs know it.
     """
@@ -31,5 +33,6 @@ class Settings:
     fused_loss: bool = True
     gradient_bytes: int = 4
     dummy_gradient: bool = True
+    scattered_embedding: bool = False
     scattered_hops: bool = False
     stages_per_rank: int = 1
