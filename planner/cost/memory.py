@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import attrs
 
+from ..bridges import width_of
 from ..ir import ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan
@@ -28,13 +29,15 @@ from ..spec import Model
 from .layers import Shape, expert_tokens, shape_of
 from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings
-from .sizes import Parameters, layer_parameters, stage_parameters
+from .sizes import Parameters, stage_parameters
 from .stages import Gradients, gradients_of, language_width
 from .step import parameter_bytes, state_shards
 from .tokens import tokens_of
 
-# At the peak: in place in bf16 beside their gradient, or in fp32 beside a copy in bf16.
-LOGIT_BYTES = {True: 4, False: 6}
+# Bytes of a logit: until the backward pass in bf16 where the loss is fused, else as a softmax in fp32; at its beginning
+# or end there is a copy in bf16 (megatron-core 0.19, tensor_parallel/cross_entropy.py).
+KEPT_LOGIT = {True: 2, False: 4}
+COPIED_LOGIT = 2
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
 
 
@@ -45,8 +48,9 @@ class Memory:
     Attributes:
         states: weights, gradients, optimizer.
         activations: of all microbatches in flight.
-        logits: of the last stage of language, one microbatch.
-        buffers: Transformer Engine's placeholder for weight gradients, what a hop receives into, cuBLAS's workspaces.
+        logits: of the last stage of a language model, of all microbatches in flight.
+        buffers: Transformer Engine's placeholder for weight gradients, what two stages of a module hand one another,
+            what has come over bridges (activations of all microbatches in flight, and a gradient); cuBLAS's workspaces.
     """
 
     states: float = 0.0
@@ -136,7 +140,7 @@ def stage_memory(
         return Memory()
     if position is None:
         position = position_of(plan, [Stage(module.name, stage)])
-    held = in_flight(warmup_at(plan, position), plan.batch.num_microbatches) * _interleaved(module, settings)
+    num_held = in_flight(warmup_at(plan, position), plan.batch.num_microbatches)
     parameters = stage_parameters(module, stage, language_width(plan))
     tokens = tokens_of(plan, module)
     shape = shape_of(module, tokens, settings)
@@ -146,12 +150,14 @@ def stage_memory(
     logits = 0.0
     if model.family == "gpt" and last:
         vocab = padded_vocab_size(model, shape.tp) / shape.tp
-        logits = tokens.per_rank * vocab * LOGIT_BYTES[settings.fused_loss]
+        logits = tokens.per_rank * vocab * (num_held * KEPT_LOGIT[settings.fused_loss] + COPIED_LOGIT)
     return Memory(
         states=state_bytes(plan, module, parameters, settings),
-        activations=_activations(plan, module, stage, shape, gradients, held),
+        activations=_activations(plan, module, stage, shape, gradients, num_held * _interleaved(module, settings)),
         logits=logits,
-        buffers=_buffers(module, shape, gradients, settings, unit),
+        buffers=_placeholder(shape, gradients)
+        + _between_stages(module, shape, unit)
+        + _received(plan, module, stage, num_held),
     )
 
 
@@ -186,13 +192,34 @@ def _interleaved(module: ModulePlan, settings: Settings) -> float:
     return 1 + (pp - 1) / (pp * slices) if slices > 1 else 1.0
 
 
-def _buffers(module: ModulePlan, shape: Shape, gradients: Gradients, settings: Settings, unit: int) -> float:
-    """The placeholder for weight gradients, and two hidden tensors on the way between stages."""
-    moving = 2 * unit * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
-    if not (settings.dummy_gradient and gradients.body) or module.model is None:
-        return moving
-    matrices = sum(layer_parameters(module.model, shape.tp, shape.expt_tp, shape.ep)) - 2 * shape.w.norm
-    return moving + 2 * matrices
+def _placeholder(shape: Shape, gradients: Gradients) -> float:
+    """Transformer Engine's stand-in for the gradients of weights that are added up elsewhere: 2 bytes for each weight
+    of a layer, once per shape, so that all experts share one (pytorch/module/base.py, get_dummy_wgrad)."""
+    if not (shape.settings.dummy_gradient and gradients.body):
+        return 0.0
+    w = shape.w
+    attention = w.hidden * (2 * w.queries + 2 * w.keys) / shape.tp
+    return 2 * (attention + w.hidden * (w.fc1 + w.ffn) / (shape.expt_tp if w.experts else shape.tp))
+
+
+def _between_stages(module: ModulePlan, shape: Shape, unit: int) -> float:
+    """Two hidden tensors on the way between stages of a module."""
+    return 2 * unit * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
+
+
+def _received(plan: Plan, module: ModulePlan, stage: int, num_held: int) -> float:
+    """What bridges bring, whole on each rank: to a first stage the rows of each source, kept for their gradient as
+    long as the microbatch is; to a last stage a gradient for each destination."""
+    unit, samples = parameter_bytes(plan), plan.batch.samples_per_lane[module.name]
+    total = 0.0
+    for src, dst in plan.pipeline.hops:
+        source, destination = plan.module(src), plan.module(dst)
+        row = unit * samples * tokens_of(plan, source).handed_on * (width_of(source, destination) or 0)
+        if dst == module.name and stage == 0:
+            total += num_held * row
+        elif src == module.name and stage == module.num_stages - 1:
+            total += row
+    return total
 
 
 def communicator_bytes(plan: Plan, rank: int) -> int:

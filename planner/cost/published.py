@@ -23,6 +23,7 @@ from .settings import Settings
 _MEGATRON_2021 = Settings(
     flash_attention=False,
     rotary=False,
+    scattered_embedding=True,
     dropout=True,
     gradient_bytes=2,
     dummy_gradient=False,
@@ -32,7 +33,7 @@ _MEGATRON_2021 = Settings(
 _MEGATRON_FP32_GRADIENTS = attrs.evolve(_MEGATRON_2021, gradient_bytes=4)
 
 # Runs with fused cross entropy say so in their names (cef).
-_FUSED_LOSS = Settings(fused_loss=True)
+_FUSED_LOSS = Settings(fused_loss=True, scattered_embedding=True)
 
 
 @attrs.frozen(kw_only=True)

@@ -8,7 +8,7 @@ from ..axes import Axis
 from ..ir import ModulePlan
 from ..plan import Plan
 from .memory import Memory, communicator_bytes, stage_memory
-from .schedule import Stage, position_of
+from .schedule import Stage, position_of, schedule_of
 from .settings import Settings
 
 
@@ -51,12 +51,11 @@ def rank_memory(plan: Plan, rank: int, settings: Settings) -> Memory:
 
 
 def peaks(plan: Plan, settings: Settings) -> tuple[RankMemory, ...]:
-    """Per module, the rank that needs most. Ranks of a stage are alike; those that share modules are looked at too."""
-    candidates = {first_rank(module, stage) for module in plan.modules for stage in range(module.num_stages)}
-    memory = {rank: rank_memory(plan, rank, settings) for rank in sorted(candidates)}
+    """Per module, the rank that needs most, the lowest of several. Ranks that hold the same stages are alike."""
+    memory = {unit.ranks[0]: rank_memory(plan, unit.ranks[0], settings) for unit in schedule_of(plan).units}
     found = []
     for module in plan.modules:
-        ranks = [rank for rank in memory if rank in module.grid]
+        ranks = sorted(rank for rank in memory if rank in module.grid)
         rank = max(ranks, key=lambda rank: memory[rank].total)
         found.append(
             RankMemory(

@@ -128,19 +128,21 @@ def _hidden_bytes(shape: Shape) -> float:
 def _embedding(plan: Plan, module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
     """Rows are copied, and backward added up: bytes, no products.
 
-    Where other modules feed this one, MimoModel looks up only the tokens of text, and scatters the sequence itself
-    once all are in their places: a sum over tp under sequence parallelism too. Either way the gradient is gathered.
+    MimoModel looks up only the tokens of text, and scatters the sequence itself once all are in their places: a sum
+    over tp under sequence parallelism too. Either way the gradient is gathered.
     """
     num_bytes = 4 * shape.tokens.per_rank * shape.w.hidden
     backward = Work(num_bytes=2 * num_bytes, kernels=2) if gradients.body else Work()
     if gradients.body or gradients.before:
         backward += Work(messages=_gathered_messages(shape))
     sources = [plan.module(src) for src, dst in plan.edges if dst == module.name]
-    messages = _hidden_messages(shape)
-    if sources and shape.tp > 1:
+    if shape.settings.scattered_embedding and not sources:
+        messages = _hidden_messages(shape)
+    else:
         placed = sum(tokens_of(plan, source).handed_on for source in sources if source.model is not None)
-        text = shape.tokens.sequences * max(0, shape.tokens.length - placed)
-        messages = (Message(GroupKind.TP, Collective.ALL_REDUCE, shape.unit * text * shape.w.hidden),)
+        text = shape.tokens.sequences * max(0, shape.tokens.length - placed)  # not yet over cp
+        summed = Message(GroupKind.TP, Collective.ALL_REDUCE, shape.unit * text * shape.w.hidden)
+        messages = (summed,) if shape.tp > 1 else ()
     forward = Work(num_bytes=num_bytes, kernels=2, messages=messages)
     return Part(name="embedding", count=1, forward=forward, backward=backward)
 

@@ -44,7 +44,9 @@ def step_messages(
         gradients = settings.gradient_bytes * count
         if plan.training.distributed_optimizer:
             found.append(Message(kind, Collective.REDUCE_SCATTER, gradients))
-            found.append(Message(kind, Collective.ALL_GATHER, parameter_bytes(plan) * count))
+            found.append(
+                Message(kind, Collective.ALL_GATHER, parameter_bytes(plan) * count, _num_gathers(plan, module))
+            )
         else:
             found.append(Message(kind, Collective.ALL_REDUCE, gradients))
     model, last = module.model, module.num_stages - 1
@@ -62,6 +64,25 @@ def step_messages(
         rows = padded_vocab_size(model, tp) // tp * widths(model).hidden
         found.append(Message(GroupKind.EMBD, Collective.ALL_REDUCE, settings.gradient_bytes * rows))
     return tuple(found)
+
+
+def _num_gathers(plan: Plan, module: ModulePlan) -> int:
+    """How often a distributed optimizer gathers a module's weights.
+
+    Where experts train there is one optimizer for them and one for the rest, and megatron-core 0.19 lets each gather
+    all weights of the module (optimizer/distrib_optimizer.py, start_param_sync_for_bucket_group_subset). Ranks gather
+    the kinds of their parameters from the whole world, module by module, so that other ranks' modules of the same
+    place in that order get an optimizer for experts too (optimizer/__init__.py, _get_param_groups).
+    """
+    language = next(one for one in plan.modules if one.is_language)
+    has_experts = language.model is not None and language.model.num_moe_experts and not language.freeze.all
+    return 2 if has_experts and _place(plan, module) == _place(plan, language) else 1
+
+
+def _place(plan: Plan, module: ModulePlan) -> int:
+    """Modules before this one on its first rank."""
+    before = plan.modules[: plan.modules.index(module)]
+    return sum(module.grid.rank_offset in other.grid for other in before)
 
 
 def update_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings: Settings) -> float:

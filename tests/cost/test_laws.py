@@ -9,13 +9,15 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import Case, cases
 
 from planner import Axis, Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, Training, compile_spec, load_spec
 from planner.cli import main
 from planner.cost.hardware import hardware_text, load_hardware
 from planner.cost.memory import stage_memory
 from planner.cost.predict import predict
-from planner.cost.ranks import rank_memory
+from planner.cost.ranks import peaks, rank_memory
+from planner.cost.schedule import in_flight, warmup_at
 from planner.cost.settings import Settings
 from planner.cost.sizes import stage_parameters
 from planner.cost.stages import stage_work
@@ -37,6 +39,11 @@ MODELS = st.builds(
     untie_embeddings_and_output_weights=st.booleans(),
     num_moe_experts=st.sampled_from([None, 8]),
 )
+
+
+TINY = Model(
+    family="gpt", num_layers=2, hidden_size=64, num_attention_heads=1, vocab_size=128, max_positions=512
+)  # fmt: skip
 
 
 def planned(model: Model, *, recompute: str = "none", distributed: bool = False, num: int = 8, **axes: object) -> Plan:
@@ -163,6 +170,56 @@ def test_every_rank_of_a_stage_needs_what_its_peak_says() -> None:
     plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu_colocated.yaml"))
     both = [stage_memory(plan, module, module.grid.coord(0, Axis.PP), Settings()).total for module in plan.modules]
     assert {peak.memory.total for peak in predict(plan).peaks} == {sum(both) + Settings().workspace_bytes}
+
+
+@given(cases(max_modules=4), st.booleans())
+def test_a_peak_is_that_of_the_fullest_rank(case: Case, deepest_first: bool) -> None:
+    """Of all ranks of a module, however its axes are ordered and whatever modules they share; each looked at."""
+    (filled,) = planned(TINY).modules
+    plan = case.plan()
+    modules = []
+    for module in plan.modules:
+        counts = range(1, module.num_stages + 1)
+        stages = tuple(sorted(counts, reverse=deepest_first))
+        modules.append(attrs.evolve(module, model=filled.model, stages=stages))
+    plan = attrs.evolve(plan, modules=tuple(modules))
+    needed = [rank_memory(plan, rank, Settings()).total for rank in range(plan.world_size)]
+    for peak in peaks(plan, Settings()):
+        ranks = plan.module(peak.module).ranks
+        assert peak.memory.total == max(needed[rank] for rank in ranks)
+        assert peak.rank == next(rank for rank in ranks if needed[rank] == peak.memory.total)
+
+
+def test_experts_share_one_placeholder_for_their_gradients() -> None:
+    """Of their shape: 3 h f values, beside attention's 4 h h."""
+    model = Model(family="gpt", num_layers=4, hidden_size=256, num_attention_heads=8, vocab_size=4096,
+                  max_positions=1024, gated_linear_unit=True, num_moe_experts=8)  # fmt: skip
+    (module,) = planned(model).modules
+    assert stage_memory(planned(model), module, 0, Settings()).buffers == 2 * (4 * 256**2 + 3 * 256 * 1024)
+
+
+def test_what_comes_over_bridges_is_held() -> None:
+    """Two samples of 576 tokens of 4096 values in a lane, of both microbatches in flight; and a gradient going back."""
+    plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml"))
+    plain = Settings(dummy_gradient=False)
+    language, images = plan.module("language"), plan.module("images")
+    rows, samples = 2 * 576 * 4096, plan.batch.samples_per_lane
+    hop = 2 * 2 * samples["language"] * 4096 * 4096
+    held = in_flight(warmup_at(plan, 1), plan.batch.num_microbatches)
+    assert held == 2
+    assert stage_memory(plan, language, 0, plain).buffers == held * rows * samples["language"] + hop
+    assert stage_memory(plan, language, 1, plain).buffers == hop
+    assert stage_memory(plan, images, 0, plain).buffers == rows * samples["images"]
+
+
+def test_logits_are_held_as_long_as_their_microbatch() -> None:
+    """A generator behind language: language's last stage has two microbatches in flight, and the logits of both."""
+    language = Module(parallel=Parallel(dp=1), model=TINY)
+    modules = {"language": language, "pictures": attrs.evolve(language, output=Output(tokens_per_sample=512))}
+    batch = Batch(global_size=16, micro_size=2, seq_length=512)
+    plan = compile_spec(Spec(batch=batch, modules=modules, topology={"language": ("pictures",)}))
+    kept = [stage_memory(plan, module, 0, Settings()).logits for module in plan.modules]
+    assert kept == [(2 * 4 + 2) * 2 * 512 * 128, (4 + 2) * 2 * 512 * 128]
 
 
 def test_4096_gpus_and_256_microbatches_have_no_more_operations_than_stages_and_microbatches() -> None:

@@ -44,6 +44,12 @@ def plan_of(
     return compile_spec(attrs.evolve(made.to_spec(), training=chosen), world_size=made.world_size)
 
 
+def alone(plan: Plan) -> Plan:
+    """The plan's language module, which nothing feeds."""
+    spec = plan.to_spec()
+    return compile_spec(attrs.evolve(spec, modules={"language": spec.modules["language"]}, topology={}))
+
+
 SP = {"tp": 2, "sequence_parallel": True}
 TIED = {"language": specs.language(untie_embeddings_and_output_weights=False)}
 EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2)}
@@ -66,6 +72,7 @@ PLANS = {
         {"tp": 2}, {"tp": 2, "pp": 3}, models={"images": specs.vision(num_layers=3)}, freeze={"images": FROZEN}
     ),
     "sequence parallel": plan_of(SP, {}),
+    "sequence parallel, no encoder": alone(plan_of(SP, {})),
     "sequence parallel, biases, pp 2": plan_of(SP | {"pp": 2}, {"tp": 2}, models=BIASES),
     "sequence parallel, all computed again": plan_of(SP, {"tp": 2}, recompute="full"),
     "pp 2": plan_of({"pp": 2}, {"pp": 2}),
@@ -75,6 +82,15 @@ PLANS = {
     "dp 2, ep 2": plan_of({"dp": 2, "ep": 2}, {}, models=EXPERTS),
     "selective": plan_of({"tp": 2}, {}, recompute="selective"),
     "tp 2, experts": plan_of(SP, {}, models=EXPERTS),
+    "8 ranks: tp 2, dp 2, ep 2, experts, distributed optimizer": plan_of(
+        SP | {"dp": 2, "ep": 2}, {"dp": 4}, {"distributed_optimizer": True}, models=EXPERTS
+    ),
+    "experts beside an encoder, distributed optimizer": plan_of(
+        {"dp": 4, "ep": 2}, {"dp": 4}, {"distributed_optimizer": True}, models=EXPERTS, placement="colocated"
+    ),
+    "experts, tp 2, dp 2, ep 2, all computed again": plan_of(
+        SP | {"dp": 2, "ep": 2}, {}, models=EXPERTS, recompute="full"
+    ),
     "experts divided over tp": plan_of(SP | {"expt_tp": 2}, {}, models=EXPERTS),
     "8 ranks: tp 2, dp 2, ep 2, experts; tp 4": plan_of(SP | {"dp": 2, "ep": 2}, {"tp": 4}, models=EXPERTS),
     "8 ranks: tp 2, two encoders": plan_of({"tp": 2, "pp": 2}, {"tp": 2}, audio_parallel={"dp": 2}),
