@@ -14,6 +14,8 @@ nothing: the order of operations depends on the stage alone, durations are given
 lane of a stage waits for at least one lane of each neighbour, whatever the two dp sizes are. So the lanes of a stage
 start and end every operation at the same instants (by induction over the operations; a test compares with a replay
 of every lane over the plan's transfers). Lanes that differ, by a slow node or by longer samples, are not modelled.
+Where modules share only some of their ranks, a stage is several units, and lanes of one may wait for different others:
+single passes can then be earlier than simulated; in no layout that was drawn is the step.
 
 **Ranks of several modules** run them in one forward and one backward pass, in the order of the DAG; they receive from
 other ranks before it and send after it. What modules that share ranks hand to one another crosses inside the pass, just

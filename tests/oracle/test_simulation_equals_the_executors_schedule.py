@@ -31,14 +31,14 @@ def executor(megatron: Megatron) -> None:
 
 
 def drawn_plan(draw: Random) -> Plan:
-    """Up to three encoders, each on all ranks of language's first stage, or on ranks of its own; some feed another."""
+    """Up to three encoders, each on ranks of language's first stage, all or some, or on its own; some feed another."""
     dp, pp = draw.choice([1, 2, 4]), draw.choice([1, 1, 2, 3])
     parallels = {"language": Parallel(dp=dp, pp=pp, rank_offset=0)}
     end, topology = dp * pp, {}
     names = ["images", "audio", "video"][: draw.randint(1, 3)]
     for place, name in enumerate(names):
         if draw.random() < 0.5:
-            parallels[name] = Parallel(dp=dp, rank_offset=0)
+            parallels[name] = Parallel(dp=draw.choice([dp, dp, max(1, dp // 2)]), rank_offset=0)
         else:
             parallels[name] = Parallel(dp=draw.choice([1, 2, 4]), pp=draw.choice([1, 1, 2, 3]), rank_offset=end)
             end += (parallels[name].dp or 1) * parallels[name].pp
@@ -50,7 +50,7 @@ def drawn_plan(draw: Random) -> Plan:
 
 @pytest.mark.parametrize("block", range(4))
 def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(megatron: Megatron, block: int) -> None:
-    compared = shared = 0
+    compared = shared = split = 0
     for seed in range(block * NUM_PLANS // 4, (block + 1) * NUM_PLANS // 4):
         draw = Random(seed)  # noqa: S311
         plan = drawn_plan(draw)
@@ -64,14 +64,20 @@ def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(megatron:
                 simulate(plan, durations)
             continue
         found = simulate(plan, durations)
+        assert found.makespan == max(end for rows in expected.values() for _, _, end in rows), seed
+        stages = [stage for unit in found.schedule.units for stage in unit.stages]
+        if len(stages) > len(set(stages)):  # lanes of a stage then differ, and passes may be earlier than simulated
+            split += 1
+            continue
         for index, unit in enumerate(found.schedule.units):
             rows = [(one.stage, one.start, one.end) for one in found.operations(index)]
             for rank in unit.ranks:
                 assert rows == expected[rank], (seed, str(unit), rank)
         compared += 1
         shared += any(len(unit.stages) > 1 for unit in found.schedule.units)
-    assert compared >= 30
-    assert shared >= 10
+    assert compared >= 20
+    assert shared >= 8
+    assert split
 
 
 def test_lanes_on_some_of_the_ranks(megatron: Megatron) -> None:
