@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
@@ -23,7 +24,9 @@ from planner.cost.settings import Settings as Software
 
 from . import device
 from .layers import Layers, choose_layers
-from .train import Settings, Step
+
+if TYPE_CHECKING:
+    from .train import Settings, Step  # imports megatron-core
 
 
 @attrs.frozen(kw_only=True)

@@ -305,7 +305,7 @@ class Record:
         fields = {name: field for name, field, _ in fields_of(self.cls)}
         for key in value:
             if key not in fields:
-                where = format_key(path[-1]) if path else "the spec"
+                where = format_key(path[-1]) if path else f"the {self.cls.__name__.lower()}"
                 rule = f"{show(key)} is not a key of {where}, which has {', '.join(fields)}"
                 found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), list(fields)))
         arguments = {name: self._parse_field(field, value, found) for name, field in fields.items()}

@@ -50,7 +50,7 @@ class Cluster:
 
     nodes: int | None = item(_SIZE, default=None, doc="number of nodes")
     gpus_per_node: int | None = item(_SIZE, default=None, doc="GPUs (ranks) per node")
-    gpu: str | None = item(Line(), default=None, doc="name of the GPU, such as h100, for predictions")
+    gpu: str | None = item(Line(255), default=None, doc="name of the GPU, such as h100, for predictions")
 
 
 @attrs.frozen(kw_only=True)

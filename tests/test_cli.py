@@ -70,6 +70,26 @@ def test_misuse_exits_2_without_a_traceback(arguments: tuple[str, ...]) -> None:
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)], ids=" ".join)
+def test_a_spec_without_sizes_is_a_fault_of_predict(arguments: tuple[str, ...]) -> None:
+    """And not a step of no time, that fits."""
+    done = mimo("predict", "examples/qwen35_vl_17rank.yaml", *arguments)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"examples/qwen35_vl_17rank.yaml:1:1: error[S102] modules: " in done.stderr
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_file_that_could_not_be_written_leaves_nothing(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert main(["plan", LLAVA, "--out", str(tmp_path / "plan.json")]) == (130 if "Key" in repr(error) else 2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_standard_input_is_a_spec() -> None:
     done = mimo("plan", "-", stdin=Path(LLAVA).read_bytes())
     assert done.returncode == 0

@@ -73,6 +73,13 @@ def test_the_gpu_that_is_assumed_is_said(gpu: str | None, said: list[str]) -> No
     assert ("b200" in lines[0]) == (gpu == "b200")
 
 
+def test_a_hardware_file_with_faults_is_not_called_unknown(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    said = " ".join(" ".join(lines_of(llava(str(tmp_path / "mine.yaml")))[3:]).split())
+    assert said.startswith("h100 is assumed: cluster.gpu '")
+    assert "mine.yaml' has faults, the first: num_sms is required" in said
+
+
 def test_what_would_take_long_is_left_to_predict() -> None:
     (line,) = lines_of(llava("h100", global_size=4 * MAX_PASSES))
     assert "mimo predict" in line

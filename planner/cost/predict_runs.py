@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import cache
 from io import StringIO
 
 import attrs
@@ -15,7 +16,7 @@ from .ranks import peaks
 from .run_set import CellError, PlanOf, Row, measured
 from .runs import Runs, check_cells, row_faults
 from .simulate import DeadlockError
-from .timing import rates_of
+from .timing import Rates, rates_of
 from .workload import Workload, workload_of
 
 _ADDED = ("predicted_ms", "predicted_GiB")
@@ -81,6 +82,10 @@ def predict_runs(
     """Predictions of every row, on the given GPU or else the row's own; `progress` is told the share done."""
     assumed = done = 0
 
+    @cache
+    def rates_by_name(gpu: str) -> Rates:
+        return rates_of(load_hardware(gpu))
+
     def predict(row: Row) -> RowPrediction:
         nonlocal assumed, done
         if progress:
@@ -89,7 +94,7 @@ def predict_runs(
         work = workload_of_row(runs, row)
         gpu = gpu_of(runs, work)
         assumed += hardware is None and gpu is None
-        rates = rates_of(hardware or load_hardware(gpu or DEFAULT))
+        rates = rates_of(hardware) if hardware else rates_by_name(gpu or DEFAULT)
         second = runs.kind.second
         other = second[2] if second and second[0] in row else None
         return RowPrediction(
