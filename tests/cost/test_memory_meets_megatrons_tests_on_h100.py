@@ -1,0 +1,96 @@
+"""Peak memory against what Megatron-LM's own regression tests measured on H100, with nothing fitted.
+
+From tests/functional_tests/test_cases/gpt of NVIDIA/Megatron-LM: each test has its arguments (model_config.yaml) and
+`mem-max-allocated-bytes` of the last rank (golden_values_dev_dgx_h100.json), on one node of eight. Taken are tests
+whose arguments settle which attention ran, or whose memory does: scores of 8,192 tokens would not fit. They share:
+bf16, learned positions, biases, GELU, LayerNorm, a loss and an accumulation of gradients that are not fused.
+"""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from planner import Batch, Cluster, Model, Module, Parallel, Plan, Spec, Training, compile_spec
+from planner.cost.ranks import rank_memory
+from planner.cost.settings import Settings
+
+PLAIN = Settings(rotary=False, dropout=True, dummy_gradient=False)
+UNFUSED = attrs.evolve(PLAIN, flash_attention=False)
+SMALL = Model(
+    family="gpt",
+    num_layers=12,
+    hidden_size=512,
+    ffn_hidden_size=2048,
+    num_attention_heads=8,
+    vocab_size=50257,
+    max_positions=1024,
+)
+LARGE = Model(
+    family="gpt",
+    num_layers=32,
+    hidden_size=4096,
+    ffn_hidden_size=16384,
+    num_attention_heads=32,
+    num_query_groups=8,
+    vocab_size=131072,
+    max_positions=8192,
+    untie_embeddings_and_output_weights=True,
+)
+
+
+def planned(
+    model: Model, parallel: Parallel, *, micro: int, batch: int, shared: bool = True, recompute: str = "none"
+) -> Plan:
+    """A test's layout; `micro` samples per lane, `batch` in all, `shared` with the distributed optimizer."""
+    spec = Spec(
+        cluster=Cluster(gpus_per_node=8),
+        batch=Batch(global_size=batch, micro_size=micro * (parallel.dp or 1), seq_length=model.max_positions or 0),
+        modules={"language": Module(parallel=parallel, model=model, recompute=recompute)},
+        training=Training(distributed_optimizer=shared),
+    )
+    return compile_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("plan", "settings", "measured", "within"),
+    [
+        pytest.param(
+            planned(LARGE, Parallel(tp=4, dp=2), micro=2, batch=8),
+            PLAIN,
+            57_143_791_616,
+            0.02,
+            id="gpt3_7b_tp4_pp1_memory_speed",
+        ),
+        pytest.param(
+            planned(SMALL, Parallel(dp=8), micro=4, batch=32, shared=False, recompute="full"),
+            PLAIN,
+            2_561_334_272,
+            0.03,
+            id="gpt3_mcore_te_tp1_pp1_resume_torch_dist_uniform_full_recompute",
+        ),
+        pytest.param(
+            planned(SMALL, Parallel(dp=8), micro=4, batch=32),
+            UNFUSED,
+            4_702_430_208,
+            0.03,
+            id="gpt3_mcore_te_tp1_pp1_dist_optimizer_no_mmap_bin_files",
+        ),
+        pytest.param(
+            planned(SMALL, Parallel(tp=4, dp=2), micro=4, batch=32),
+            UNFUSED,
+            1_543_416_320,
+            0.06,
+            id="gpt3_mcore_te_tp4_pp1_dist_optimizer_overlap_grad_reduce_param_gather",
+        ),
+        pytest.param(
+            planned(SMALL, Parallel(tp=2, pp=2, cp=2, dp=1, sequence_parallel=True), micro=4, batch=32, shared=False),
+            attrs.evolve(PLAIN, dropout=False),
+            935_777_792,
+            0.06,
+            id="gpt3_mcore_te_tp2_pp2_cp2",
+        ),
+    ],
+)
+def test_peak_memory_is_what_was_measured(plan: Plan, settings: Settings, measured: int, within: float) -> None:
+    assert rank_memory(plan, plan.world_size - 1, settings).total == pytest.approx(measured, rel=within)
