@@ -80,6 +80,7 @@ def limits_of(plan: Plan, *, own_specs: bool = False) -> Iterator[Limit]:
 def _all_limits(plan: Plan) -> Iterator[Limit]:
     for module in plan.modules:
         yield from _axes(module)
+        yield from _experts(module)
         yield from _stages(module)
         yield from _role(plan, module)
     yield from _shared_ranks(plan)
@@ -97,6 +98,20 @@ def _axes(module: ModulePlan) -> Iterator[Limit]:
     if module.sequence_parallel and not module.is_language and size(Axis.TP) > 1:
         rule = "sequence_parallel is for language: an encoder's class token leaves its sequence indivisible"
         yield Limit(READY_MODELS, where, rule, "remove sequence_parallel from the encoder")
+
+
+def _experts(module: ModulePlan) -> Iterator[Limit]:
+    """Experts want sequences divided over tp; and their biases are added in place to what local layers forbid that of,
+    and summed over tp, whose ranks hold different experts (transformer/mlp.py, tensor_parallel/layers.py)."""
+    model, where, tp = module.model, f"modules.{module.name}", module.grid.size_of(Axis.TP)
+    if model is None or model.num_moe_experts is None:
+        return
+    if tp > 1 and not module.sequence_parallel:
+        rule = f"experts train with tp = 1 or sequence_parallel: true; tp = {tp} without it"
+        yield Limit(MEGATRON_CORE, f"{where}.parallel", rule, "add sequence_parallel: true")
+    if model.add_bias_linear and (tp > 1 or choose_layers() is Layers.LOCAL):
+        rule = "experts have no biases over tp, nor with local layers: add_bias_linear = false, got true"
+        yield Limit(MEGATRON_CORE, f"{where}.model", rule, "write `add_bias_linear: false`")
 
 
 def _context(where: str, module: ModulePlan, cp: int) -> Iterator[Limit]:

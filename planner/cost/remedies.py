@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import combinations
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -11,76 +10,94 @@ import attrs
 from ..axes import Axis
 from ..plan import Plan
 from .hardware import Hardware
-from .ranks import RankMemory, rank_memory
+from .ranks import RankMemory, peaks, rank_memory
 from .settings import Settings
 
 _GIB = 2**30
 _WORTH = 0.1 * _GIB  # what saves less is not worth a line
 
-Change = Callable[[Plan], Plan]
+Setting = tuple[str, str]  # a key of the spec, and the module whose key it is, if any
+Written = dict[Setting, str]
 
 
-def remedies(plan: Plan, peaks: tuple[RankMemory, ...], hardware: Hardware, settings: Settings) -> tuple[str, ...]:
+def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, settings: Settings) -> tuple[str, ...]:
     """One line per change that helps a rank that is too full, the most helpful first; none where all fit.
 
-    Where no single change is enough, the pair that saves most comes before them.
+    Where no single change is enough, the most helpful ones together come before them. A change fits where every rank
+    of the module does after it.
     """
+    limit = hardware.memory_gib.value * _GIB
     found: list[str] = []
-    for peak in peaks:
-        over = peak.total - hardware.memory_gib.value * _GIB
-        if over > 0:
-            found += [line for line in _of_rank(plan, peak, over, settings) if line not in found]
+    for peak in fullest:
+        if peak.total > limit:
+            found += [line for line in _of_rank(plan, peak, limit, settings) if line not in found]
     return tuple(found)
 
 
-def _of_rank(plan: Plan, peak: RankMemory, over: float, settings: Settings) -> list[str]:
-    """What helps one rank that is `over` bytes too full."""
+@attrs.frozen
+class _Try:
+    """A changed plan: what to write for it, and the rank of the module that is then the fullest."""
 
-    def saved(changed: Plan) -> float:
-        return peak.memory.total - rank_memory(changed, peak.rank, settings).total
-
-    changes = {label: change for label, change in _changes(plan, peak) if saved(change(plan)) > _WORTH}
-    tries = {label: saved(change(plan)) for label, change in changes.items()}
-    if tries and max(tries.values()) < over:
-        pairs = {
-            f"{one} with {other}": saved(changes[other](changes[one](plan)))
-            for one, other in combinations(changes, 2)
-            if not (one.startswith("recompute") and one.rpartition(" ")[2] == other.rpartition(" ")[2])
-        }
-        if pairs:
-            best = max(pairs, key=lambda label: pairs[label])
-            tries[best] = pairs[best]
-    lines = []
-    for label in sorted(tries, key=lambda label: -tries[label]):
-        rest = (over - tries[label]) / _GIB
-        fits = "which fits" if rest <= 0 else f"still {rest:.1f} GiB too much"
-        lines.append(f"{label} saves {tries[label] / _GIB:.1f} GiB on rank {peak.rank}, {fits}")
-    return lines
+    written: Written
+    plan: Plan
+    fullest: RankMemory
 
 
-def _changes(plan: Plan, peak: RankMemory) -> Iterator[tuple[str, Change]]:
-    """Changes to the modules on a rank, each as (what to write, what makes it)."""
+def _of_rank(plan: Plan, peak: RankMemory, limit: float, settings: Settings) -> list[str]:
+    """What helps the fullest rank of a module."""
+    begun = _Try({}, plan, peak)
+    tries = _better(begun, peak.rank, settings)
+    together = begun
+    while together.fullest.total > limit and (further := _better(together, peak.rank, settings)):
+        together = further[0]
+    if len(together.written) > 1:
+        tries.insert(0, together)
+    return [_line(one, peak, limit, settings) for one in tries]
+
+
+def _better(begun: _Try, rank: int, settings: Settings) -> list[_Try]:
+    """Every change more that is worth it, the best first."""
+    found = []
+    for setting, value, plan in _changes(begun.plan, rank):
+        fullest = next(peak for peak in peaks(plan, settings) if peak.module == begun.fullest.module)
+        if begun.fullest.total - fullest.total > _WORTH:
+            found.append(_Try(begun.written | {setting: value}, plan, fullest))
+    return sorted(found, key=lambda one: one.fullest.total)
+
+
+def _line(one: _Try, peak: RankMemory, limit: float, settings: Settings) -> str:
+    first, *others = (
+        f"{key}: {value} on {module}" if module else f"{key}: {value}" for (key, module), value in one.written.items()
+    )
+    what = f"{first} with {' and '.join(others)}" if others else first
+    saved = peak.memory.total - rank_memory(one.plan, peak.rank, settings).total
+    rest = one.fullest.total - limit
+    where = "" if one.fullest.rank == peak.rank else f" on rank {one.fullest.rank}"
+    fits = "which fits" if rest <= 0 else f"still {rest / _GIB:.1f} GiB too much{where}"
+    return f"{what} saves {saved / _GIB:.1f} GiB on rank {peak.rank}, {fits}"
+
+
+def _changes(plan: Plan, rank: int) -> Iterator[tuple[Setting, str, Plan]]:
+    """Changes to the modules on a rank: what to write, and the plan with it. Each is one that the spec may have."""
     for module in plan.modules:
-        if peak.rank not in module.grid or module.model is None:
+        if rank not in module.grid or module.model is None:
             continue
         for how in ("selective", "full"):
             if module.recompute not in (how, "full"):
-                yield f"recompute: {how} on {module.name}", _of_module(module.name, recompute=how)
-        if module.grid.size_of(Axis.TP) > 1 and not module.sequence_parallel:
-            yield f"sequence_parallel: true on {module.name}", _of_module(module.name, sequence_parallel=True)
-    if not plan.training.distributed_optimizer:
+                yield ("recompute", module.name), how, _with(plan, module.name, recompute=how)
+        # Language alone: a class token leaves the sequence of an encoder indivisible.
+        tp, share = module.grid.size_of(Axis.TP), plan.batch_sizes.seq_length // module.grid.size_of(Axis.CP)
+        if module.is_language and tp > 1 and not module.sequence_parallel and share % tp == 0:
+            yield ("sequence_parallel", module.name), "true", _with(plan, module.name, sequence_parallel=True)
+    if not plan.training.distributed_optimizer and plan.training.optimizer == "adam":
         training = attrs.evolve(plan.training, distributed_optimizer=True)
-        yield "training.distributed_optimizer: true", lambda plan: attrs.evolve(plan, training=training)
+        yield ("training.distributed_optimizer", ""), "true", attrs.evolve(plan, training=training)
     sizes = plan.batch_sizes
     if all(samples % 2 == 0 for samples in plan.batch.samples_per_lane.values()):
         half = attrs.evolve(sizes, micro_size=sizes.micro_size // 2)
-        yield f"batch.micro_size: {half.micro_size}", lambda plan: attrs.evolve(plan, batch_sizes=half)
+        yield ("batch.micro_size", ""), str(half.micro_size), attrs.evolve(plan, batch_sizes=half)
 
 
-def _of_module(name: str, **changes: Any) -> Change:
-    def change(plan: Plan) -> Plan:
-        return attrs.evolve(
-            plan, modules=tuple(attrs.evolve(one, **changes) if one.name == name else one for one in plan.modules)
-        )
-
-    return change
+def _with(plan: Plan, name: str, **changes: Any) -> Plan:
+    modules = tuple(attrs.evolve(one, **changes) if one.name == name else one for one in plan.modules)
+    return attrs.evolve(plan, modules=modules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import attrs
@@ -163,6 +164,67 @@ def test_what_does_not_fit_comes_with_what_would() -> None:
     full = attrs.evolve(plan, modules=tuple(modules))
     saved = peak.memory.total - rank_memory(full, peak.rank, Settings()).total
     assert f"{saved / 2**30:.1f} GiB" in remedy
+
+
+def _written(plan: Plan, remedy: str) -> Plan:
+    """The plan with what a remedy says, written into its spec and compiled, with every check."""
+    spec = plan.to_spec()
+    for change in remedy.partition(" saves ")[0].replace(" with ", " and ").split(" and "):
+        key, value, *module = change.replace(": ", " ").replace(" on ", " ").split()
+        section, _, name = key.rpartition(".")
+        changes = {name: {"true": True}.get(value) or (int(value) if value.isdigit() else value)}
+        if not module:
+            spec = attrs.evolve(spec, **{section: attrs.evolve(getattr(spec, section), **changes)})
+            continue
+        one = spec.modules[module[0]]
+        if name == "sequence_parallel":
+            changes = {"parallel": attrs.evolve(one.parallel, **changes)}
+        spec = attrs.evolve(spec, modules=dict(spec.modules) | {module[0]: attrs.evolve(one, **changes)})
+    return compile_spec(spec)
+
+
+@pytest.mark.parametrize("gib", [12, 24, 40, 60, 79])
+@pytest.mark.parametrize("name", [path.stem for path in sorted(EXAMPLES.glob("*.yaml"))])
+def test_remedies_do_what_they_say(name: str, gib: int) -> None:
+    """Each is written into the spec: what is saved is saved, and what fits fits, on every rank of the module."""
+    plan, gpu = compile_spec(load_spec(EXAMPLES / f"{name}.yaml")), load_hardware("h100")
+    gpu = attrs.evolve(gpu, memory_gib=attrs.evolve(gpu.memory_gib, value=gib))
+    before = predict(plan, gpu)
+    for remedy in before.remedies:
+        saved, rank = re.findall(r"saves ([\d.]+) GiB on rank (\d+), ", remedy)[0]
+        after = predict(_written(plan, remedy), gpu)
+        kept = (
+            rank_memory(plan, int(rank), Settings()).total
+            - rank_memory(_written(plan, remedy), int(rank), Settings()).total
+        )
+        assert f"{kept / 2**30:.1f}" == saved
+        modules = [peak.module for peak in before.peaks if peak.rank == int(rank) and before.spare(peak) < 0]
+        rest = max(-after.spare(peak) for peak in after.peaks if peak.module in modules)
+        assert remedy.endswith("which fits") == (rest <= 0)
+        assert rest <= 0 or f"still {rest / 2**30:.1f} GiB too much" in remedy
+
+
+def test_several_changes_are_put_together_until_the_plan_fits() -> None:
+    plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu_colocated.yaml"))
+    gpu = load_hardware("h100")
+    found = predict(plan, attrs.evolve(gpu, memory_gib=attrs.evolve(gpu.memory_gib, value=24))).remedies
+    assert found[0].endswith(", which fits")
+    assert found[0].count(": ") == 3
+    assert not any(line.endswith("which fits") for line in found[1:])
+
+
+def test_no_remedy_is_one_that_the_spec_may_not_have() -> None:
+    """A sequence that tp does not divide, and an encoder's, whose class token is one more."""
+    model = attrs.evolve(TINY, num_attention_heads=2, hidden_size=4096)
+    batch = Batch(global_size=4, micro_size=1, seq_length=511)
+    module = Module(parallel=Parallel(tp=2, dp=1), model=model)
+    images = Module(parallel=Parallel(tp=2, dp=1), model=Model(preset="clip-vit-l-14-336"))
+    plan = compile_spec(Spec(batch=batch, modules={"language": module, "images": images}))
+    gpu = load_hardware("h100")
+    none = predict(plan, attrs.evolve(gpu, memory_gib=attrs.evolve(gpu.memory_gib, value=0.001)))
+    assert {peak.module for peak in none.peaks if none.spare(peak) < 0} == {"language", "images"}
+    assert none.remedies
+    assert not any("sequence_parallel" in line for line in none.remedies)
 
 
 def test_every_rank_of_a_stage_needs_what_its_peak_says() -> None:

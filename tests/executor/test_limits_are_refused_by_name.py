@@ -23,6 +23,7 @@ def changed(plan: Plan, module: str, **changes: object) -> Plan:
 
 
 THREE = specs.plan({}, {}, audio_parallel={})
+EXPERTS = {"language": specs.language(num_moe_experts=4)}
 SIX_LAYERS = {"language": specs.language(num_layers=8)}
 BEYOND = {
     "cp": (specs.plan({"cp": 2}, {}), "cp = 1 with local attention, got 2"),
@@ -56,6 +57,11 @@ BEYOND = {
     "queries": (
         specs.plan({"tp": 4}, {}, models={"language": specs.language(num_query_groups=2)}),
         "num_query_groups >= tp, got 2 < 4",
+    ),
+    "experts_tp": (specs.plan({"tp": 2}, {}, models=EXPERTS), "tp = 2 without it"),
+    "experts_bias": (
+        specs.plan({}, {}, models={"language": specs.language(num_moe_experts=4, add_bias_linear=True)}),
+        "experts have no biases",
     ),
     "uneven_middle": (
         changed(specs.plan({"pp": 4}, {}, models=SIX_LAYERS), "language", stages=(1, 2, 3, 2)),

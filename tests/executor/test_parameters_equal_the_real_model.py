@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import ranks
 import specs
@@ -31,6 +32,13 @@ def _plan(language: dict[str, Any], model: Model, **changes: Any) -> Plan:
     return specs.plan(language, images, models={"language": model, **changes.pop("models", {})}, **changes)
 
 
+def _staged(plan: Plan, **stages: tuple[int, ...]) -> Plan:
+    """The plan with the layers of each stage of some modules as given."""
+    spec = plan.to_spec()
+    modules = {name: attrs.evolve(one, stages=stages.get(name)) for name, one in spec.modules.items()}
+    return compile_spec(attrs.evolve(spec, modules=modules))
+
+
 CASES: dict[str, Plan] = {
     "gpt tp2 pp2": _plan({"tp": 2, "pp": 2}, specs.language()),
     "gpt tp4": _plan({"tp": 4}, specs.language()),
@@ -46,6 +54,11 @@ CASES: dict[str, Plan] = {
     "experts ep2 expt_tp2 pp2": _plan({"tp": 2, "dp": 2, "pp": 2, "ep": 2, "expt_tp": 2}, EXPERTS),
     "gpt3 experts ep4": _plan({"tp": 2, "dp": 2, "ep": 4}, GPT3_EXPERTS),  # megatron: no biases with expt_tp
     "encoders tp2 pp2": _plan({"tp": 2}, specs.language(), images={"tp": 2, "pp": 2}, audio_parallel={"tp": 2}),
+    "uneven stages": _staged(_plan({"pp": 2}, TIED, images={"tp": 2, "pp": 2}), language=(1, 3), images=(3, 1)),
+    "audio, one linear projection": _plan(
+        {"tp": 2}, GPT3, audio_parallel={"tp": 4}, models={"audio": specs.audio(projector_hidden_size=None)}
+    ),
+    "cp": _plan({"cp": 2, "pp": 2}, specs.language()),
     "audio pp2": _plan({}, specs.language(), audio_parallel={"pp": 2}),
     "one linear projection": _plan({"tp": 2}, specs.language(), models={"images": LINEAR}),
     "frozen": _plan({}, specs.language(), freeze={"images": Freeze(encoder=True)}),
