@@ -43,9 +43,15 @@ class Sends(StrEnum):
 class DeadlockError(RuntimeError):
     """The schedule stops for good. `waiting`: the units that wait for one another, in words."""
 
-    def __init__(self, waiting: tuple[str, ...]) -> None:
+    def __init__(self, waiting: tuple[str, ...], remedy: str) -> None:
         self.waiting = waiting
-        super().__init__(f"the schedule stops for good: {'; '.join(waiting)}")
+        super().__init__(f"the schedule stops for good: {'; '.join(waiting)}; fix: {remedy}")
+
+
+_REMEDIES = {
+    Sends.POSTED: "give modules that share ranks ranks of their own, or pp: 1",  # others never stop
+    Sends.WAITED: "post the sends over edges",
+}
 
 
 def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, hops: Sends = Sends.WAITED) -> Timeline:
@@ -71,7 +77,7 @@ def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, h
     while ready:
         next(ready.popleft().run, None)
     if any(worker.asleep_on for worker in workers):
-        raise DeadlockError(_circle(workers, schedule))
+        raise DeadlockError(_circle(workers, schedule), _REMEDIES[edges])
     return Timeline(
         schedule=schedule,
         tracks=tuple(worker.track() for worker in workers),
