@@ -43,9 +43,15 @@ class Sends(StrEnum):
 class DeadlockError(RuntimeError):
     """The schedule stops for good. `waiting`: the units that wait for one another, in words."""
 
-    def __init__(self, waiting: tuple[str, ...]) -> None:
+    def __init__(self, waiting: tuple[str, ...], remedy: str) -> None:
         self.waiting = waiting
-        super().__init__(f"the schedule stops for good: {'; '.join(waiting)}")
+        super().__init__(f"the schedule stops for good: {'; '.join(waiting)}; fix: {remedy}")
+
+
+_REMEDIES = {
+    Sends.POSTED: "give modules that share ranks ranks of their own, or pp: 1",  # others never stop
+    Sends.WAITED: "post the sends over edges",
+}
 
 
 def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, hops: Sends = Sends.WAITED) -> Timeline:
@@ -71,7 +77,7 @@ def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, h
     while ready:
         next(ready.popleft().run, None)
     if any(worker.asleep_on for worker in workers):
-        raise DeadlockError(_circle(workers, schedule))
+        raise DeadlockError(_circle(workers, schedule), _REMEDIES[edges])
     return Timeline(
         schedule=schedule,
         tracks=tuple(worker.track() for worker in workers),
@@ -81,25 +87,27 @@ def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, h
 
 # ---- tensors on their way
 
-Arrival = tuple[float, int]
-"""When a unit came to a message, and after which of its events."""
-
 
 class _Channel:
     """One hop in one direction. Microbatches cross it in order, and are numbered.
 
     Attributes:
         offers, wants: per microbatch, when the sender and the receiver came to it.
+        offered_after, wanted_after: and after which of their events.
         ends: per microbatch, when it has been taken.
         asleep: a worker that waits here, at either end.
     """
 
-    __slots__ = ("asleep", "code", "ends", "hop", "offers", "seconds", "waited", "wants")
+    __slots__ = (
+        "asleep", "code", "ends", "hop", "offered_after", "offers", "seconds", "waited", "wanted_after", "wants",
+    )  # fmt: skip
 
     def __init__(self, hop: Hop, code: int, seconds: float, waited: bool) -> None:
         self.hop, self.code, self.seconds, self.waited = hop, code, seconds, waited
-        self.offers: list[Arrival] = []
-        self.wants: list[Arrival] = []
+        self.offers: list[float] = []
+        self.wants: list[float] = []
+        self.offered_after: list[int] = []
+        self.wanted_after: list[int] = []
         self.ends: list[float] = []
         self.asleep: _Worker | None = None
 
@@ -128,10 +136,6 @@ class _Pipes:
         return cls(hop, _Channel(hop, 4 * index, there, waited), _Channel(hop, 4 * index + 2, back, waited))
 
 
-Event = tuple[float, int, int]
-"""What a unit did last: (when it ended, PASS, number of the pass), or (when, code of the channel (+ 1: its sender),
-microbatch). It began when the event before it ended."""
-
 Exchange = tuple[list[_Channel], list[_Channel]]
 """(to send into, to receive from): all posted before any is waited for."""
 
@@ -140,14 +144,21 @@ Exchange = tuple[list[_Channel], list[_Channel]]
 
 
 class _Worker:
-    """A unit on its way through its program. `run` gives control back when it waits or has ended."""
+    """A unit on its way through its program. `run` gives control back when it waits or has ended.
+
+    What it did are its *events*, as columns, because a few hundred thousand tuples would be looked at by the garbage
+    collector again and again: when each ended, and so the next began; PASS, or the code of the channel waited at (+ 1
+    as its sender); the number of the pass, or of the microbatch.
+    """
 
     def __init__(
         self, index: int, schedule: Schedule, durations: Durations, pipes: Sequence[_Pipes], ready: deque[_Worker]
     ) -> None:
         self.index, self.unit, self.num_microbatches = index, schedule.units[index], schedule.num_microbatches
         self.now, self.num_passes = 0.0, 0
-        self.events: list[Event] = []
+        self.ends: list[float] = []
+        self.codes: list[int] = []
+        self.numbers: list[int] = []
         self.asleep_on: tuple[_Channel, bool] | None = None
         self._ready = ready
         apart = [pipe for pipe in pipes if not pipe.hop.is_shared]
@@ -177,9 +188,9 @@ class _Worker:
 
     def track(self) -> Track:
         """Until the last pass; a unit then waits for the others."""
-        last = max(at for at, event in enumerate(self.events) if event[1] == PASS)
-        ends, codes, _ = zip(*self.events[: last + 1], strict=True)
-        return Track(ends, codes)
+        num_waits = self.codes[::-1].index(PASS)  # for what it sent last
+        stop = len(self.codes) - num_waits
+        return Track(tuple(self.ends[:stop]), tuple(self.codes[:stop]))
 
     def _run(self) -> Iterator[None]:
         for call, forward, backward in program(self.unit.num_warmup, self.num_microbatches):
@@ -197,18 +208,19 @@ class _Worker:
                         self._compute(step)
 
     def _compute(self, seconds: float) -> None:
-        self.now += seconds
-        self.events.append((self.now, PASS, self.num_passes))
+        self._add(self.now + seconds, PASS, self.num_passes)
         self.num_passes += 1
 
     def _exchange(self, outs: Sequence[_Channel], ins: Sequence[_Channel]) -> Iterator[None]:
         """Post everything, then wait for what is to be waited for."""
-        here = (self.now, len(self.events) - 1)
+        last = len(self.ends) - 1
         for channel in outs:
-            channel.offers.append(here)
+            channel.offers.append(self.now)
+            channel.offered_after.append(last)
             self._settle(channel)
         for channel in ins:
-            channel.wants.append(here)
+            channel.wants.append(self.now)
+            channel.wanted_after.append(last)
             self._settle(channel)
         for channel in ins:
             k = len(channel.wants) - 1
@@ -226,15 +238,20 @@ class _Worker:
 
     def _arrive(self, end: float, code: int, k: int) -> None:
         if end > self.now:
-            self.now = end
-            self.events.append((end, code, k))
+            self._add(end, code, k)
+
+    def _add(self, end: float, code: int, number: int) -> None:
+        self.now = end
+        self.ends.append(end)
+        self.codes.append(code)
+        self.numbers.append(number)
 
     def _settle(self, channel: _Channel) -> None:
         """If both ends have come to the next microbatch: say when it arrives, and wake who waits for it."""
         k = len(channel.ends)
         if min(len(channel.offers), len(channel.wants)) <= k:
             return
-        channel.ends.append(max(channel.offers[k][0], channel.wants[k][0]) + channel.seconds)
+        channel.ends.append(max(channel.offers[k], channel.wants[k]) + channel.seconds)
         if channel.asleep is not None:
             self._ready.append(channel.asleep)
             channel.asleep.asleep_on, channel.asleep = None, None
@@ -262,24 +279,23 @@ def _critical_path(workers: Sequence[_Worker], pipes: Sequence[_Pipes]) -> list[
     """From the last operation back to the start: at each instant, what the next thing on the path waited for."""
     worker = max(workers, key=lambda worker: worker.now)
     passes: dict[int, list[tuple[Call, Stage, int]]] = {}
-    at, found = len(worker.events) - 1, []
+    at, found = len(worker.ends) - 1, []
     while at >= 0:
-        end, code, number = worker.events[at]
+        end, code, number = worker.ends[at], worker.codes[at], worker.numbers[at]
         if code == PASS:
             if worker.index not in passes:
                 passes[worker.index] = list(stage_passes(worker.unit, worker.num_microbatches))
             call, stage, microbatch = passes[worker.index][number]
-            start = worker.events[at - 1][0] if at else 0.0
+            start = worker.ends[at - 1] if at else 0.0
             found.append(Segment(start, end, DIRECTIONS[call], microbatch, stage))
             at -= 1
             continue
         channel = pipes[code >> 2].backward if code & 2 else pipes[code >> 2].forward
         offer, want = channel.offers[number], channel.wants[number]
         if channel.seconds:
-            start = max(offer[0], want[0])
-            found.append(Segment(start, end, channel.direction, number, channel.hop))
-        at = max(offer, want, key=lambda came: came[0])[1]
-        worker = workers[channel.party(sends=offer[0] >= want[0])]
+            found.append(Segment(max(offer, want), end, channel.direction, number, channel.hop))
+        at = (channel.offered_after if offer >= want else channel.wanted_after)[number]
+        worker = workers[channel.party(sends=offer >= want)]
     return found[::-1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import perf_counter
 
 import attrs
 import pytest
@@ -96,3 +97,35 @@ def test_model_flops_do_not_depend_on_the_layout(language: Parallel, recompute: 
         model_flops(one) / found.step_seconds / other.world_size / (found.hardware.peak_tflops.value * 1e12)
     )
     assert found.tokens_per_second == pytest.approx(16 * 512 / found.step_seconds)
+
+
+def test_four_modules_on_thousands_of_gpus_are_quick() -> None:
+    """4,288 GPUs, 256 microbatches: encoders of other sizes and lanes, one of them on language's first stage."""
+    encoder = Model(
+        family="vit", num_layers=24, hidden_size=1024, num_attention_heads=16, image_size=336, patch_size=14
+    )  # fmt: skip
+    language = attrs.evolve(GPT, num_layers=96, hidden_size=8192, num_attention_heads=64, max_positions=8192)
+    output = Output(tensor_dims=2, tokens_per_sample=576)
+    places = {
+        "images": Parallel(tp=8, dp=24, rank_offset=0),
+        "audio": Parallel(tp=2, dp=96, rank_offset=3072),
+        "video": Parallel(tp=8, pp=4, dp=32, rank_offset=3264),
+    }
+    modules = {name: Module(parallel=parallel, model=encoder, output=output) for name, parallel in places.items()}
+    modules["language"] = Module(parallel=Parallel(tp=8, pp=16, dp=24, rank_offset=0), model=language)
+    plan = compile_spec(
+        Spec(
+            cluster=Cluster(gpus_per_node=8),
+            batch=Batch(global_size=96 * 256, micro_size=96, seq_length=8192),
+            modules=modules,
+        )
+    )
+    begun = perf_counter()
+    found = predict(plan)
+    assert perf_counter() - begun < 5
+    assert (plan.world_size, plan.batch.num_microbatches) == (4288, 256)
+    assert found.timeline is not None
+    assert found.timeline.num_operations == 2 * 256 * (1 + 1 + 4 + 16)
+    assert {str(unit) for unit in found.timeline.schedule.units if len(unit.stages) > 1} == {
+        "images stage 0 + language stage 0"
+    }
