@@ -364,6 +364,8 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
     from .render.costs import costs_document, costs_text  # noqa: PLC0415
     from .render.style import stdout_style  # noqa: PLC0415
 
+    if options.spec.endswith(".csv"):
+        raise MisuseError(f"{options.spec} is a file of runs, not a spec: predict --csv {options.spec}")
     plan = _load(options.spec, options)
     _print_warnings(plan)
     if not any(module.model for module in plan.modules):

@@ -47,9 +47,10 @@ TOO_LARGE = Code(
 )
 BAD_SYNTAX = Code(
     "S003",
-    "the text is not YAML",
+    "the text is not well formed",
     "The text is not one well-formed YAML document in UTF-8 or UTF-16, or uses a tag that only a program\n"
-    "would write (`!!python/...`). The message is the YAML reader's own, at the place where it stopped.",
+    "would write (`!!python/...`). The message is the YAML reader's own, at the place where it stopped. Files of\n"
+    "measured runs are CSV: cells between commas, quotes closed.",
 )
 DUPLICATE_KEY = Code(
     "S004",
@@ -77,7 +78,8 @@ MISSING_KEY = Code(
 WRONG_TYPE = Code(
     "S103",
     "a value has the wrong type",
-    "YAML decides types by spelling: 4 is an integer, '4' and 4.0 are not; true and false are the booleans.",
+    "YAML decides types by spelling: 4 is an integer, '4' and 4.0 are not; true and false are the booleans.\n"
+    "In a CSV file of measured runs, 4, 4.0 and 4e0 are the same whole number.",
 )
 OUT_OF_RANGE = Code(
     "S104",

@@ -19,6 +19,7 @@ import pytest
 from planner import compile_spec, load_spec
 from planner.cli import main
 from planner.cost.calibrate import fitted
+from planner.cost.fit import minimise
 from planner.cost.hardware import Hardware, constants, hardware_text, known_hardware, load_hardware, parse_hardware
 from planner.cost.predict import predict
 from planner.cost.settings import EXECUTOR, Settings
@@ -218,6 +219,13 @@ def test_misuse_is_said_before_the_fit(
     assert err.startswith("mimo: ")
     assert err.count("\n") == 1
     assert Path("runs.yaml").read_text() == runs
+
+
+def test_progress_is_told_from_begin_to_end() -> None:
+    told: list[float] = []
+    best = minimise(lambda point: (point[0] - 3) ** 2, (1.0,), steps=20, rounds=2, progress=told.append)
+    assert best[0] == pytest.approx(3, abs=1e-3)
+    assert told == [step / 40 for step in range(40)]
 
 
 def test_a_fit_that_is_interrupted_leaves_no_file(tmp_path: Path) -> None:
