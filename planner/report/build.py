@@ -6,6 +6,7 @@ Works from the plan alone; memory, traffic and a timeline are handed in by whoev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import attrs
 
@@ -25,6 +26,7 @@ from .content import (
     Memory,
     ModuleRow,
     NodeRow,
+    Notice,
     Place,
     Report,
     Sizes,
@@ -33,8 +35,9 @@ from .content import (
     TimelineRow,
     TrafficRow,
 )
+from .typeset import typeset
 
-MAX_CELLS = 2048  # GPUs drawn one by one
+MAX_CELLS = 4096  # GPUs drawn one by one
 MAX_OPERATIONS = 150_000  # in the page; about 3 MB
 _TICKS = 10_000_000  # of a makespan: a tenth of a pixel at a zoom of 1,000
 _NODE_WITHOUT_CLUSTER = 8
@@ -50,7 +53,7 @@ def build_report(
     memory: Memory | None = None,
     traffic: tuple[TrafficRow, ...] = (),
     facts: tuple[Fact, ...] = (),
-    warnings: tuple[str, ...] = (),
+    notices: tuple[Notice, ...] = (),
 ) -> Report:
     """The content of the page.
 
@@ -61,12 +64,13 @@ def build_report(
         is_predicted: whether the timeline's times are seconds; else every forward pass takes 1.
         memory, traffic: what the cost model says.
         facts: headline numbers that come before those of plan and timeline.
-        warnings: that come before the plan's own.
+        notices: that come before the plan's own warnings.
     """
     small = plan.world_size <= MAX_CELLS
     return Report(
         title=name,
         summary=_summary(plan),
+        num_ranks=plan.world_size,
         digest=plan.digest,
         facts=(*facts, *_facts(plan, timeline)),
         modules=tuple(map(_module, plan.modules)),
@@ -76,7 +80,7 @@ def build_report(
         memory=memory,
         timeline=_timeline(plan, timeline, is_predicted) if timeline else None,
         traffic=traffic,
-        warnings=(*warnings, *map(str, plan.warnings)),
+        notices=(*notices, *(Notice(str(warning)) for warning in plan.warnings)),
     )
 
 
@@ -136,6 +140,7 @@ def _stages(plan: Plan) -> Iterator[StageRow]:
                 ranks=_short(ranks),
                 num_ranks=len(ranks),
                 nodes=_short(nodes) if nodes else "",
+                runs=_runs(ranks),
             )
 
 
@@ -143,6 +148,12 @@ def _short(numbers: Sequence[int]) -> str:
     """`0-3, 8`, or the ends alone where there are many runs."""
     text = spans(numbers)
     return text if text.count(",") <= 2 else f"{len(numbers):,} from {numbers[0]} to {numbers[-1]}"
+
+
+def _runs(ranks: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The first and last of each run of ascending ranks."""
+    runs = (tuple(run) for _, run in groupby(enumerate(ranks), key=lambda one: one[1] - one[0]))
+    return tuple((run[0][1], run[-1][1]) for run in runs)
 
 
 def _edge(plan: Plan, bridge: Bridge) -> EdgeRow:
@@ -173,8 +184,8 @@ def _timeline(plan: Plan, timeline: Timeline, is_predicted: bool) -> TimelineCon
         bubble=timeline.bubble,
         rows=rows,
         num_left_out=len(timeline.tracks) - len(shown),
-        reasons=tuple(shared.reasons),
-        path=tuple(critical_path(timeline)) if is_predicted else (),
+        reasons=tuple(map(typeset, shared.reasons)),
+        path=tuple(map(typeset, critical_path(timeline))) if is_predicted else (),
     )
 
 
@@ -214,7 +225,7 @@ def _row(shared: _Shared, unit: int) -> TimelineRow:
         num_ranks=len(held.ranks),
         in_flight=timeline.in_flight[unit],
         busy=timeline.busy[unit] / timeline.makespan if timeline.makespan else 0.0,
-        waits=tuple(f"{_amount(seconds, shared.is_predicted)} for {reason}" for reason, seconds in waits),
+        waits=tuple(typeset(f"{_amount(seconds, shared.is_predicted)} for {reason}") for reason, seconds in waits),
         modules=tuple(names[stage.module] for _, stage, _ in passes),
         stages=tuple(stage.index for _, stage, _ in passes),
         microbatches=tuple(microbatch for _, _, microbatch in passes),

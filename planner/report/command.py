@@ -99,11 +99,12 @@ def drawn(plan: Plan) -> Timeline:
 def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: Timeline | None, stops: str) -> Report:
     """The page's content: with all that is predicted, or the drawn pipeline alone."""
     from .build import build_report  # noqa: PLC0415
-    from .costs import facts_of, memory_of, traffic_of, warnings_of  # noqa: PLC0415
+    from .content import Notice  # noqa: PLC0415
+    from .costs import facts_of, memory_of, notices_of, traffic_of  # noqa: PLC0415
 
     if prediction is None:
-        warnings = (f"no timeline: {stops}",) if stops else ()
-        return build_report(plan, name, timeline=timeline, is_predicted=False, warnings=warnings)
+        notices = (Notice(f"no timeline: {stops}", is_problem=True),) if stops else ()
+        return build_report(plan, name, timeline=timeline, is_predicted=False, notices=notices)
     return build_report(
         plan,
         name,
@@ -111,5 +112,5 @@ def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: T
         memory=memory_of(plan, prediction),
         traffic=tuple(traffic_of(prediction)),
         facts=tuple(facts_of(prediction)),
-        warnings=tuple(warnings_of(prediction)),
+        notices=tuple(notices_of(prediction)),
     )

@@ -12,11 +12,20 @@ import attrs
 
 @attrs.frozen
 class Fact:
-    """A headline number: `Step time`, `812 ms`, `24 microbatches`."""
+    """A headline number: `Step time`, `812 ms`, `24 microbatches`. `tone`: `good`, `bad`, or empty for neither."""
 
     label: str
     value: str
     note: str = ""
+    tone: str = ""
+
+
+@attrs.frozen
+class Notice:
+    """A warning as the planner words it, or a problem: why the plan will not run as it is, and what would help."""
+
+    text: str
+    is_problem: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -67,13 +76,19 @@ class NodeRow:
 
 @attrs.frozen(kw_only=True)
 class StageRow:
-    """All ranks of one stage together: the rank map of a world too large to show every GPU."""
+    """All ranks of one stage together: the rank map of a world too large to show every GPU.
+
+    Attributes:
+        ranks, nodes: in words, which may name the ends alone.
+        runs: the first and last of each run of ranks, all of them.
+    """
 
     module: int
     stage: int
     ranks: str
     num_ranks: int
     nodes: str
+    runs: tuple[tuple[int, int], ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -96,7 +111,10 @@ class MemoryPart:
 
 @attrs.frozen(kw_only=True)
 class MemoryBar:
-    """The peak of one kind of ranks. `where`: `language stage 0`; `num_ranks`: how many are alike."""
+    """The peak of one kind of ranks. `where`: `language stage 0`; `num_ranks`: how many are alike.
+
+    All bars of a page name the same parts in the same order, also those of 0 bytes: a part has its own colour.
+    """
 
     module: int
     where: str
@@ -186,13 +204,15 @@ class Report:
     Attributes:
         title: the name of the spec.
         summary: one line: ranks, nodes, layout.
+        num_ranks: of the world.
         facts: headline numbers.
         nodes: every GPU; empty where there are too many, then `stages` stand for them.
-        warnings: as the planner words them.
+        notices: problems, then warnings.
     """
 
     title: str
     summary: str
+    num_ranks: int
     digest: str
     facts: tuple[Fact, ...]
     modules: tuple[ModuleRow, ...]
@@ -202,4 +222,4 @@ class Report:
     memory: Memory | None
     timeline: TimelineContent | None
     traffic: tuple[TrafficRow, ...]
-    warnings: tuple[str, ...]
+    notices: tuple[Notice, ...]

@@ -1,4 +1,4 @@
-"""Prediction -> what the page shows of it: headline numbers, memory bars, rows of traffic, what to change."""
+"""Prediction -> what the page shows of it: headline numbers, memory bars, traffic, what to change."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from ..cost.bridging import BridgeCost, Crossing
 from ..cost.memory import communicator_bytes
 from ..cost.prediction import Prediction, StageCost
 from ..cost.ranks import rank_memory
-from ..cost.schedule import schedule_of
+from ..cost.schedule import Stage, schedule_of
 from ..cost.settings import Settings
-from ..cost.words import critical_path, duration
+from ..cost.timeline import Timeline
+from ..cost.words import duration
 from ..plan import Plan
 from ..render.costs import assumptions
-from .content import Fact, Memory, MemoryBar, MemoryPart, TrafficRow
+from .content import Fact, Memory, MemoryBar, MemoryPart, Notice, TrafficRow
+from .typeset import typeset
 
 _GIB = 2**30
 _PARTS = {
@@ -38,20 +40,44 @@ _WIRES = {"nvlink": "NVLink", "network": "network"}
 
 
 def facts_of(p: Prediction) -> Iterator[Fact]:
-    """Headline numbers. Times only where the schedule comes to an end."""
+    """Headline numbers, what is asked first first. Times only where the schedule comes to an end."""
     worst = p.worst
-    needs = f"{worst.total / _GIB:.1f} of {p.memory_limit / _GIB:g} GiB"
-    yield Fact("Memory", "fits" if p.fits else "does not fit", f"one {p.hardware.name} per rank")
-    yield Fact("Fullest rank", f"rank {worst.rank}", needs)
+    limit = f"{p.memory_limit / _GIB:g} GiB"
+    yield Fact(
+        "Memory", "fits" if p.fits else "does not fit", f"{p.hardware.name}, {limit} each", "good" if p.fits else "bad"
+    )
+    yield Fact(
+        "Fullest rank",
+        f"rank {worst.rank}",
+        f"{worst.total / _GIB:.1f} of {limit}, {worst.module} stage {worst.stage}",
+        "" if p.fits else "bad",
+    )
     if p.timeline is None:
+        yield Fact("Step time", "none", "the schedule stops for good", "bad")
         return
     split = f"{duration(p.pipeline_seconds)} pipeline, {duration(p.update_seconds)} update"
-    yield Fact("Step time", duration(p.step_seconds), split)
+    yield Fact("Step time", typeset(duration(p.step_seconds)), typeset(split))
+    yield limit_of(p.timeline)
     yield Fact("Tokens per second", f"{p.tokens_per_second:,.0f}", f"{p.tokens:,} a step")
     yield Fact("MFU", f"{p.mfu:.1%}", f"{p.tflops_per_gpu:.0f} TFLOP/s per GPU")
-    if lines := critical_path(p.timeline, most=1):
-        where, _, share = lines[0].rpartition(": ")
-        yield Fact("Critical path", share.rpartition("(")[2].rstrip(")"), f"is {where}")
+
+
+def limit_of(timeline: Timeline) -> Fact:
+    """Who takes most of the critical path: a stage where one alone takes half of it, else a module or all transfers."""
+    stages: dict[str, float] = {}
+    modules: dict[str, float] = {}
+    for segment in timeline.path:
+        where = segment.where
+        module = where.module if isinstance(where, Stage) else "transfers"
+        stages[str(where)] = stages.get(str(where), 0.0) + segment.seconds
+        modules[module] = modules.get(module, 0.0) + segment.seconds
+    total = timeline.makespan or 1.0
+    name = max(stages, key=stages.__getitem__)
+    seconds = stages[name]
+    if seconds < total / 2:
+        name = max(modules, key=modules.__getitem__)
+        seconds = modules[name]
+    return Fact("Limited by", typeset(name), f"{seconds / total:.0%} of the critical path")
 
 
 def memory_of(plan: Plan, p: Prediction) -> Memory:
@@ -68,7 +94,7 @@ def memory_of(plan: Plan, p: Prediction) -> Memory:
                 module=names.index(unit.stages[0].module),
                 where=str(unit),
                 num_ranks=len(unit.ranks),
-                parts=tuple(part for part in parts if part.bytes),
+                parts=tuple(parts),
             )
         )
     return Memory(gpu=p.hardware.name, limit=p.memory_limit, bars=tuple(bars))
@@ -105,7 +131,7 @@ def _of_bridge(bridge: BridgeCost, num_microbatches: int) -> Iterator[TrafficRow
         if not crossing.num_bytes:
             continue
         yield TrafficRow(
-            owner=bridge.name.replace("->", " → "),
+            owner=typeset(bridge.name),
             kind=f"bridge ({bridge.strategy})",
             what=f"{what}, by the rank that sends most",
             wire="network" if crossing.network_bytes else "NVLink",
@@ -114,11 +140,14 @@ def _of_bridge(bridge: BridgeCost, num_microbatches: int) -> Iterator[TrafficRow
         )
 
 
-def warnings_of(p: Prediction) -> Iterator[str]:
-    """What does not fit, with what would make it fit; what was assumed."""
+def notices_of(p: Prediction) -> Iterator[Notice]:
+    """A schedule that stops; memory that does not fit, with what would make it fit; what was assumed."""
+    if p.deadlock:
+        yield Notice(f"no step time: {p.deadlock}", is_problem=True)
     if not p.fits:
-        worst = p.worst
-        text = f"memory of rank {worst.rank} <= {p.memory_limit / _GIB:g} GiB, got {worst.total / _GIB:.1f} GiB"
+        worst, limit = p.worst, p.memory_limit / _GIB
+        where = f"memory of rank {worst.rank} ({worst.module} stage {worst.stage})"
+        text = f"{where} <= {limit:g} GiB, got {worst.total / _GIB:.1f} GiB"
         words = (f"    {'fix' if index == 0 else 'or'}: {remedy}" for index, remedy in enumerate(p.remedies))
-        yield "\n".join([text, *words])
-    yield from assumptions(p)
+        yield Notice("\n".join([text, *words]), is_problem=True)
+    yield from map(Notice, assumptions(attrs.evolve(p, deadlock="")))  # which is said above

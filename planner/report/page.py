@@ -11,7 +11,8 @@ import attrs
 from .content import Report
 
 STYLES = ("page.css",)
-SCRIPTS = ("dom.js", "overview.js", "ranks.js", "graph.js", "memory.js", "axis.js", "timeline.js", "main.js")
+_SCRIPTS = "dom overview memory ranks graph axis strips timeline main"  # in this order: each may use those before it
+SCRIPTS = tuple(f"{name}.js" for name in _SCRIPTS.split())
 
 
 def render_page(report: Report) -> str:

@@ -25,14 +25,11 @@ class View {
   }
 }
 
-/** Round values between two numbers, at most `most` of them. */
-function roundValues(low, high, most) {
+/** The step between round values, of which at most `most` lie between two numbers. */
+function roundStep(low, high, most) {
   const raw = (high - low) / Math.max(1, most);
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((by) => by * power).find((by) => by >= raw);
-  const found = [];
-  for (let at = Math.ceil(low / step); at * step <= high; at += 1) found.push(at * step);
-  return found;
+  return [1, 2, 5, 10].map((by) => by * power).find((by) => by >= raw);
 }
 
 /** The first index whose value is above `bound`, in ascending values. */

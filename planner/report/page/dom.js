@@ -35,7 +35,7 @@ function section(id, title, lead, ...children) {
 
 const NUM_COLOURS = 8;
 const moduleColour = (index) => `var(--m${index % NUM_COLOURS})`;
-const textOnColour = (index) => (index % NUM_COLOURS === 0 ? "var(--on0)" : "var(--on)");
+const textOnColour = (index) => `var(--on${index % NUM_COLOURS}, var(--on))`;
 const moduleName = (index) => report.modules[index].name;
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 const chip = (text, colour) => el("span", { class: "chip", "--c": colour }, text);
@@ -50,8 +50,12 @@ function rgb(name) {
 
 const mix = (one, other, part) => one.map((value, at) => Math.round(value * part + other[at] * (1 - part)));
 const css = (colour) => `rgb(${colour.join(" ")})`;
-/** Black or white, whichever is easier to read on a colour. */
-const readable = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 100 ? "#10151c" : "#ffffff");
+/** How light a colour is to the eye, 0 to 1: WCAG's relative luminance. */
+const luminance = (colour) => colour.map((value) => value / 255)
+  .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+/** Dark or white text, whichever has more contrast with a colour. */
+const readable = (colour) => ((luminance(colour) + 0.05) ** 2 > 1.05 * 0.057 ? "#10151c" : "#ffffff");
 
 function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -60,13 +64,25 @@ function bytes(count) {
   return `${count >= 100 || at === 0 ? count.toFixed(0) : count.toPrecision(3)} ${units[at]}`;
 }
 
-/** Seconds with a unit that suits `scale`; a time that is not predicted is counted in forward passes. */
-function time(seconds, scale) {
-  if (report.timeline && !report.timeline.is_predicted) return `${+seconds.toPrecision(4)} passes`;
-  const size = scale === undefined ? seconds : scale;
-  if (size >= 1 || seconds === 0) return `${+seconds.toPrecision(4)} s`;
-  if (size >= 1e-3) return `${+(seconds * 1e3).toPrecision(4)} ms`;
-  return `${+(seconds * 1e6).toPrecision(4)} µs`;
+/** The unit of times of about `seconds`, and its size. A time that is not predicted is counted in forward passes. */
+function timeUnit(seconds) {
+  if (report.timeline && !report.timeline.is_predicted) return ["passes", 1];
+  return seconds >= 0.9995 || seconds === 0 ? ["s", 1] : seconds >= 0.9995e-3 ? ["ms", 1e-3] : ["µs", 1e-6];
+}
+
+/** A length of time in three digits, in the unit that suits it. */
+function time(seconds) {
+  const [unit, size] = timeUnit(seconds);
+  const amount = seconds / size;
+  if (unit === "passes" || !amount) return `${+amount.toFixed(2)} ${unit}`;
+  return `${amount >= 99.95 ? Math.round(amount).toLocaleString("en") : amount.toPrecision(3)} ${unit}`;
+}
+
+/** A moment of a stretch of `scale` seconds, in that stretch's unit, fine enough to tell moments `step` apart. */
+function moment(seconds, scale, step) {
+  const [unit, size] = timeUnit(scale);
+  const digits = Math.min(9, Math.max(0, -Math.floor(Math.log10(step / size) + 1e-9)));
+  return `${(seconds / size).toFixed(digits)} ${unit}`;
 }
 
 // ---- the tooltip
@@ -103,18 +119,32 @@ function tipFor(element, lines) {
 addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
 addEventListener("scroll", () => (placeTip || hideTip)(), { passive: true }); // the focus may have caused it
 
-/** Arrow keys move the focus inside a group of elements, which is one stop of the tab key. */
-function moveWithArrows(group, perRow) {
+/** Arrow keys move the focus inside a group of elements, which is one stop of the tab key: up and down as they are laid out. */
+function moveWithArrows(group) {
   group.forEach((element, at) => {
     element.tabIndex = at === 0 ? 0 : -1;
     element.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: perRow, ArrowUp: -perRow }[event.key];
-      const next = step === undefined ? null : group[at + step];
+      const next = { ArrowRight: () => group[at + 1], ArrowLeft: () => group[at - 1], Home: () => group[0], End: () => group.at(-1),
+        ArrowDown: () => nearest(element, group, 1), ArrowUp: () => nearest(element, group, -1) }[event.key];
       if (!next) return;
       event.preventDefault();
-      element.tabIndex = -1;
-      next.tabIndex = 0;
-      next.focus();
+      (next() || element).focus();
+    });
+    element.addEventListener("focus", () => {
+      group.forEach((one) => { if (one.tabIndex === 0) one.tabIndex = -1; });
+      element.tabIndex = 0;
     });
   });
+}
+
+/** The element of the next row below (1) or above (-1) that is nearest to being in the same column. */
+function nearest(element, group, way) {
+  const from = element.getBoundingClientRect();
+  let [found, least] = [null, [Infinity, Infinity]];
+  for (const one of group) {
+    const box = one.getBoundingClientRect();
+    const [down, across] = [way * (box.top - from.top), Math.abs(box.left - from.left)];
+    if (down > 1 && (down < least[0] - 1 || (down < least[0] + 1 && across < least[1]))) [found, least] = [one, [down, across]];
+  }
+  return found;
 }

@@ -58,9 +58,9 @@ function drawEdge(drawing, edge, at, depth) {
 function drawBox(drawing, module, index, [x, y]) {
   const colour = svg("rect", { x, y, width: 6, height: BOX.height, rx: 3 });
   colour.style.fill = moduleColour(index);
-  const text = (dy, kind, value) => svg("text", { x: x + 18, y: y + dy, class: kind },
-    value.length > 33 ? `${value.slice(0, 32)}…` : value);
+  const text = (dy, kind, value, most) => svg("text", { x: x + 18, y: y + dy, class: kind },
+    value.length > most ? `${value.slice(0, most - 1)}…` : value);
   drawing.append(svg("rect", { class: "box", x, y, width: BOX.width, height: BOX.height, rx: 8 }), colour,
-    text(24, "name", module.name), text(44, "small", `${plural(module.num_ranks, "GPU")} · ${module.axes}`),
-    text(62, "small", module.model));
+    text(24, "name", module.name, 23), text(44, "small", `${plural(module.num_ranks, "GPU")} · ${module.axes}`, 33),
+    text(62, "small", module.model, 33));
 }

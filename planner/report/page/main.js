@@ -1,12 +1,19 @@
 // The sections in order, and what changes with the window, the theme and the printer.
 
-drawOverview();
-drawRanks();
+drawOverview(); // first what is asked first: does it fit, how long is a step, what limits it
 drawGraph();
 drawMemory();
 const timeline = drawTimeline();
+drawRanks();
 drawTraffic();
 document.getElementById("contents").append(...sections.map(([id, title]) => el("a", { href: `#${id}` }, title)));
+
+const closed = () => document.querySelectorAll("details:not([open])");
+addEventListener("beforeprint", () => closed().forEach((one) => { one.open = true; one.dataset.printed = ""; }));
+addEventListener("afterprint", () => document.querySelectorAll("[data-printed]").forEach((one) => {
+  one.open = false;
+  delete one.dataset.printed;
+}));
 
 if (timeline) {
   const redraw = () => { timeline.readColours(); timeline.resize(); };

@@ -1,26 +1,83 @@
-// Peak memory of each kind of ranks, beside what the GPU has.
+// Peak memory of each kind of ranks, beside what the GPU has: lying bars, or columns where there are many kinds.
 
-const NUM_PARTS = 7;
+const MANY_BARS = 24;
+const LABELLED = 9; // per cent of the width that a part needs to show its number
+
+const sumOf = (bar) => bar.parts.reduce((sum, part) => sum + part.bytes, 0);
+const isTooMuch = (bar) => report.memory.limit !== null && sumOf(bar) > report.memory.limit;
+
+const keyOf = (names) => names.sort().join();
+const barsByStages = new Map((report.memory ? report.memory.bars : []).map((bar) => [keyOf(bar.where.split(" + ")), bar]));
+/** The bar of ranks that hold these places, which are of all modules on them; undefined where there is none. */
+const barOf = (places) => barsByStages.get(keyOf(places.map((place) => `${moduleName(place.module)} stage ${place.stage}`)));
+
+/** `peak memory 117 GiB, 38.3 GiB too much` */
+function peakInWords(bar) {
+  const over = isTooMuch(bar) ? `, ${bytes(sumOf(bar) - report.memory.limit)} too much` : "";
+  return `peak memory ${bytes(sumOf(bar))}${over}`;
+}
 
 function drawMemory() {
   if (!report.memory) return;
   const { bars, limit, gpu } = report.memory;
   const names = [...new Set(bars.flatMap((bar) => bar.parts.map((part) => part.name)))];
-  const colour = (name) => `var(--p${names.indexOf(name) % NUM_PARTS})`;
-  const total = (bar) => bar.parts.reduce((sum, part) => sum + part.bytes, 0);
-  const scale = 1.04 * Math.max(limit || 0, ...bars.map(total));
-  const share = (count) => `${(100 * count) / scale}%`;
-  const rows = bars.flatMap((bar) => {
-    const over = limit !== null && total(bar) > limit;
-    const words = bar.parts.map((part) => `${part.name} ${bytes(part.bytes)}`);
-    const drawn = el("div", { class: "bar", tabindex: 0, role: "img", "aria-label": `${bar.where}: ${words.join(", ")}` },
-      bar.parts.map((part) => el("i", { style: `width:${share(part.bytes)}`, "--c": colour(part.name) })),
-      limit === null ? null : el("span", { class: "limit", style: `left:${share(limit)}` }));
-    tipFor(drawn, () => [`${bar.where}: ${bytes(total(bar))}`, ...words]);
-    return [el("div", { class: "where" }, chip(bar.where, moduleColour(bar.module)), el("small", {}, plural(bar.num_ranks, "GPU"))),
-      drawn, el("div", { class: over ? "total over" : "total" }, over ? `${bytes(total(bar))} ▲ too much` : bytes(total(bar)))];
+  const parts = names.map((name, at) => ({ name, colour: `var(--p${at})`, text: `var(--q${at})`,
+    used: bars.some((bar) => bar.parts.some((part) => part.name === name && part.bytes)) }));
+  const full = bars.filter(isTooMuch).reduce((sum, bar) => sum + bar.num_ranks, 0);
+  const total = bars.reduce((sum, bar) => sum + bar.num_ranks, 0);
+  const verdict = full ? ` ${full.toLocaleString("en")} of ${plural(total, "GPU")} would need more.` : "";
+  const lead = limit === null ? "Peak per GPU; the spec does not name one to compare with." :
+    `Peak per GPU. The dashed line is what one ${gpu} has: ${bytes(limit)}.${verdict}`;
+  const draw = bars.length > MANY_BARS ? memoryColumns : memoryBars;
+  section("memory", "Memory", lead, el("ul", { class: "legend" },
+    parts.filter((part) => part.used).map((part) => el("li", {}, chip(part.name, part.colour)))),
+  draw(bars, parts, limit, 1.04 * Math.max(limit || 0, ...bars.map(sumOf))));
+}
+
+/** What a bar says when it is pointed at. */
+function memoryLines(bar) {
+  return [`${bar.where}, ${plural(bar.num_ranks, "GPU")}`, peakInWords(bar),
+    ...bar.parts.filter((part) => part.bytes).map((part) => `${part.name} ${bytes(part.bytes)}`)];
+}
+
+/** The parts of a bar along one side, each with its share of `scale`. */
+const memoryParts = (bar, parts, scale, side, label) => bar.parts.map((part) => {
+  const { colour, text } = parts.find((one) => one.name === part.name);
+  const share = (100 * part.bytes) / scale;
+  return el("i", { style: `${side}:${share}%`, "--c": colour, "--text": text }, label && share > LABELLED ? bytes(part.bytes) : "");
+});
+
+function memoryBars(bars, parts, limit, scale) {
+  const drawn = bars.map((bar) => {
+    const made = el("div", { class: "bar", role: "img", "aria-label": memoryLines(bar).join("; ") },
+      memoryParts(bar, parts, scale, "width", true),
+      limit === null ? null : el("span", { class: "limit", style: `left:${(100 * limit) / scale}%` }));
+    tipFor(made, () => memoryLines(bar));
+    return made;
   });
-  section("memory", "Memory", limit === null ? "Peak per GPU; the spec does not name one to compare with." :
-    `Peak per GPU. The dashed line is what one ${gpu} has: ${bytes(limit)}.`,
-    el("ul", { class: "legend" }, names.map((name) => el("li", {}, chip(name, colour(name))))), el("div", { class: "bars" }, rows));
+  moveWithArrows(drawn);
+  return el("div", { class: "bars" }, bars.flatMap((bar, at) => [
+    el("div", { class: "where" }, chip(bar.where, moduleColour(bar.module)), el("small", {}, plural(bar.num_ranks, "GPU"))),
+    drawn[at],
+    el("div", { class: isTooMuch(bar) ? "total over" : "total" }, bytes(sumOf(bar)),
+      isTooMuch(bar) ? el("small", {}, `▲ ${bytes(sumOf(bar) - limit)} too much`) : null)]));
+}
+
+/** One column per kind of ranks, modules side by side. */
+function memoryColumns(bars, parts, limit, scale) {
+  const drawn = bars.map((bar) => {
+    const made = el("div", { class: "column", role: "img", "aria-label": memoryLines(bar).join("; ") },
+      memoryParts(bar, parts, scale, "height", false));
+    tipFor(made, () => memoryLines(bar));
+    return made;
+  });
+  moveWithArrows(drawn);
+  const modules = [...new Set(bars.map((bar) => bar.module))].map((module) => {
+    const own = drawn.filter((_, at) => bars[at].module === module);
+    return el("div", { class: "of", style: `flex:${own.length} 1 ${3 * own.length}px` }, el("div", { class: "area" }, own),
+      el("div", { class: "name" }, chip(`${moduleName(module)}, ${plural(own.length, "stage")}`, moduleColour(module))));
+  });
+  return el("div", { class: "scroll" }, el("div", { class: "columns" }, modules,
+    limit === null ? null : el("div", { class: "line" }, el("span", { class: "limit", style: `bottom:${(100 * limit) / scale}%` },
+      el("b", {}, bytes(limit))))));
 }

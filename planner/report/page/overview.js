@@ -1,38 +1,59 @@
-// Headline numbers, warnings, modules; the table of traffic.
+// Headline numbers, problems and warnings, modules; the table of traffic.
 
+/** Cells are text, elements or lists of them, or a cell made by `heading`, with null in the rows below that it spans.
+ *  Heads that begin with # stand above numbers. */
 function table(caption, heads, rows) {
-  const cells = (tag, row) => row.map((cell, at) =>
-    el(tag, { class: heads[at].startsWith("#") ? "number" : null, scope: tag === "th" ? "col" : null },
-      tag === "th" ? cell.replace(/^#/, "") : cell));
+  const kind = (at) => (heads[at].startsWith("#") ? "number" : null);
+  const name = (at) => heads[at].replace(/^#/, "");
+  const drawn = (cell, at) => (cell instanceof HTMLTableCellElement ? cell :
+    el("td", { class: cell === "" ? "empty" : kind(at), "data-name": name(at) }, el("div", {}, cell)));
   return el("div", { class: "scroll" }, el("table", {}, caption ? el("caption", {}, caption) : null,
-    el("thead", {}, el("tr", {}, cells("th", heads))),
-    el("tbody", {}, rows.map((row) => el("tr", {}, cells("td", row))))));
+    el("thead", {}, el("tr", {}, heads.map((_, at) => el("th", { class: kind(at), scope: "col" }, name(at))))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, at) => (cell === null ? null : drawn(cell, at))))))));
 }
+
+/** The name of one row or of several. */
+const heading = (content, span = 1) => el("th", { scope: span > 1 ? "rowgroup" : "row", rowspan: span }, content);
+
+/** A number with a bar of its share under it. */
+const metered = (text, share) => [text, el("i", { class: "meter", style: `--share:${(100 * share).toFixed(1)}%` })];
 
 function drawOverview() {
   document.getElementById("title").textContent = report.title;
   document.getElementById("summary").textContent = report.summary;
   document.getElementById("digest").textContent = `Digest of the plan: ${report.digest}`;
   document.getElementById("main").append(el("dl", { class: "facts" }, report.facts.map((fact) =>
-    el("div", { class: "fact" }, el("dt", {}, fact.label), el("dd", { class: "value" }, fact.value),
+    el("div", { class: `fact ${fact.tone}` }, el("dt", {}, fact.label), el("dd", { class: "value" }, fact.value),
       el("dd", { class: "note" }, fact.note)))));
-  if (report.warnings.length) {
-    section("warnings", plural(report.warnings.length, "warning"), null,
-      el("ul", { class: "warnings" }, report.warnings.map((text) => el("li", {}, text))));
+  const problems = report.notices.filter((notice) => notice.is_problem).length;
+  const counts = [[problems, "problem"], [report.notices.length - problems, "warning"]].filter(([count]) => count);
+  if (counts.length) {
+    section("notices", counts.map(([count, noun]) => plural(count, noun)).join(", "), null, el("ul", { class: "notices" },
+      report.notices.map((notice) => el("li", { class: notice.is_problem ? "problem" : null }, notice.text))));
   }
   const noted = report.modules.some((module) => module.notes);
   const modelled = report.modules.some((module) => module.model);
   const heads = ["module", "#GPUs", "ranks", "parallel axes", ...(modelled ? ["model"] : []), ...(noted ? ["settings"] : [])];
   section("modules", "Modules", null, table(null, heads, report.modules.map((module, index) =>
-    [chip(module.name, moduleColour(index)), module.num_ranks.toLocaleString("en"), module.ranks, module.axes,
+    [heading(chip(module.name, moduleColour(index))), module.num_ranks.toLocaleString("en"), module.ranks, module.axes,
       ...(modelled ? [module.model] : []), ...(noted ? [module.notes] : [])])));
 }
 
+/** The owner of a row of traffic, once for all of its rows. */
+function ownerOf(rows, at) {
+  const { owner } = rows[at];
+  if (at && rows[at - 1].owner === owner) return null;
+  const next = rows.findIndex((row, index) => index > at && row.owner !== owner);
+  return heading(owner, (next < 0 ? rows.length : next) - at);
+}
+
 function drawTraffic() {
-  if (!report.traffic.length) return;
-  const timed = report.traffic.some((row) => row.seconds !== null);
-  const heads = ["owner", "kind", "what", "wire", "#bytes per GPU and step", ...(timed ? ["#time per step"] : [])];
-  section("traffic", "Traffic", "What one GPU sends in one optimizer step, by group and bridge.", table(null, heads,
-    report.traffic.map((row) => [row.owner, row.kind, row.what, row.wire, bytes(row.bytes_per_rank),
-      ...(timed ? [row.seconds === null ? "–" : time(row.seconds)] : [])])));
+  const rows = report.traffic;
+  if (!rows.length) return;
+  const timed = rows.some((row) => row.seconds !== null);
+  const longest = Math.max(...rows.map((row) => row.seconds || 0)) || 1;
+  const heads = ["owner", "group", "what", "wire", "#sent per GPU", ...(timed ? ["#time"] : [])];
+  section("traffic", "Traffic", "What one GPU sends in one optimizer step, and how long that takes, by group and bridge.",
+    table(null, heads, rows.map((row, at) => [ownerOf(rows, at), row.kind, row.what, row.wire, bytes(row.bytes_per_rank),
+      ...(timed ? [row.seconds === null ? "–" : metered(time(row.seconds), row.seconds / longest)] : [])])));
 }

@@ -9,62 +9,82 @@ function placeInWords(place) {
   return [moduleName(place.module), coords.join(", ")].filter(Boolean).join(": ");
 }
 
-/** Of a rank that holds these stages, all of them together. */
-function memoryOf(places) {
-  const held = places.map((place) => `${moduleName(place.module)} stage ${place.stage}`).sort().join();
-  const bar = report.memory && report.memory.bars.find((one) => one.where.split(" + ").sort().join() === held);
-  return bar ? `peak memory ${bytes(bar.parts.reduce((sum, part) => sum + part.bytes, 0))}` : null;
-}
-
-function fill(places) {
-  const colours = places.map((place) => moduleColour(place.module));
-  if (colours.length === 1) return colours[0];
-  const width = 100 / colours.length;
-  return `linear-gradient(90deg, ${colours.map((c, at) => `${c} ${at * width}% ${(at + 1) * width}%`).join(", ")})`;
-}
-
 function drawRanks() {
   if (report.nodes.length) drawNodes();
   else drawStages();
 }
 
 function drawNodes() {
-  const cells = [];
-  const nodes = report.nodes.map((node) => el("div", { class: "node" }, el("h3", {}, node.name),
-    el("div", { class: "gpus" }, node.cells.map((cell) => {
-      const lines = [`rank ${cell.rank}, ${node.name}`, ...cell.places.map(placeInWords),
-        memoryOf(cell.places)].filter(Boolean);
-      const made = el("button", {
-        class: "gpu", type: "button", "data-rank": cell.rank, "aria-label": lines.join("; "), "--fill": fill(cell.places),
-        "--text": textOnColour(cell.places[0].module),
-      }, cell.places.length === 1 ? String(cell.places[0].stage) : "");
-      tipFor(made, () => lines);
-      cells.push(made);
-      return made;
-    }))));
-  moveWithArrows(cells, 8);
-  section("ranks", "Ranks", "Every GPU by node. The colour is the module, the number its pipeline stage; hover, or tab to " +
-    "the map and use the arrow keys, for the rank's place on every axis.",
-    moduleLegend(), el("div", { class: cells.length > DENSE ? "nodes dense" : "nodes" }, nodes));
+  const found = report.nodes.flatMap((node) => node.cells.map((cell) => drawCell(node, cell)));
+  const isDense = found.length > DENSE;
+  const nodes = report.nodes.map((node) => {
+    const ranks = node.cells.map((cell) => cell.rank);
+    const name = node.name.startsWith("node") ? [el("b", {}, node.name), ` ranks ${ranks[0]}–${ranks.at(-1)}`] : node.name;
+    return el("div", { class: "node" }, el("h3", {}, name), el("div", { class: "gpus" },
+      ranks.map((rank) => found[rank].made)));
+  });
+  moveWithArrows(found.map((one) => one.made));
+  section("ranks", "Ranks", `Every GPU by node. The colour is the module, ${isDense ? "the number" : "the number in it"} its ` +
+    "pipeline stage; hover, or tab to the map and use the arrow keys, for the rank's place on every axis.",
+    rankLegend(), rankFinder((rank) => (found[rank] ? [found[rank]] : [])),
+    el("div", { class: isDense ? "nodes dense" : "nodes" }, nodes));
+}
+
+function drawCell(node, cell) {
+  const bar = barOf(cell.places);
+  const lines = [`rank ${cell.rank}, ${node.name}`, ...cell.places.map(placeInWords), bar ? peakInWords(bar) : null].filter(Boolean);
+  const bands = cell.places.map((place) => el("i", { "--c": moduleColour(place.module), "--text": textOnColour(place.module) },
+    String(place.stage)));
+  const made = el("button", { class: bar && isTooMuch(bar) ? "gpu over" : "gpu", type: "button", "data-rank": cell.rank,
+    "aria-label": lines.join("; ") }, el("b", {}, String(cell.rank)), el("span", { class: "bands" }, bands));
+  tipFor(made, () => lines);
+  return { made, lines };
 }
 
 function drawStages() {
-  const made = [];
+  const found = [];
   const blocks = report.modules.map((module, index) => {
-    const stages = report.stages.filter((stage) => stage.module === index);
-    const bars = stages.map((stage) => {
-      const lines = [`${module.name} stage ${stage.stage}`, `${plural(stage.num_ranks, "GPU")}: ranks ${stage.ranks}`,
-        stage.nodes ? `nodes ${stage.nodes}` : null, memoryOf([{ module: index, stage: stage.stage }])].filter(Boolean);
-      const bar = el("button", { type: "button", "aria-label": lines.join("; "), "--c": moduleColour(index),
-        "--text": textOnColour(index) }, String(stage.stage));
-      tipFor(bar, () => lines);
-      made.push(bar);
-      return bar;
-    });
+    const stages = report.stages.filter((stage) => stage.module === index).map((stage) => drawStage(module, index, stage));
+    found.push(...stages);
     return [el("div", {}, chip(`${module.name}, ${plural(module.num_ranks, "GPU")}`, moduleColour(index))),
-      el("div", { class: "stagebar" }, bars)];
+      el("div", { class: "stagebar" }, stages.map((one) => one.made))];
   });
-  moveWithArrows(made, 1);
+  moveWithArrows(found.map((one) => one.made));
   section("ranks", "Ranks", "By module and pipeline stage, as there are too many GPUs to draw each. The number is the stage; " +
-    "hover, or tab to the bars and use the arrow keys, for its ranks and nodes.", ...blocks.flat());
+    "hover, or tab to the bars and use the arrow keys, for its ranks and nodes.", rankLegend(),
+    rankFinder((rank) => found.filter((one) => one.runs.some(([first, last]) => first <= rank && rank <= last))), ...blocks.flat());
+}
+
+function drawStage(module, index, stage) {
+  const bar = barOf([{ module: index, stage: stage.stage }]);
+  const lines = [`${module.name} stage ${stage.stage}`, `${plural(stage.num_ranks, "GPU")}: ranks ${stage.ranks}`,
+    stage.nodes ? `nodes ${stage.nodes}` : null, bar ? peakInWords(bar) : null].filter(Boolean);
+  const made = el("button", { type: "button", class: bar && isTooMuch(bar) ? "over" : null, "aria-label": lines.join("; "),
+    "--c": moduleColour(index), "--text": textOnColour(index) }, String(stage.stage));
+  tipFor(made, () => lines);
+  return { made, lines, runs: stage.runs };
+}
+
+function rankLegend() {
+  const legend = moduleLegend();
+  if (report.memory && report.memory.bars.some(isTooMuch)) {
+    legend.append(el("li", {}, el("span", { class: "chip full" }, "needs more memory than it has")));
+  }
+  return legend;
+}
+
+/** A field that shows where a rank is. `find` gives what is drawn for it: several where modules share ranks. */
+function rankFinder(find) {
+  const most = report.num_ranks - 1;
+  const answer = el("output", { for: "find" });
+  const field = el("input", { id: "find", type: "number", min: 0, max: most, inputmode: "numeric", placeholder: `0–${most}`,
+    oninput: () => {
+      document.querySelectorAll(".found").forEach((one) => one.classList.remove("found"));
+      const hits = field.value !== "" && /^\d+$/.test(field.value) ? find(Number(field.value)) : [];
+      hits.forEach((one) => one.made.classList.add("found"));
+      if (hits.length) hits[0].made.scrollIntoView({ block: "nearest" });
+      answer.textContent = hits.length ? hits.map((one) => one.lines.join("; ")).join(" | ") :
+        field.value === "" ? "" : `ranks are 0 to ${most}`;
+    } });
+  return el("div", { class: "tools" }, el("label", { for: "find" }, "Find rank"), field, answer);
 }

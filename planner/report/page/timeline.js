@@ -1,4 +1,9 @@
-// The pipeline of one step on a canvas: zoom, pan, hover. Operations narrower than a pixel are drawn together.
+// The pipeline of one step on a canvas: zoom, pan, hover.
+
+const NUMBERED = 20; // width of an operation, from which on it is drawn alone, with its microbatch
+const MANY_ROWS = 16; // of a table, from which on it scrolls by itself
+const NEAR = 6; // pixels that a finger may move and still only point
+const OTHERS = 0.22; // strength of what is not on the critical path, where that alone is asked for
 
 class TimelineDrawing {
   constructor(content, canvas) {
@@ -7,9 +12,15 @@ class TimelineDrawing {
     this.context = canvas.getContext("2d");
     this.view = new View(content.makespan);
     this.showPath = false;
-    this.critical = content.rows.map((row) => new Set(row.critical));
+    this.critical = content.rows.map((row) => {
+      const found = new Uint8Array(row.starts.length);
+      for (const index of row.critical) found[index] = 1;
+      return found;
+    });
     this.rowHeight = Math.max(9, Math.min(30, Math.floor(900 / content.rows.length)));
-    this.gap = this.rowHeight > 14 ? 3 : 1;
+    this.mark = this.rowHeight > 14 ? 3 : 2;
+    this.gap = this.rowHeight > 14 ? 6 : 3; // between rows, the marks of the critical path in it
+    this.strips = new Strips(content.rows.length);
     this.head = 28;
     this.foot = 14;
     this.readColours();
@@ -20,8 +31,9 @@ class TimelineDrawing {
     const paper = rgb("--bg");
     this.colours = report.modules.map((_, index) => {
       const strong = rgb(`--m${index % NUM_COLOURS}`);
-      return [mix(strong, paper, 0.5), strong].map((colour) => ({ fill: css(colour), text: readable(colour) }));
+      return [mix(strong, paper, 0.5), strong].map((rgb) => ({ rgb, fill: css(rgb), text: readable(rgb) }));
     });
+    this.markColour = rgb("--fg");
     [this.paper, this.ink, this.muted, this.line, this.track] =
       ["--bg", "--fg", "--muted", "--line", "--track"].map((name) => css(rgb(name)));
   }
@@ -30,11 +42,11 @@ class TimelineDrawing {
     this.width = this.canvas.clientWidth || 800;
     this.height = this.head + this.content.rows.length * this.rowHeight + this.foot;
     this.gutter = Math.round(Math.min(170, this.width * 0.3));
-    const ratio = window.devicePixelRatio || 1;
+    this.ratio = window.devicePixelRatio || 1;
     this.canvas.style.height = `${this.height}px`;
-    this.canvas.width = Math.round(this.width * ratio);
-    this.canvas.height = Math.round(this.height * ratio);
-    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.canvas.width = Math.round(this.width * this.ratio);
+    this.canvas.height = Math.round(this.height * this.ratio);
+    this.context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     this.draw();
   }
 
@@ -51,7 +63,7 @@ class TimelineDrawing {
     c.beginPath();
     c.rect(this.gutter, 0, this.plotWidth + 1, this.height);
     c.clip();
-    this.content.rows.forEach((row, at) => this.drawRow(c, row, at));
+    this.drawRows(c);
     c.restore();
     this.drawNames(c);
     this.drawWindow(c);
@@ -61,52 +73,68 @@ class TimelineDrawing {
 
   drawAxis(c) {
     const tick = this.content.tick;
-    const values = roundValues(this.view.start * tick, this.view.end * tick, Math.max(2, this.plotWidth / 110));
+    const [low, high] = [this.view.start * tick, this.view.end * tick];
+    const step = roundStep(low, high, Math.max(2, this.plotWidth / 110));
     c.font = "12px system-ui, sans-serif";
     c.textBaseline = "middle";
     c.textAlign = "center";
-    for (const value of values) {
-      const x = this.x(value / tick);
+    for (let at = Math.ceil(low / step); at * step <= high; at += 1) {
+      const x = this.x((at * step) / tick);
       c.strokeStyle = this.line;
       c.beginPath();
       c.moveTo(x, this.head - 6);
       c.lineTo(x, this.height - this.foot);
       c.stroke();
       c.fillStyle = this.muted;
-      const half = c.measureText(time(value, this.content.makespan * tick)).width / 2;
-      c.fillText(time(value, this.content.makespan * tick), Math.min(Math.max(x, this.gutter + half - 4), this.width - half - 4), 13);
+      const label = moment(at * step, this.content.makespan * tick, step);
+      const half = c.measureText(label).width / 2;
+      c.fillText(label, Math.min(Math.max(x, this.gutter + half - 4), this.width - half - 4), 13);
     }
   }
 
-  drawRow(c, row, at) {
-    const top = this.head + at * this.rowHeight + this.gap / 2;
-    const height = this.rowHeight - this.gap;
+  drawRows(c) {
+    const { strips, gap, mark, rowHeight } = this;
+    const height = rowHeight - gap;
     c.font = `600 ${Math.min(12, height - 4)}px system-ui, sans-serif`;
     c.textAlign = "center";
     c.textBaseline = "middle";
-    let index = firstAbove(row.ends, this.view.start);
-    while (index < row.starts.length && row.starts[index] < this.view.end) {
-      const [x, right] = [this.x(row.starts[index]), this.x(row.ends[index])];
-      const colour = this.colours[row.modules[index]][row.backward[index]];
-      c.globalAlpha = this.showPath && !this.critical[at].has(index) ? 0.22 : 1;
-      c.fillStyle = colour.fill;
-      if (right - x >= 1) {
-        c.fillRect(x, top, Math.max(1, right - x - (right - x > 4 ? 1 : 0)), height);
-        this.drawNumber(c, row, index, x, right, top, height, colour);
-        index += 1;
-      } else { // everything that ends within this pixel
-        c.fillRect(x, top, 1, height);
-        index = Math.max(index + 1, firstAbove(row.ends, this.tickAt(x + 1)));
-      }
-    }
+    strips.begin(Math.round(this.plotWidth * this.ratio), this.markColour);
+    const boxes = this.content.rows.map((row, at) => {
+      const top = this.head + at * rowHeight + (gap - mark) / 2;
+      this.drawRow(c, row, at, top, height);
+      strips.close(at);
+      return [top, height, mark];
+    });
     c.globalAlpha = 1;
+    strips.paint(c, this.gutter, this.plotWidth, boxes);
   }
 
-  drawNumber(c, row, index, x, right, top, height, colour) {
-    if (right - x < 20 || height < 13) return;
+  drawRow(c, row, at, top, height) {
+    const { start, span, end } = this.view;
+    const perTick = this.strips.width / span;
+    const alone = height < 13 ? Infinity : NUMBERED * this.ratio;
+    for (let index = firstAbove(row.ends, start); index < row.starts.length && row.starts[index] < end; index += 1) {
+      const [left, right] = [(row.starts[index] - start) * perTick, (row.ends[index] - start) * perTick];
+      const colour = this.colours[row.modules[index]][row.backward[index]];
+      const critical = this.critical[at][index];
+      const strength = this.showPath && !critical ? OTHERS : 1;
+      if (critical) this.strips.mark(at, left, right);
+      if (right - left >= alone) {
+        const [x, to] = [this.gutter + left / this.ratio, this.gutter + right / this.ratio];
+        c.globalAlpha = strength;
+        c.fillStyle = colour.fill;
+        c.fillRect(x, top, to - x - 1, height);
+        this.drawNumber(c, row.microbatches[index], x, to, top + height / 2 + 0.5, colour);
+      } else {
+        this.strips.cover(left, right - Math.min(this.ratio, 0.15 * (right - left)), colour.rgb, strength);
+      }
+    }
+  }
+
+  drawNumber(c, number, x, right, middle, colour) {
     const [from, to] = [Math.max(x, this.gutter), Math.min(right, this.width - 10)];
     c.fillStyle = colour.text;
-    if (to - from > 16) c.fillText(row.microbatches[index], (from + to) / 2, top + height / 2 + 0.5);
+    if (to - from > 8 * String(number).length) c.fillText(number, (from + to) / 2, middle);
   }
 
   drawNames(c) {
@@ -117,10 +145,10 @@ class TimelineDrawing {
     this.content.rows.forEach((row, at) => {
       const top = this.head + at * this.rowHeight;
       c.fillStyle = this.colours[row.modules[0]][1].fill;
-      c.fillRect(8, top + this.gap / 2, 4, this.rowHeight - this.gap);
+      c.fillRect(8, top + (this.gap - this.mark) / 2, 4, this.rowHeight - this.gap);
       if (at % every) return;
       c.fillStyle = this.ink;
-      c.fillText(this.shortened(c, row.name), 18, top + this.rowHeight / 2);
+      c.fillText(this.shortened(c, row.name), 18, top + (this.rowHeight - this.mark) / 2);
     });
   }
 
@@ -152,9 +180,9 @@ class TimelineDrawing {
     if (!row || x < this.gutter) return row ? [row.name, `${row.ranks}`, ...row.waits.map((w) => `waits ${w}`)] : null;
     const tick = this.tickAt(x);
     const index = firstAbove(row.ends, tick);
-    const scale = this.content.makespan * this.content.tick;
-    const instant = (ticks) => time(ticks * this.content.tick, scale);
     const long = (ticks) => time(ticks * this.content.tick);
+    const scale = this.content.makespan * this.content.tick;
+    const instant = (ticks) => moment(ticks * this.content.tick, scale, Math.min(scale, (row.ends[index] - row.starts[index]) * this.content.tick || scale) / 100);
     if (index === row.starts.length) return [row.name, "has ended its step"];
     const free = index ? row.ends[index - 1] : 0;
     const reason = row.reasons[index] >= 0 ? this.content.reasons[row.reasons[index]] : null;
@@ -163,7 +191,7 @@ class TimelineDrawing {
     const way = row.backward[index] ? "backward" : "forward";
     return [`${place}, ${way} of microbatch ${row.microbatches[index]}`,
       `${long(row.ends[index] - row.starts[index])}, from ${instant(row.starts[index])} to ${instant(row.ends[index])}`,
-      row.ranks, ...(this.critical[at].has(index) ? ["on the critical path"] : [])];
+      row.ranks, ...(this.critical[at][index] ? ["on the critical path"] : [])];
   }
 
   zoom(factor, x) {
@@ -196,7 +224,8 @@ function drawTimeline() {
     `One optimizer step up to the last backward pass: ${time(content.makespan * content.tick)}, of which the GPUs compute nothing for ${(100 * content.bubble).toFixed(1)} %.` :
     "The order of one optimizer step, not a prediction of its time: each forward pass takes 1, each backward pass 2, transfers take none.";
   const left = content.num_left_out ? ` ${plural(content.num_left_out, "stage")} between those shown are left out.` : "";
-  section("timeline", "Pipeline", lead + left + " Pale is forward, strong is backward, the number is the microbatch.", moduleLegend(), tools, canvas,
+  section("timeline", "Pipeline", `${lead}${left} The number is the microbatch; point at a gap to see what is waited for.`,
+    timelineLegend(), tools, canvas,
     content.path.length ? el("p", { class: "lead", style: "margin:18px 0 0" }, "What the critical path consists of:") : null,
     content.path.length ? el("ul", { class: "path" }, content.path.map((text) => el("li", {}, text))) : null,
     stageTable(content));
@@ -206,20 +235,34 @@ function drawTimeline() {
   return drawing;
 }
 
+function timelineLegend() {
+  const sample = (kind, text) => el("li", {}, el("span", { class: `chip ${kind}`, "--c": moduleColour(0) }, text));
+  return el("ul", { class: "legend" }, report.modules.map((module, index) => el("li", {}, chip(module.name, moduleColour(index)))),
+    sample("pale", "forward"), sample("", "backward"), sample("gap", "waiting"), sample("critical", "on the critical path"));
+}
+
 function stageTable(content) {
   const made = table("Per stage. In flight: microbatches whose activations it holds at its fullest.",
     ["stage", "#GPUs", "#busy", "#in flight", "longest waits"], content.rows.map((row) =>
-    [chip(row.name, moduleColour(row.modules[0])), row.num_ranks.toLocaleString("en"), `${(100 * row.busy).toFixed(1)} %`,
-      String(row.in_flight), row.waits.map((text) => el("div", {}, text))]));
-  made.classList.add("rows");
-  made.tabIndex = 0;
+    [heading(chip(row.name, moduleColour(row.modules[0]))), row.num_ranks.toLocaleString("en"),
+      metered(`${(100 * row.busy).toFixed(1)} %`, row.busy), String(row.in_flight), row.waits.map((text) => el("div", {}, text))]));
+  if (content.rows.length > MANY_ROWS) {
+    made.classList.add("tall");
+    made.tabIndex = 0;
+  }
   return made;
 }
 
 function listen(drawing, canvas) {
   const inside = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
   const fingers = new Map();
+  const point = (event) => {
+    const lines = drawing.lines(...inside(event));
+    if (lines) showTip(lines.filter(Boolean), event.clientX, event.clientY);
+    else hideTip();
+  };
   let last = null;
+  let from = null; // where the one finger came down, until it moves away
   canvas.addEventListener("wheel", (event) => {
     if (!event.ctrlKey && !event.metaKey && Math.abs(event.deltaX) <= Math.abs(event.deltaY)) return;
     event.preventDefault();
@@ -231,8 +274,11 @@ function listen(drawing, canvas) {
     fingers.set(event.pointerId, event.clientX);
     canvas.setPointerCapture(event.pointerId);
     last = event.clientX;
+    from = fingers.size === 1 ? event.clientX : null;
   });
   canvas.addEventListener("pointermove", (event) => {
+    if (from !== null && Math.abs(event.clientX - from) < NEAR) return;
+    from = null;
     if (fingers.size === 2) {
       const before = Math.abs([...fingers.values()].reduce((a, b) => a - b));
       fingers.set(event.pointerId, event.clientX);
@@ -246,15 +292,21 @@ function listen(drawing, canvas) {
       fingers.set(event.pointerId, event.clientX);
       last = event.clientX;
     } else {
-      const lines = drawing.lines(...inside(event));
-      if (lines) showTip(lines.filter(Boolean), event.clientX, event.clientY);
-      else hideTip();
+      point(event);
     }
   });
-  for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, (event) => { fingers.delete(event.pointerId); canvas.classList.remove("dragging"); last = [...fingers.values()][0]; });
-  }
-  canvas.addEventListener("pointerleave", hideTip);
+  const lifted = (event) => {
+    fingers.delete(event.pointerId);
+    canvas.classList.remove("dragging");
+    last = [...fingers.values()][0];
+    from = null;
+  };
+  canvas.addEventListener("pointerup", (event) => {
+    if (from !== null) point(event); // a tap: fingers have no hovering
+    lifted(event);
+  });
+  canvas.addEventListener("pointercancel", lifted);
+  canvas.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideTip(); });
   canvas.addEventListener("keydown", (event) => {
     const act = { "+": () => drawing.zoom(1.6), "=": () => drawing.zoom(1.6), "-": () => drawing.zoom(1 / 1.6), 0: () => drawing.fit(),
       ArrowLeft: () => drawing.pan(-0.15), ArrowRight: () => drawing.pan(0.15) }[event.key];

@@ -1,0 +1,12 @@
+"""Words of the terminal as a page sets them: arrows, micro signs, dashes that a plain terminal may not have."""
+
+from __future__ import annotations
+
+import re
+
+_MICROSECONDS = re.compile(r"(?<=\d )us\b")
+
+
+def typeset(text: str) -> str:
+    """`images->language: 40 us` as `images → language: 40 µs`."""
+    return _MICROSECONDS.sub("µs", re.sub(r"\s*->\s*", " → ", text))
