@@ -388,10 +388,13 @@ def _read_runs(path: str) -> Runs:
     from .loader import decode, file_name, read_bytes  # noqa: PLC0415
 
     limit = 16 * 2**20
-    data = read_bytes(path, limit)
-    if len(data) > limit:
-        raise MisuseError(f"{path} has more than {limit} bytes: check that it is a file of runs")
-    return read_runs(decode(data, file_name(path)), file_name(path))
+    try:
+        data = read_bytes(path, limit)
+        if len(data) > limit:
+            raise MisuseError(f"{path} has more than {limit} bytes: check that it is a file of runs")
+        return read_runs(decode(data, file_name(path)), file_name(path))
+    except PlanError as error:
+        raise error.of("runs") from None
 
 
 def _calibrate(options: argparse.Namespace) -> int:
