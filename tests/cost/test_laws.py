@@ -199,9 +199,10 @@ def test_own_hardware_and_faults_of_it(tmp_path: Path, capsys: pytest.CaptureFix
     spec = str(EXAMPLES / "llava_8gpu.yaml")
     slow = tmp_path / "slow.yaml"
     text = hardware_text(load_hardware("h100"))
-    slow.write_text(
-        text.replace("name: h100", "name: slow").replace("product_tflops: {value: 792", "product_tflops: {value: 79")
+    slower = text.replace('name: "h100"', "name: slow").replace(
+        "product_tflops: {value: 792", "product_tflops: {value: 79"
     )
+    slow.write_text(slower)
     assert main(["predict", spec, "--gpu", str(slow)]) == 0
     assert "ranks of slow" in capsys.readouterr().out
     slow.write_text(text.replace("hop_us", "hop_us_"))
