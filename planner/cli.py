@@ -388,15 +388,18 @@ def _read_runs(path: str) -> Runs:
     from .loader import decode, file_name, read_bytes  # noqa: PLC0415
 
     limit = 16 * 2**20
-    data = read_bytes(path, limit)
-    if len(data) > limit:
-        raise MisuseError(f"{path} has more than {limit} bytes: check that it is a file of runs")
-    return read_runs(decode(data, file_name(path)), file_name(path))
+    try:
+        data = read_bytes(path, limit)
+        if len(data) > limit:
+            raise MisuseError(f"{path} has more than {limit} bytes: check that it is a file of runs")
+        return read_runs(decode(data, file_name(path)), file_name(path))
+    except PlanError as error:
+        raise error.of("runs") from None
 
 
 def _calibrate(options: argparse.Namespace) -> int:
     from .cost.accuracy import samples_of  # noqa: PLC0415
-    from .cost.calibrate import calibrate, fitted, influence  # noqa: PLC0415
+    from .cost.calibrate import calibrate, fitted, influence, unfitted  # noqa: PLC0415
     from .cost.hardware import hardware_text, load_hardware  # noqa: PLC0415
     from .render.fits import error_lines, fit_lines  # noqa: PLC0415
     from .render.style import plural, style_of  # noqa: PLC0415
@@ -411,7 +414,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     groups = _left_out(files, options.leave_out)
     num_runs = sum(map(len, samples))
     found = calibrate(hardware, samples, progress=_progress(f"fitting to {plural(num_runs, 'run')}"))
-    lines = fit_lines(hardware, found, influence(found, samples), num_runs, style_of(sys.stderr))
+    lines = fit_lines(hardware, found, influence(unfitted(hardware), samples), num_runs, style_of(sys.stderr))
     print(*lines, *error_lines(options.runs, samples, found), sep="\n", file=sys.stderr)
     if groups:
         _cross_validate(hardware, options, samples, groups)

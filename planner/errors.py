@@ -109,6 +109,11 @@ class PlanError(ValueError):
         self.num_left_out = num_left_out
         super().__init__(self.faults, num_left_out)
 
+    def of(self, document: str) -> PlanError:
+        """The same, where faults of a whole document are of one that is not the spec: `hardware`, `runs`."""
+        faults = (attrs.evolve(fault, path=fault.path or (document,)) for fault in self.faults)
+        return PlanError(faults, self.num_left_out)
+
     def __str__(self) -> str:
         lines = [str(fault) for fault in self.faults]
         if self.num_left_out:

@@ -78,7 +78,7 @@ def read_bytes(path: str | FilePath, max_bytes: int) -> bytes:
 def check_size(data: bytes, path: str | FilePath) -> None:
     """Refuse what is too long for a spec. Raises PlanError."""
     if len(data) > MAX_BYTES:
-        rule = f"a spec has at most {MAX_BYTES} bytes, got {len(data)} or more"
+        rule = f"the document has at most {MAX_BYTES} bytes, got {len(data)} or more"
         raise _refusal(codes.TOO_LARGE, rule, "check that this is the right file", Mark(file_name(path), 1, 1))
 
 

@@ -83,15 +83,21 @@ def load_hardware(name: str) -> Hardware:
         remedy = suggest(name.lower(), known) + "write `cluster: {gpu: NAME}`, --gpu NAME, or --gpu FILE.yaml"
         raise PlanError([Fault(codes.BAD_CHOICE, ("cluster", "gpu"), rule, remedy)])
     path = name if is_file else str(_FOLDER / f"{name.lower()}.yaml")
-    data = read_bytes(path, MAX_BYTES)
-    check_size(data, path)
+    try:
+        data = read_bytes(path, MAX_BYTES)
+        check_size(data, path)
+    except PlanError as error:
+        raise error.of("hardware") from None
     return parse_hardware(data, file_name(path))
 
 
 def parse_hardware(text: str | bytes, file: str = "<string>") -> Hardware:
     """The GPU in a YAML text. Raises PlanError with every fault found."""
     empty = ("a hardware file has name, num_sms and constants; the document is empty", "start from planner/hardware/")
-    found, _ = parse_document(text, file, HARDWARE_RULE, empty)
+    try:
+        found, _ = parse_document(text, file, HARDWARE_RULE, empty)
+    except PlanError as error:
+        raise error.of("hardware") from None
     return cast("Hardware", found)
 
 

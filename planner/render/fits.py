@@ -33,7 +33,7 @@ def fit_lines(before: Hardware, after: Hardware, felt: Mapping[str, float], num_
 
     Args:
         before, after: the hardware as it was, and fitted.
-        felt: by how much a step of the average run changes where a constant is MORE.
+        felt: by how much a step of the average run changes where a constant is MORE than its start.
         num_runs: that were fitted to.
         style: of the stream.
     """
@@ -41,10 +41,16 @@ def fit_lines(before: Hardware, after: Hardware, felt: Mapping[str, float], num_
     for name, share in felt.items():
         constant = constants(after)[name]
         value = f"{constant.value:.4g}" if share > NOTHING else f"kept at {constant.value:.4g}"
-        rows.append([name, f"{constant.start:.4g}", value, f"{share:.1%}" if share > NOTHING else "no run needs it"])
+        rows.append([name, f"{constant.start:.4g}", value, _felt(share)])
     title, *lines = columns(rows, right=frozenset({1, 2, 3}))
     warnings = [f"warning: {text}" for text in _warnings(before, after, felt, num_runs)]
     return [style.dim(title), *lines, *(line for text in warnings for line in wrap(text.split(), style.width))]
+
+
+def _felt(share: float) -> str:
+    if share <= NOTHING:
+        return "no run needs it"
+    return f"{share:.1%}" if share >= WEAK else f"under {WEAK:.1%}"
 
 
 def _warnings(before: Hardware, after: Hardware, felt: Mapping[str, float], num_runs: int) -> list[str]:
