@@ -254,6 +254,20 @@ def test_tensor_traffic_with_and_without_sequence_parallelism() -> None:
         assert {message.num_bytes for message in layers.forward(shape).messages} == {2 * 2048 * 512}
 
 
+def test_ranks_that_share_a_query_group_gather_it() -> None:
+    """8 queries of 64 in 2 groups over tp 4: all of them are gathered and kept, then each rank has one group's keys."""
+    plan = one_module(gpt(num_query_groups=2), Parallel(tp=4, dp=1, sequence_parallel=True))
+    wide = one_module(gpt(num_query_groups=4), Parallel(tp=4, dp=1, sequence_parallel=True))
+    shape, other = (shape_of(one.modules[0], tokens_of(one, one.modules[0]), Settings()) for one in (plan, wide))
+    whole = 2 * 2048 * (512 + 2 * 128)
+    forward, backward = layers.forward(shape), layers.backward(shape, trains=True)
+    assert forward.messages[-1] == Message(GroupKind.TP, Collective.ALL_GATHER, whole)
+    assert backward.messages[-1] == Message(GroupKind.TP, Collective.REDUCE_SCATTER, whole)
+    assert layers.forward(other).messages == forward.messages[:-1]
+    difference = 2 * (512 + 2 * 128) - 2 * (512 + 2 * 256) / 4
+    assert token_activations(shape, "none") - token_activations(other, "none") == difference
+
+
 def test_spans_equal_a_count_over_nodes() -> None:
     plan = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
     for module in plan.modules:
