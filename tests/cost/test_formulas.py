@@ -213,6 +213,20 @@ def test_a_gradient_is_asked_for_of_all_that_moves() -> None:
     assert held[1] > 3 * held[0]  # what comes is kept for its gradient, and of many microbatches
 
 
+@pytest.mark.parametrize(("tokens", "clips"), [(None, 1), (100, 1), (1500, 1), (2000, 2), (3000, 2)])
+def test_a_sample_has_as_many_clips_as_its_tokens_need(tokens: int | None, clips: int) -> None:
+    """Whisper makes 1500 tokens of one; a projector may hand on fewer."""
+    modules = {
+        "language": Module(parallel=Parallel(dp=1), model=gpt()),
+        "audio": Module(
+            parallel=Parallel(dp=1), model=Model(preset="whisper-base"), output=Output(tokens_per_sample=tokens)
+        ),
+    }
+    plan = compile_spec(Spec(batch=Batch(global_size=6, micro_size=3, seq_length=4096), modules=modules))
+    found = tokens_of(plan, plan.module("audio"))
+    assert (found.sequences, found.length, found.handed_on) == (3 * clips, 1500, tokens or 1500)
+
+
 def test_encoder_flops_equal_a_hand_count() -> None:
     """CLIP ViT-L/14-336 on two lanes of two samples at tp 2: 577 positions, full attention, a two-layer projector."""
     plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml"))
