@@ -6,6 +6,7 @@ module's class, because MimoModel reads language's configuration everywhere.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.models.mimo.config.base_configs import MimoModelConfig
+from megatron.core.models.mimo.config.role import ModuleStageInfo as StageInfo
 from megatron.core.models.mimo.model.base import MimoModel
 from megatron.core.models.vision.multimodal_projector import MultimodalProjector
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
@@ -25,7 +27,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModulePlan, ModuleStageInfo, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, ModulePlan, ModuleStageInfo, Plan
 from planner.ir import edge_name
 from planner.models import padded_vocab_size
 from planner.topology import topological_order
@@ -81,6 +83,8 @@ class PlannedMimoModel(MimoModel):
     rows.SIZES.
     """
 
+    role: Any  # megatron-core's RankRole
+
     def __init__(
         self,
         config: MimoModelConfig,
@@ -101,6 +105,10 @@ class PlannedMimoModel(MimoModel):
             warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
             super().__init__(config, **kwargs)
         role, plan = groups.view.role, groups.plan
+        if role.mode is ModuleLayout.COLOCATED and plan.module(MIMO_LANGUAGE_MODULE_KEY).num_stages > 1:
+            # Language alone: megatron-core calls every stage of modules that share all their ranks first and last.
+            stages = {name: StageInfo(one.is_first_stage, one.is_last_stage) for name, one in role.modules.items()}
+            self.role = dataclasses.replace(self.role, modules=stages)
         self.plan = plan
         self.shared_bridges = tuple(
             SharedBridge(groups, src, dst, dtype, device.current())

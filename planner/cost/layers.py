@@ -41,6 +41,17 @@ class Shape:
         return self.w.is_causal and self.settings.rotary
 
     @property
+    def gathers_queries(self) -> bool:
+        """Whether there are fewer query groups than tp: ranks then gather all queries, keys and values, and take theirs
+        (megatron-core 0.19, transformer/attention.py, get_query_key_value_tensors)."""
+        return self.w.keys < self.tp * self.w.head
+
+    @property
+    def keys(self) -> float:
+        """Width of the keys (or values) that a rank attends to: one group's at least."""
+        return max(self.w.keys / self.tp, self.w.head)
+
+    @property
     def split(self) -> int:
         """Ranks that share the hidden values between the products: tp under sequence parallelism."""
         return self.tp if self.is_sequence_parallel else 1
@@ -99,7 +110,7 @@ def forward(shape: Shape) -> Work:
     around = 20 + (2 if shape.settings.dropout else 0)  # two norms (4 bytes), two residual adds (6), two masks
     num_bytes = rows * (w.hidden * around / shape.split + 2 * (w.fc1 + w.ffn) / shape.tp * _visits(shape))
     if shape.is_rotated:
-        num_bytes += rows * 4 * (w.queries + w.keys) / shape.tp
+        num_bytes += rows * 4 * (w.queries / shape.tp + shape.keys)
     moved = Work(products=layer_products(shape), num_bytes=num_bytes, kernels=8, messages=_tensor_messages(shape, 1))
     return moved + core_forward(shape) + Work(messages=_other_messages(shape, is_backward=False))
 
@@ -118,7 +129,7 @@ def backward(shape: Shape, *, trains: bool) -> Work:
     products = layer_products(shape)
     num_bytes = rows * (w.hidden * 22 / shape.split + 2 * (2 * w.fc1 + w.ffn) / shape.tp * _visits(shape))
     if shape.is_rotated:
-        num_bytes += rows * 4 * (w.queries + w.keys) / shape.tp
+        num_bytes += rows * 4 * (w.queries / shape.tp + shape.keys)
     gradients = tuple(product.input_gradient for product in products)
     if trains:
         gradients += tuple(product.weight_gradient for product in products)
@@ -167,11 +178,15 @@ def _tensor_messages(shape: Shape, gathers: int) -> tuple[Message, ...]:
 
 
 def _other_messages(shape: Shape, *, is_backward: bool) -> tuple[Message, ...]:
-    """Context parallelism passes keys and values around, backward their gradients too; experts exchange tokens,
-    and the weight of each visit."""
+    """Ranks that share a query group gather it; context parallelism passes keys and values around, backward their
+    gradients too; experts exchange tokens, and the weight of each visit."""
     found: tuple[Message, ...] = ()
+    if shape.gathers_queries:
+        how = Collective.REDUCE_SCATTER if is_backward else Collective.ALL_GATHER
+        whole = shape.unit * shape.tokens.per_rank * (shape.w.queries + 2 * shape.w.keys)
+        found += (Message(GroupKind.TP, how, whole),)
     if shape.cp > 1:
-        block = shape.unit * 2 * shape.tokens.per_rank * shape.w.keys / shape.tp
+        block = shape.unit * 2 * shape.tokens.per_rank * shape.keys
         found += (Message(GroupKind.CP, Collective.RING, block, 2 if is_backward else 1),)
     if shape.w.experts and shape.ep > 1:
         visits = shape.tokens.per_rank / shape.tp * shape.w.topk

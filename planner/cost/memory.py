@@ -4,7 +4,8 @@ Activations per token and layer, in bf16 (Korthikanti et al. 2022, 4.1, with fla
 
     inputs of two norms and their outputs  8h          whole, or over tp under sequence parallelism
     two dropout masks                      2h          likewise, where there is dropout
-    queries keys values, then rotated      2(q + 2k) + 2(q + k)   over tp; only causal models rotate
+    queries keys values, then rotated      2(q + 2k) + 2(q + k)   over tp; only causal models rotate. With fewer query
+                                           groups than tp the first is whole, as gathered
     attention's output                     2q          over tp
     statistics of flash attention          4 heads     over tp; or the scores, 5 heads s
     the MLP's two inner values             2(f1 + f)   over tp; f1 = 2f where it is gated
@@ -94,9 +95,9 @@ def token_activations(shape: Shape, recompute: str, bytes_each: int = 2, *, trai
     kept = unit * norms * w.hidden / shape.split
     if settings.dropout:
         kept += 2 * w.hidden / shape.split
-    kept += unit * 2 * (w.queries + 2 * w.keys) / shape.tp
+    kept += unit * 2 * (w.queries + 2 * w.keys) / (1 if shape.gathers_queries else shape.tp)
     if shape.is_rotated:
-        kept += unit * 2 * (w.queries + w.keys) / shape.tp
+        kept += unit * 2 * (w.queries / shape.tp + shape.keys)
     if trains or (settings.flash_attention and recompute == "none"):
         kept += unit * 2 * w.queries / shape.tp
     if recompute == "none":
@@ -143,7 +144,7 @@ def stage_memory(
     num_held = in_flight(warmup_at(plan, position), plan.batch.num_microbatches)
     parameters = stage_parameters(module, stage, language_width(plan))
     tokens = tokens_of(plan, module)
-    shape = shape_of(module, tokens, settings)
+    shape = shape_of(module, tokens, settings, parameter_bytes(plan))
     gradients = gradients_of(plan, module, stage)
     unit = parameter_bytes(plan)
     last = stage == module.num_stages - 1
@@ -193,13 +194,13 @@ def _interleaved(module: ModulePlan, settings: Settings) -> float:
 
 
 def _placeholder(shape: Shape, gradients: Gradients) -> float:
-    """Transformer Engine's stand-in for the gradients of weights that are added up elsewhere: 2 bytes for each weight
+    """Transformer Engine's stand-in for the gradients of weights that are added up elsewhere: as large as the weights
     of a layer, once per shape, so that all experts share one (pytorch/module/base.py, get_dummy_wgrad)."""
     if not (shape.settings.dummy_gradient and gradients.body):
         return 0.0
     w = shape.w
     attention = w.hidden * (2 * w.queries + 2 * w.keys) / shape.tp
-    return 2 * (attention + w.hidden * (w.fc1 + w.ffn) / (shape.expt_tp if w.experts else shape.tp))
+    return shape.unit * (attention + w.hidden * (w.fc1 + w.ffn) / (shape.expt_tp if w.experts else shape.tp))
 
 
 def _between_stages(module: ModulePlan, shape: Shape, unit: int) -> float:

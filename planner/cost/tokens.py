@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import attrs
 
 from ..axes import Axis
@@ -14,7 +16,8 @@ class Tokens:
     """One microbatch of one lane of a module.
 
     Attributes:
-        sequences: attended apart from one another; at least the samples, more where a sample has several images.
+        sequences: attended apart from one another; at least the samples, more where a sample has several images or
+            clips, begun ones included.
         length: tokens of each, the class token included.
         handed_on: tokens per sample that leave the module.
         cp: ranks that share each sequence.
@@ -45,4 +48,4 @@ def tokens_of(plan: Plan, module: ModulePlan) -> Tokens:
     else:
         whole = length = max(1, (model.max_positions or 2) // 2)
     handed_on = module.output.tokens_per_sample or whole
-    return Tokens(sequences=samples * max(1, handed_on // whole), length=length, handed_on=handed_on, cp=cp)
+    return Tokens(sequences=samples * ceil(handed_on / whole), length=length, handed_on=handed_on, cp=cp)

@@ -213,6 +213,20 @@ def test_a_gradient_is_asked_for_of_all_that_moves() -> None:
     assert held[1] > 3 * held[0]  # what comes is kept for its gradient, and of many microbatches
 
 
+@pytest.mark.parametrize(("tokens", "clips"), [(None, 1), (100, 1), (1500, 1), (2000, 2), (3000, 2)])
+def test_a_sample_has_as_many_clips_as_its_tokens_need(tokens: int | None, clips: int) -> None:
+    """Whisper makes 1500 tokens of one; a projector may hand on fewer."""
+    modules = {
+        "language": Module(parallel=Parallel(dp=1), model=gpt()),
+        "audio": Module(
+            parallel=Parallel(dp=1), model=Model(preset="whisper-base"), output=Output(tokens_per_sample=tokens)
+        ),
+    }
+    plan = compile_spec(Spec(batch=Batch(global_size=6, micro_size=3, seq_length=4096), modules=modules))
+    found = tokens_of(plan, plan.module("audio"))
+    assert (found.sequences, found.length, found.handed_on) == (3 * clips, 1500, tokens or 1500)
+
+
 def test_encoder_flops_equal_a_hand_count() -> None:
     """CLIP ViT-L/14-336 on two lanes of two samples at tp 2: 577 positions, full attention, a two-layer projector."""
     plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml"))
@@ -252,6 +266,20 @@ def test_tensor_traffic_with_and_without_sequence_parallelism() -> None:
         assert tuple(message.count for message in layers.forward(shape).messages) == forward
         assert tuple(message.count for message in layers.backward(shape, trains=True).messages) == backward
         assert {message.num_bytes for message in layers.forward(shape).messages} == {2 * 2048 * 512}
+
+
+def test_ranks_that_share_a_query_group_gather_it() -> None:
+    """8 queries of 64 in 2 groups over tp 4: all of them are gathered and kept, then each rank has one group's keys."""
+    plan = one_module(gpt(num_query_groups=2), Parallel(tp=4, dp=1, sequence_parallel=True))
+    wide = one_module(gpt(num_query_groups=4), Parallel(tp=4, dp=1, sequence_parallel=True))
+    shape, other = (shape_of(one.modules[0], tokens_of(one, one.modules[0]), Settings()) for one in (plan, wide))
+    whole = 2 * 2048 * (512 + 2 * 128)
+    forward, backward = layers.forward(shape), layers.backward(shape, trains=True)
+    assert forward.messages[-1] == Message(GroupKind.TP, Collective.ALL_GATHER, whole)
+    assert backward.messages[-1] == Message(GroupKind.TP, Collective.REDUCE_SCATTER, whole)
+    assert layers.forward(other).messages == forward.messages[:-1]
+    difference = 2 * (512 + 2 * 128) - 2 * (512 + 2 * 256) / 4
+    assert token_activations(shape, "none") - token_activations(other, "none") == difference
 
 
 def test_spans_equal_a_count_over_nodes() -> None:

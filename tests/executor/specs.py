@@ -91,6 +91,12 @@ def routed(plan: Plan, topology: dict[str, tuple[str, ...]]) -> Plan:
     return compile_spec(attrs.evolve(plan.to_spec(), topology=topology))
 
 
+def alone(plan: Plan) -> Plan:
+    """The plan's language module, which nothing feeds."""
+    spec = plan.to_spec()
+    return compile_spec(attrs.evolve(spec, modules={"language": spec.modules["language"]}, topology={}))
+
+
 def _encoder(parallel: dict[str, Any], model: Model, token: int, tokens: int | None, freeze: Any) -> Module:
     return Module(
         parallel=_parallel(parallel),

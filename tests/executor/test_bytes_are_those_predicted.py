@@ -44,12 +44,6 @@ def plan_of(
     return compile_spec(attrs.evolve(made.to_spec(), training=chosen), world_size=made.world_size)
 
 
-def alone(plan: Plan) -> Plan:
-    """The plan's language module, which nothing feeds."""
-    spec = plan.to_spec()
-    return compile_spec(attrs.evolve(spec, modules={"language": spec.modules["language"]}, topology={}))
-
-
 SP = {"tp": 2, "sequence_parallel": True}
 TIED = {"language": specs.language(untie_embeddings_and_output_weights=False)}
 EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2)}
@@ -72,7 +66,8 @@ PLANS = {
         {"tp": 2}, {"tp": 2, "pp": 3}, models={"images": specs.vision(num_layers=3)}, freeze={"images": FROZEN}
     ),
     "sequence parallel": plan_of(SP, {}),
-    "sequence parallel, no encoder": alone(plan_of(SP, {})),
+    "sequence parallel, no encoder": specs.alone(plan_of(SP, {})),
+    "sequence parallel, pp 2, no encoder": specs.alone(plan_of(SP | {"pp": 2}, {})),
     "sequence parallel, biases, pp 2": plan_of(SP | {"pp": 2}, {"tp": 2}, models=BIASES),
     "sequence parallel, all computed again": plan_of(SP, {"tp": 2}, recompute="full"),
     "pp 2": plan_of({"pp": 2}, {"pp": 2}),

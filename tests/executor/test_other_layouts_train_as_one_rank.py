@@ -87,6 +87,7 @@ LAYOUTS: dict[str, Plan] = {
     "affine_projection": specs.plan({"tp": 2}, {"tp": 2}, models={"images": specs.vision(projector_hidden_size=None)}),
     "recompute_full": specs.plan({"pp": 2}, {"dp": 1}, recompute="full"),
     "recompute_selective": specs.plan({"tp": 2}, {"dp": 1}, recompute="selective"),
+    "language_alone_pp2": specs.alone(specs.plan({"tp": 2, "pp": 2, "sequence_parallel": True}, {})),
     "experts_ep2": specs.plan({"dp": 2, "ep": 2}, {"dp": 1}, models=EXPERTS),
     "experts_ep2_tp2": specs.plan({"tp": 2, "dp": 2, "ep": 2, "sequence_parallel": True}, {"dp": 1}, models=EXPERTS),
 }
