@@ -1,10 +1,9 @@
 """Seconds of one step, where nobody looks at its timeline: fits ask for it ten thousand times.
 
 The simulation (simulate.py) is the answer. One pipeline whose last stage sets the pace has it in closed form: the last
-stage never waits for anything but its own hop once it has begun, if every other stage with a hop takes no longer, and all
-hops take the same.
-Then a step is one microbatch through all stages and back, and for each other microbatch the last stage's work and the
-exchange before it. A test compares the two.
+stage never waits for anything but its own hop once it has begun, if every other stage with a hop takes no longer and
+all hops take the same. Then a step is one microbatch through all stages and back, and for each other microbatch the
+last stage's work and the exchange before it. A test compares the two.
 """
 
 from __future__ import annotations
