@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import isfinite
 
 import attrs
@@ -22,7 +23,7 @@ class Durations:
 
     Attributes:
         passes: by (stage, direction), one microbatch on one lane; with its tensor, context and expert collectives.
-        hops: by module, one transfer between two of its stages, either direction.
+        hops: by stage that has one after it in its module, one transfer between the two, either direction.
         edges: by (source, destination, direction), one microbatch over the edge: its messages, then the broadcast or
             gather inside the lane. Where the modules share ranks, these compute nothing meanwhile.
 
@@ -31,14 +32,14 @@ class Durations:
     """
 
     passes: FrozenMap[Pass, float]
-    hops: FrozenMap[str, float]
+    hops: FrozenMap[Stage, float]
     edges: FrozenMap[Edge, float]
 
     def __attrs_post_init__(self) -> None:
         times = [*self.passes.items(), *self.hops.items(), *self.edges.items()]
         for key, value in times:
             if not (isfinite(value) and value >= 0):
-                name = key if isinstance(key, str) else " ".join(map(str, key))
+                name = " ".join(map(str, key)) if isinstance(key, tuple) else key
                 raise ValueError(f"a duration is a finite number of seconds >= 0; that of {name} is {value}")
 
     @classmethod
@@ -46,14 +47,14 @@ class Durations:
         cls,
         plan: Plan,
         seconds: Callable[[Stage, Direction], float],
-        hop: Callable[[str], float] = lambda _: 0.0,
+        hop: Callable[[Stage], float] = lambda _: 0.0,
         edge: Callable[[str, str, Direction], float] = lambda _src, _dst, _way: 0.0,
     ) -> Durations:
         """The durations of a plan from functions; transfers take no time where none are given."""
         stages = [Stage(module.name, index) for module in plan.modules for index in range(module.num_stages)]
         return cls(
             passes=FrozenMap(((stage, way), seconds(stage, way)) for stage in stages for way in Direction),
-            hops=FrozenMap((module.name, hop(module.name)) for module in plan.modules),
+            hops=FrozenMap((stage, hop(stage)) for stage, after in pairwise(stages) if stage.module == after.module),
             edges=FrozenMap(((src, dst, way), edge(src, dst, way)) for src, dst in plan.edges for way in Direction),
         )
 

@@ -69,12 +69,11 @@ def _worst(family: Family, per_node: int) -> Span:
     return max(spans, key=lambda span: (span.num_nodes, -span.num_cards), default=ALONE)
 
 
-def hop_crosses(plan: Plan, module: ModulePlan) -> bool:
-    """Whether a transfer between two neighbouring stages leaves its node, for any of the ranks looked at."""
-    if module.num_stages == 1:
-        return False
+def hops_cross(plan: Plan, module: ModulePlan) -> tuple[bool, ...]:
+    """Per two neighbouring stages, whether a transfer between them leaves its node, for any of the ranks looked at."""
     per_node = gpus_per_node(plan)
     pipelines = plan.groups(module.name, GroupKind.PP)
     step = max(1, len(pipelines) // _MAX_LOOKED_AT)
-    looked_at = (pipelines[index] for index in range(0, len(pipelines), step))
-    return any(a // per_node != b // per_node for ranks in looked_at for a, b in pairwise(ranks))
+    looked_at = [pipelines[index] for index in range(0, len(pipelines), step)]
+    nodes = ([rank // per_node for rank in ranks] for ranks in looked_at)
+    return tuple(map(any, zip(*([a != b for a, b in pairwise(each)] for each in nodes), strict=True)))

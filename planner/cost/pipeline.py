@@ -1,9 +1,9 @@
 """Seconds of one step, where nobody looks at its timeline: fits ask for it ten thousand times.
 
 The simulation (simulate.py) is the answer. One pipeline whose last stage sets the pace has it in closed form: the last
-stage never waits for anything but its own hop once it has begun, if every other stage with a hop takes no longer.
-Then a step is one microbatch through all stages and back, and for each other microbatch the last stage's work and the
-exchange before it. A test compares the two.
+stage never waits for anything but its own hop once it has begun, if every other stage with a hop takes no longer and
+all hops take the same. Then a step is one microbatch through all stages and back, and for each other microbatch the
+last stage's work and the exchange before it. A test compares the two.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def closed_form(plan: Plan, durations: Durations) -> float | None:
     if len(plan.modules) > 1:
         return None
     each = stage_sums(durations)
-    (hop,) = durations.hops.values()
-    if any(seconds + hop > each[-1] for seconds in each[:-1]):
+    hop, *others = set(durations.hops.values()) or {0.0}
+    if others or any(seconds + hop > each[-1] for seconds in each[:-1]):
         return None
     there_and_back = sum(each) + 2 * hop * (len(each) - 1)
     pace = each[-1] + (hop if len(each) > 1 else 0.0)

@@ -143,7 +143,7 @@ def _traffic(work: Workload, module: ModulePlan, index: int, rates: Rates) -> tu
             add(message, spans.get(message.kind, ALONE), num * part.count)
     for message in work.steps[stage][0]:
         add(message, spans.get(message.kind, ALONE), 1)
-    hop = work.hops[module.name]
-    if hop:
-        add(hop[0], hop[1], num * ((index > 0) + (index < module.num_stages - 1)))
+    for before in (Stage(module.name, index - 1), stage):  # a microbatch's gradients go back, and itself on
+        if before in work.hops:
+            add(*work.hops[before], num)
     return tuple(traffic for traffic in sums.values() if traffic.num_bytes)

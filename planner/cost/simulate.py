@@ -131,7 +131,7 @@ class _Pipes:
     @classmethod
     def of(cls, hop: Hop, index: int, durations: Durations, sends: Sends) -> _Pipes:
         src, dst = hop.src.module, hop.dst.module
-        there, back = (durations.edges[src, dst, way] if hop.is_edge else durations.hops[src] for way in Direction)
+        there, back = (durations.edges[src, dst, way] if hop.is_edge else durations.hops[hop.src] for way in Direction)
         waited = hop.is_shared or sends is Sends.WAITED
         return cls(hop, _Channel(hop, 4 * index, there, waited), _Channel(hop, 4 * index + 2, back, waited))
 

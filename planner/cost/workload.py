@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from ..axes import Axis
-from ..frozenmap import FrozenMap
 from ..ir import Direction, GroupKind, ModulePlan
 from ..plan import Plan
 from .bridging import Crossing, crossing_of, crossing_seconds
 from .durations import Durations
-from .links import ALONE, Span, gpus_per_node, hop_crosses, spans_of
+from .links import ALONE, Span, gpus_per_node, hops_cross, spans_of
 from .schedule import Stage, schedule_of
 from .settings import Settings
 from .sizes import stage_parameters
@@ -34,7 +33,7 @@ class Workload:
     Attributes:
         works: of one microbatch on each stage.
         spans: of the groups of each module.
-        hops: the transfer between two stages of a module, where it has several.
+        hops: by stage that has one after it, the transfer between the two; none where no model says how large it is.
         crossings: one microbatch over each edge, forward and backward.
         steps: the reduction and the update of each stage: messages, and bytes of memory traffic.
         held: the stages that a rank holds together, of every kind of rank.
@@ -44,7 +43,7 @@ class Workload:
     settings: Settings
     works: Mapping[Stage, StageWork]
     spans: Mapping[str, Spans]
-    hops: Mapping[str, tuple[Message, Span] | None]
+    hops: Mapping[Stage, tuple[Message, Span]]
     crossings: Mapping[tuple[str, str], tuple[Crossing, Crossing]]
     steps: Mapping[Stage, tuple[tuple[Message, ...], float]]
     held: tuple[tuple[Stage, ...], ...]
@@ -74,7 +73,7 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
         settings=settings,
         works=works,
         spans={module.name: spans_of(plan, module.name) for module in plan.modules},
-        hops={module.name: _hop(plan, module, settings) for module in plan.modules},
+        hops=dict(hop for module in plan.modules for hop in _hops(plan, module, settings)),
         crossings=crossings,
         steps=steps,
         held=tuple(unit.stages for unit in schedule_of(plan).units),
@@ -91,16 +90,15 @@ def _like_the_one_before(module: ModulePlan, stage: int) -> bool:
     return layers is not None and 1 < stage < module.num_stages - 1 and layers[stage] == layers[stage - 1]
 
 
-def _hop(plan: Plan, module: ModulePlan, settings: Settings) -> tuple[Message, Span] | None:
-    """The transfer between two stages of a module: its hidden states as each rank holds them, whole or a share."""
-    if module.num_stages == 1 or module.model is None:
-        return None
-    width = module.model.hidden_size or 0
-    tp = module.grid.size_of(Axis.TP)
-    shares = tp if module.sequence_parallel or settings.scattered_hops else 1
-    num_bytes = parameter_bytes(plan) * tokens_of(plan, module).per_rank * width / shares
-    crosses = hop_crosses(plan, module)
-    return Message(GroupKind.PP, Collective.SEND, num_bytes), Span(2 if crosses else 1, 2, 1)
+def _hops(plan: Plan, module: ModulePlan, settings: Settings) -> Iterator[tuple[Stage, tuple[Message, Span]]]:
+    """The transfers between a module's stages: its hidden states as each rank holds them, whole or a share."""
+    if module.model is None:
+        return
+    shares = module.grid.size_of(Axis.TP) if module.sequence_parallel or settings.scattered_hops else 1
+    num_bytes = parameter_bytes(plan) * tokens_of(plan, module).per_rank * (module.model.hidden_size or 0) / shares
+    message = Message(GroupKind.PP, Collective.SEND, num_bytes)
+    for index, crosses in enumerate(hops_cross(plan, module)):
+        yield Stage(module.name, index), (message, Span(2 if crosses else 1, 2, 1))
 
 
 def durations_of(work: Workload, rates: Rates) -> Durations:
@@ -111,13 +109,12 @@ def durations_of(work: Workload, rates: Rates) -> Durations:
     for stage, each in work.works.items():
         seconds = stage_seconds(each, work.spans[stage.module], rates, scales_out=scales_out)
         passes[stage, Direction.FORWARD], passes[stage, Direction.BACKWARD] = seconds
-    hops = {name: message_seconds(hop[0], hop[1], rates) if hop else 0.0 for name, hop in work.hops.items()}
-    edges = {
-        (src, dst, way): crossing_seconds(crossing, rates)
-        for (src, dst), crossings in work.crossings.items()
-        for way, crossing in zip(Direction, crossings, strict=True)
-    }
-    return Durations(passes=FrozenMap(passes), hops=FrozenMap(hops), edges=FrozenMap(edges))
+    return Durations.of(
+        plan,
+        lambda stage, way: passes[stage, way],
+        lambda stage: message_seconds(*work.hops[stage], rates) if stage in work.hops else 0.0,
+        lambda src, dst, way: crossing_seconds(work.crossings[src, dst][way is Direction.BACKWARD], rates),
+    )
 
 
 def update_seconds(work: Workload, rates: Rates) -> dict[Stage, float]:

@@ -148,8 +148,8 @@ def test_durations_in_words() -> None:
 
 @pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_a_duration_that_is_no_time_is_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="that of language is"):
-        Durations(passes=FrozenMap(), hops=FrozenMap({"language": bad}), edges=FrozenMap())
+    with pytest.raises(ValueError, match="that of language stage 0 is"):
+        Durations(passes=FrozenMap(), hops=FrozenMap({Stage("language", 0): bad}), edges=FrozenMap())
 
 
 def test_operations_are_counted_by_stages_and_not_by_gpus() -> None:

@@ -60,7 +60,7 @@ def test_nothing_starts_before_what_it_needs(run: tuple[Plan, Durations, Timelin
     checked = 0
     for hop, first, then in _dependencies(found, at):
         src, dst = hop.src.module, hop.dst.module
-        seconds = durations.edges[src, dst, then.direction] if hop.is_edge else durations.hops[src]
+        seconds = durations.edges[src, dst, then.direction] if hop.is_edge else durations.hops[hop.src]
         assert then.start >= first.end + seconds
         checked += 1
     assert checked == 2 * len(found.schedule.hops) * found.schedule.num_microbatches

@@ -10,6 +10,7 @@ import pytest
 
 from planner import Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, compile_spec
 from planner.cost.hardware import load_hardware
+from planner.cost.pipeline import step_seconds
 from planner.cost.predict import model_flops, predict
 from planner.cost.timing import rates_of
 from planner.cost.workload import durations_of, update_seconds, workload_of
@@ -60,6 +61,22 @@ def test_a_job_of_two_nodes_scales_out_whatever_its_groups_cross() -> None:
         plan = plan_of(Parallel(dp=8), Parallel(dp=8), cluster=nodes)
         seconds.append(max(durations_of(workload_of(plan), rates_of(rates)).passes.values()))
     assert seconds[1] == seconds[2] == pytest.approx(seconds[0] * rates.scale_out.value)
+
+
+def test_hops_leave_the_node_where_neighbouring_stages_do() -> None:
+    """Five stages of two ranks on nodes of four: the second and the fourth hop are between nodes."""
+    model = attrs.evolve(GPT, num_layers=5)
+    spec = Spec(
+        cluster=Cluster(gpus_per_node=4),
+        batch=Batch(global_size=8, micro_size=4, seq_length=512),
+        modules={"language": Module(parallel=Parallel(pp=5, tp=2), model=model)},
+    )
+    work = workload_of(compile_spec(spec))
+    num_bytes = 4 * 512 * 256 * 2
+    inside, between = num_bytes / RATES.nvlink + RATES.hop, num_bytes / RATES.network + RATES.hop
+    hops = durations_of(work, RATES).hops
+    assert list(hops.values()) == pytest.approx([inside, between, inside, between])
+    assert step_seconds(work, RATES) == pytest.approx(predict(work.plan).step_seconds)
 
 
 def test_model_flops_are_the_published_formula() -> None:

@@ -137,7 +137,7 @@ def predicted_sizes(work: Workload, number: int, rank: dict[str, Any]) -> Sizes:
     sizes: Sizes = {}
     view, num = work.plan.view(number), work.plan.batch.num_microbatches
     for name, coords in view.coords.items():
-        stage, module = coords[Axis.PP], work.plan.module(name)
+        stage = coords[Axis.PP]
         for message, times in messages_of(work, name, stage):
             communicator = rank["names"][f"{name}:{message.kind}"]
             if rank["sizes"][communicator] > 1:
@@ -145,11 +145,10 @@ def predicted_sizes(work: Workload, number: int, rank: dict[str, Any]) -> Sizes:
                 assert num_bytes == int(num_bytes)
                 key = communicator, str(message.collective)
                 sizes.setdefault(key, Counter())[int(num_bytes)] += times * message.count
-        hop = work.hops[name]
-        sends = (stage > 0) + (stage < module.num_stages - 1)
-        if hop and sends:
-            key = rank["names"][f"{name}:pp"], "send"
-            sizes.setdefault(key, Counter())[int(hop[0].num_bytes)] += num * sends
+        for before in (Stage(name, stage - 1), Stage(name, stage)):
+            if before in work.hops:
+                key = rank["names"][f"{name}:pp"], "send"
+                sizes.setdefault(key, Counter())[int(work.hops[before][0].num_bytes)] += num
     return sizes
 
 
@@ -226,13 +225,11 @@ def test_traffic_is_what_these_operations_move(name: str) -> None:
     plan = PLANS[name]
     work = workload_of(plan, LOCAL)
     for cost in predict(plan, settings=LOCAL).stages:
-        module = plan.module(cost.module)
         moved: Counter[str] = Counter()
         for message, times in messages_of(work, cost.module, cost.stage):
             size = len(plan.groups(cost.module, message.kind)[0])
             moved[message.kind] += times * message.count * message.num_bytes * share_moved(message.collective, size)
-        hop = work.hops[cost.module]
-        if hop:
-            sends = (cost.stage > 0) + (cost.stage < module.num_stages - 1)
-            moved["pp"] += plan.batch.num_microbatches * sends * hop[0].num_bytes
+        for before in (Stage(cost.module, cost.stage - 1), Stage(cost.module, cost.stage)):
+            if before in work.hops:
+                moved["pp"] += plan.batch.num_microbatches * work.hops[before][0].num_bytes
         assert {traffic.kind: traffic.num_bytes for traffic in cost.traffic} == +moved

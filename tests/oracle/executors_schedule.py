@@ -22,7 +22,7 @@ from planner.cost.durations import Durations
 from planner.cost.schedule import Stage
 
 from .megatron import Megatron
-from .schedule import Node, Wire, longest_paths
+from .schedule import Node, Wire, longest_paths, seconds_of
 
 FORWARD, BACKWARD = Direction
 
@@ -197,16 +197,18 @@ def record(megatron: Megatron, plan: Plan, rank: int) -> list[Event]:
     return recorder.events
 
 
-def replay(records: dict[int, list[Event]], durations: Durations) -> dict[int, list[tuple[Stage, float, float]]]:
+def replay(
+    plan: Plan, records: dict[int, list[Event]], durations: Durations
+) -> dict[int, list[tuple[Stage, float, float]]]:
     """Per rank, what it computed and when. Raises graphlib.CycleError where the ranks wait for one another."""
     before: dict[Node, list[tuple[Node, float]]] = {("start",): []}
-    rows = {rank: list(_add(before, rank, events, durations)) for rank, events in records.items()}
+    rows = {rank: list(_add(before, plan, rank, events, durations)) for rank, events in records.items()}
     times, _ = longest_paths(before)
     return {rank: [(stage, times[start], times[end]) for stage, start, end in found] for rank, found in rows.items()}
 
 
 def _add(
-    before: dict[Node, list[tuple[Node, float]]], rank: int, events: list[Event], durations: Durations
+    before: dict[Node, list[tuple[Node, float]]], plan: Plan, rank: int, events: list[Event], durations: Durations
 ) -> Iterator[tuple[Stage, Node, Node]]:
     here: Node = ("start",)
     came: dict[Wire, Iterator[int]] = {}
@@ -220,9 +222,7 @@ def _add(
             k = next(awaited.setdefault(event.wire, count()))
             before[after] = [(here, 0.0), ((event.wire, k), 0.0)]
         else:
-            _, _, src, dst, way = event.wire
             k = next(came.setdefault(event.wire, count()))
-            seconds = durations.hops[src] if src == dst else durations.edges[src, dst, way]
-            before.setdefault((event.wire, k), []).append((here, seconds))
+            before.setdefault((event.wire, k), []).append((here, seconds_of(plan, durations, event.wire)))
             continue
         here = after

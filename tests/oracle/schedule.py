@@ -199,7 +199,7 @@ def drawn_durations(draw: Random, plan: Plan) -> Durations:
     return Durations.of(
         plan,
         lambda _stage, _direction: float(draw.choice([0, 1, 2, 3, 7, 20])),
-        lambda _module: float(draw.choice([0, 0, 1, 4])),
+        lambda _stage: float(draw.choice([0, 0, 1, 4])),
         lambda _src, _dst, _way: float(draw.choice([0, 0, 2, 5])),
     )
 
@@ -223,7 +223,7 @@ def replay(
     plan: Plan, records: dict[int, list[Pass | Exchange]], durations: Durations, edges: Sends, hops: Sends
 ) -> Replayed:
     """When everything recorded happens. Raises graphlib.CycleError where the ranks wait for one another."""
-    graph = _Graph(durations, {True: edges, False: hops})
+    graph = _Graph(plan, durations, {True: edges, False: hops})
     for rank, items in records.items():
         graph.add_rank(rank, list(_grouped(items, edges, hops)), _stages(plan, rank))
     times, slack = longest_paths(graph.before)
@@ -258,11 +258,20 @@ def _fullest(items: list[Pass | Exchange]) -> int:
     return fullest
 
 
+def seconds_of(plan: Plan, durations: Durations, wire: Wire) -> float:
+    """How long a message takes."""
+    sender, receiver, src, dst, way = wire
+    if src != dst:
+        return durations.edges[src, dst, way]
+    earlier = min(plan.view(rank).stages[src].stage for rank in (sender, receiver))
+    return durations.hops[Stage(src, earlier)]
+
+
 class _Graph:
     """Nodes are instants; an arc of a weight is the least time between two of them."""
 
-    def __init__(self, durations: Durations, sends: dict[bool, Sends]) -> None:
-        self.durations, self.sends = durations, sends
+    def __init__(self, plan: Plan, durations: Durations, sends: dict[bool, Sends]) -> None:
+        self.plan, self.durations, self.sends = plan, durations, sends
         self.before: dict[Node, list[tuple[Node, float]]] = {("start",): []}
         self.passes: dict[int, list[tuple[Node, Node]]] = {}
         self.crossed: dict[tuple[int, Wire], int] = {}
@@ -294,8 +303,7 @@ class _Graph:
     def _message(self, rank: int, wire: Wire, here: Node) -> Node:
         k = self.crossed.get((rank, wire), 0)
         self.crossed[rank, wire] = k + 1
-        _, _, src, dst, way = wire
-        seconds = self.durations.hops[src] if src == dst else self.durations.edges[src, dst, way]
+        seconds = seconds_of(self.plan, self.durations, wire)
         self.before.setdefault((wire, k), []).append((here, seconds))
         return (wire, k)
 

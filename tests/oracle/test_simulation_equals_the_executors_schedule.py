@@ -57,7 +57,7 @@ def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(megatron:
         durations = drawn_durations(draw, plan)
         records = {rank: record(megatron, plan, rank) for rank in range(plan.world_size)}
         try:
-            expected = replay(records, durations)
+            expected = replay(plan, records, durations)
         except CycleError:
             assert plan.pipeline.cycle, seed
             with pytest.raises(DeadlockError):
@@ -88,7 +88,7 @@ def test_lanes_on_some_of_the_ranks(megatron: Megatron) -> None:
     }
     plan = compile_spec(Spec(batch=Batch(global_size=12, micro_size=4, seq_length=1), modules=modules))
     durations = Durations.of(plan, lambda stage, _: 2.0 + stage.index, lambda _: 1.0, lambda *_: 4.0)
-    expected = replay({rank: record(megatron, plan, rank) for rank in range(plan.world_size)}, durations)
+    expected = replay(plan, {rank: record(megatron, plan, rank) for rank in range(plan.world_size)}, durations)
     found = simulate(plan, durations)
     for index, unit in enumerate(found.schedule.units):
         rows = [(one.stage, one.start, one.end) for one in found.operations(index)]
