@@ -210,7 +210,7 @@ def test_remedies_do_what_they_say(name: str, gib: int) -> None:
 def test_several_changes_are_put_together_until_the_plan_fits() -> None:
     plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu_colocated.yaml"))
     gpu = load_hardware("h100")
-    found = predict(plan, attrs.evolve(gpu, memory_gib=attrs.evolve(gpu.memory_gib, value=24))).remedies
+    found = predict(plan, attrs.evolve(gpu, memory_gib=attrs.evolve(gpu.memory_gib, value=26))).remedies
     assert found[0].endswith(", which fits")
     assert found[0].count(": ") == 3
     assert not any(line.endswith("which fits") for line in found[1:])
