@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 import attrs
 import pytest
 
@@ -13,7 +12,6 @@ from planner.cost.predict import model_flops, predict
 from planner.cost.timing import rates_of
 from planner.cost.workload import durations_of, update_seconds, workload_of
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 RATES = rates_of(load_hardware("h100"))
 GPT = Model(
     family="gpt", num_layers=4, hidden_size=256, num_attention_heads=4, vocab_size=1024, max_positions=1024
