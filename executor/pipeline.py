@@ -16,7 +16,7 @@ import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind, Plan
 from planner.ir import edge_name
 
 from .bridge import Bridge
@@ -129,9 +129,7 @@ def key_of(bridge: Bridge | SharedBridge) -> str:
 
 def stage_of(plan: Plan, rank: int) -> int:
     """The rank's place in the schedule."""
-    coords = plan.view(rank).coords
-    name = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in coords else next(iter(coords))
-    return plan.pipeline.first[name] + coords[name][Axis.PP]
+    return plan.pipeline.place({name: view.stage for name, view in plan.view(rank).stages.items()})
 
 
 def _wrapped(value: torch.Tensor | None) -> torch.Tensor | None:

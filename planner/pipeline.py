@@ -39,6 +39,11 @@ class Pipeline:
     shared: Edges
     cycle: tuple[str, ...]
 
+    def place(self, stages: Mapping[str, int]) -> int:
+        """Of a rank that holds these stages, by module in plan order: that of language, or else of the first."""
+        leading = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in stages else next(iter(stages))
+        return self.first[leading] + stages[leading]
+
 
 def pipeline_of(modules: Mapping[str, ModulePlan], edges: Edges) -> Pipeline:
     """The schedule's stages of a placed DAG."""

@@ -31,7 +31,6 @@ import attrs
 
 from ..ir import GroupKind
 from ..plan import Plan
-from ..spec import MIMO_LANGUAGE_MODULE_KEY
 from ..topology import topological_order
 
 
@@ -125,10 +124,8 @@ def num_passes(plan: Plan) -> int:
 
 
 def position_of(plan: Plan, stages: Sequence[Stage]) -> int:
-    """Place in the schedule of ranks that hold these stages: that of language, or else of the first in plan order."""
-    order = [MIMO_LANGUAGE_MODULE_KEY, *(module.name for module in plan.modules)]
-    leading = min(stages, key=lambda stage: order.index(stage.module))
-    return plan.pipeline.first[leading.module] + leading.index
+    """Place in the schedule of ranks that hold these stages, given in plan order."""
+    return plan.pipeline.place({stage.module: stage.index for stage in stages})
 
 
 def warmup_at(plan: Plan, position: int) -> int:
@@ -203,7 +200,7 @@ def _units(plan: Plan, modules: Sequence[str]) -> tuple[Unit, ...]:
 
 
 def _ranks_by_stages(plan: Plan) -> dict[tuple[Stage, ...], Sequence[int]]:
-    """The ranks of each set of stages. Only ranks of modules that overlap are looked at."""
+    """The ranks of each set of stages, stages in plan order. Only ranks of modules that overlap are looked at."""
     found: dict[tuple[Stage, ...], Sequence[int]] = {}
     stages_of: dict[int, tuple[Stage, ...]] = {}
     for module in plan.modules:
