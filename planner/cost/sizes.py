@@ -111,7 +111,8 @@ def summed_parameters(model: Model, num_layers: int, *, is_last: bool) -> int:
         each += w.hidden * w.experts + (w.experts if w.has_bias else 0)
     else:
         each += _mlp(w)[1]
-    return num_layers * each + (w.norm if is_last else 0)
+    has_norm = is_last and model.family != "vit"
+    return num_layers * each + (w.norm if has_norm else 0)
 
 
 def _mlp(w: Widths) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from planner.cost.predict import predict
 from planner.cost.ranks import peaks, rank_memory
 from planner.cost.schedule import in_flight, warmup_at
 from planner.cost.settings import Settings
-from planner.cost.sizes import stage_parameters
+from planner.cost.sizes import stage_parameters, summed_parameters
 from planner.cost.stages import stage_work
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -83,6 +83,25 @@ def test_stages_of_one_rank_add_up_to_the_model(model: Model, tp: int, pp: int) 
     each = stage_parameters(split.modules[0], 0, 0)
     assert whole(plan) <= tp * each.total or tp == 1
     assert each.total <= whole(plan)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("name", ["language", "images", "audio"])
+def test_what_sequence_parallelism_sums_is_what_tp_does_not_divide(name: str, stage: int) -> None:
+    """P = D / tp + W on every rank, in a stage behind the first: W follows from two values of tp. The projection's last
+    bias is whole, but no part of the sequence's."""
+    models = {
+        "language": attrs.evolve(TINY, num_layers=3, num_attention_heads=2, vocab_size=4096),
+        "images": Model(preset="clip-vit-l-14-336", num_layers=3),
+        "audio": Model(preset="whisper-base", num_layers=3, projector_hidden_size=64),
+    }
+    modules = {one: Module(parallel=Parallel(pp=3, dp=1), model=model) for one, model in models.items()}
+    module = compile_spec(Spec(batch=Batch(global_size=1, micro_size=1, seq_length=512), modules=modules)).module(name)
+    halves = attrs.evolve(module, grid=attrs.evolve(module.grid, sizes=(2, *module.grid.sizes[1:])))
+    whole = 2 * stage_parameters(halves, stage, 64).total - stage_parameters(module, stage, 64).total
+    bias = 64 if stage == 2 and name != "language" else 0
+    assert module.model is not None
+    assert summed_parameters(module.model, 1, is_last=stage == 2) == whole - bias
 
 
 @given(model=MODELS, dp=SIZES)

@@ -17,10 +17,8 @@ import specs
 from planner import Freeze, Plan
 from planner.cost.layers import shape_of
 from planner.cost.memory import token_activations
-from planner.cost.settings import Settings
 from planner.cost.tokens import tokens_of
 
-LOCAL = Settings(flash_attention=False, score_bytes=6, fused_activation=False)  # softmax in fp32, then in bf16
 FEW = 2  # experts that a token visits: numbers per token and visit are at most so many
 FROZEN = {"language": Freeze(encoder=True, projection=True)}
 SP = {"tp": 2, "sequence_parallel": True}
@@ -70,7 +68,7 @@ def test_a_layer_keeps_what_is_predicted(name: str) -> None:
     for module in plan.modules:
         tokens = tokens_of(plan, module)
         trains = not module.freeze.encoder
-        each = token_activations(shape_of(module, tokens, LOCAL), module.recompute, trains=trains)
+        each = token_activations(shape_of(module, tokens, specs.LOCAL), module.recompute, trains=trains)
         inner = [found[rank][module.name][1:] for rank in module.ranks]  # the first layer keeps the tables too
         for layers in zip(*inner, strict=True):
             kept = sum(num_bytes for layer in layers for shape, floats, num_bytes in layer if counts(shape, floats))

@@ -24,12 +24,10 @@ import specs
 from planner import Axis, Freeze, GroupKind, Plan, Strategy, Training, compile_spec
 from planner.cost.predict import predict
 from planner.cost.schedule import Stage
-from planner.cost.settings import Settings
 from planner.cost.step import parameter_bytes
 from planner.cost.work import Collective, Message, share_moved
 from planner.cost.workload import Workload, workload_of
 
-LOCAL = Settings(flash_attention=False, fused_loss=False, dummy_gradient=False)  # what the executor's models do
 SCALAR = 4  # bytes
 
 Sizes = dict[tuple[str, str], Counter[int]]  # by communicator and operation: how many buffers, by their bytes
@@ -104,7 +102,7 @@ PLANS = {
 def test_every_operation_of_a_step_is_predicted(name: str) -> None:
     plan = PLANS[name]
     found = ranks.run(plan.world_size, "byte_jobs:recorded_step", plan.to_json())
-    work = workload_of(plan, LOCAL)
+    work = workload_of(plan, specs.LOCAL)
     recorded = [recorded_sizes(rank) for rank in found]
     predicted = [predicted_sizes(work, number, rank) for number, rank in enumerate(found)]
     for number, (have, want) in enumerate(zip(recorded, predicted, strict=True)):
@@ -223,8 +221,8 @@ def check_bridge(work: Workload, src: str, dst: str, found: list[dict[str, Any]]
 def test_traffic_is_what_these_operations_move(name: str) -> None:
     """Of every stage and kind: what `mimo predict --json` prints."""
     plan = PLANS[name]
-    work = workload_of(plan, LOCAL)
-    for cost in predict(plan, settings=LOCAL).stages:
+    work = workload_of(plan, specs.LOCAL)
+    for cost in predict(plan, settings=specs.LOCAL).stages:
         moved: Counter[str] = Counter()
         for message, times in messages_of(work, cost.module, cost.stage):
             size = len(plan.groups(cost.module, message.kind)[0])
