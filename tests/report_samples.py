@@ -9,7 +9,7 @@ from planner.cost.durations import Durations
 from planner.cost.schedule import Stage
 from planner.cost.simulate import simulate
 from planner.report.build import build_report
-from planner.report.content import Fact, Memory, MemoryBar, MemoryPart, Report, TrafficRow
+from planner.report.content import Fact, Memory, MemoryBar, MemoryPart, Notice, Report, TrafficRow
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "vision_audio_8gpu.yaml"
 BIG = Spec(
@@ -55,5 +55,5 @@ def sample(spec: Spec | None = None, plan: Plan | None = None) -> Report:
             ),
         ),
         facts=(Fact("Step time", "1.66 s", "predicted"),),
-        warnings=() if plan.warnings else ("example.yaml:1:1: warning[W000] a warning\n    fix: none",),
+        notices=() if plan.warnings else (Notice("example.yaml:1:1: warning[W000] a warning\n    fix: none"),),
     )

@@ -17,10 +17,14 @@ from planner import compile_spec, load_spec
 from planner.cli import main
 from planner.cost.durations import Durations
 from planner.cost.predict import predict
+from planner.cost.schedule import Stage
 from planner.cost.simulate import DeadlockError, simulate
 from planner.cost.words import duration
+from planner.report import page as page_module
 from planner.report.build import MAX_CELLS, MAX_OPERATIONS, build_report
+from planner.report.costs import limit_of
 from planner.report.page import embedded, render_page
+from planner.report.typeset import typeset
 
 
 @given(cases(max_modules=4))
@@ -74,6 +78,10 @@ def test_a_large_world_is_shown_by_stage() -> None:
     assert sum(stage.num_ranks for stage in report.stages) == 131_072 > MAX_CELLS
     assert report.stages[0].ranks == "0-1023"
     assert report.stages[0].nodes == "0-127"
+    plan = compile_spec(BIG)
+    for stage in report.stages:
+        ranks = [rank for first, last in stage.runs for rank in range(first, last + 1)]
+        assert ranks == list(plan.groups(report.modules[stage.module].name, "tp_dp_cp")[stage.stage])
     assert len(render_page(report)) < 3_000_000
 
 
@@ -131,7 +139,7 @@ def test_the_page_shows_what_is_predicted(name: str, tmp_path: Path) -> None:
     timeline, memory = content["timeline"], content["memory"]
     assert timeline["is_predicted"] is True
     assert timeline["makespan"] * timeline["tick"] == pytest.approx(expected.pipeline_seconds, rel=1e-6)
-    assert timeline["path"] == list(expected.critical_path)
+    assert timeline["path"] == list(map(typeset, expected.critical_path))
     assert memory["limit"] == expected.memory_limit
     totals = [sum(part["bytes"] for part in bar["parts"]) for bar in memory["bars"]]
     assert max(totals) == pytest.approx(expected.worst.total)
@@ -142,7 +150,66 @@ def test_the_page_shows_what_is_predicted(name: str, tmp_path: Path) -> None:
     assert facts["Memory"] == ("fits" if expected.fits else "does not fit")
     assert facts["Step time"] == duration(expected.step_seconds)
     assert facts["Bubble"] == f"{expected.bubble:.1%}"
-    assert any("fix: recompute" in warning for warning in content["warnings"]) is not expected.fits
+    assert facts["Fullest rank"] == f"rank {expected.worst.rank}"
+    problems = [notice["text"] for notice in content["notices"] if notice["is_problem"]]
+    assert len(problems) == (0 if expected.fits else 1)
+    assert all(expected.remedies[0] in problem for problem in problems)
+    assert {tuple(part["name"] for part in bar["parts"]) for bar in memory["bars"]} == {
+        ("weights, gradients, optimizer", "activations", "logits", "buffers", "communicators")
+    }, "a part has one place, and with it one colour, in every bar"
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("vision_audio_8gpu", "language stage 1"), ("llama70b_1024gpu", "language")]
+)
+def test_what_limits_the_step_is_named(name: str, limit: str) -> None:
+    """A stage where one takes half of the critical path, else the module whose stages take most of it together."""
+    timeline = predict(compile_spec(load_spec(EXAMPLE.parent / f"{name}.yaml"))).timeline
+    assert timeline is not None
+    own = [one for one in timeline.path if f"{one.where} ".startswith(f"{limit} ") and isinstance(one.where, Stage)]
+    share = sum(one.seconds for one in own) / timeline.makespan
+    fact = limit_of(timeline)
+    assert (fact.value, fact.note) == (limit, f"{share:.0%} of the critical path")
+    assert share > 0.5
+
+
+def test_words_are_set_as_a_page_sets_them() -> None:
+    assert typeset("40 us for a->b") == "40 µs for a → b"
+    assert typeset("the us of 5 uses") == "the us of 5 uses"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_can_be_read(theme: str) -> None:
+    """WCAG AA: 4.5 for text, 3 for what a picture needs to be understood."""
+    colours = palette(theme)
+    for index in range(8):
+        filled, text = colours[f"m{index}"], colours.get(f"on{index}", colours["on"])
+        assert contrast(filled, colours["bg"]) >= 3, index
+        assert contrast(filled, text) >= 4.5, index
+    for index in range(5):
+        assert contrast(colours[f"p{index}"], colours[f"q{index}"]) >= 4.5, index
+    pairs = ("muted bg", "muted card", "bad bg", "bad bad-bg", "good card", "fg warn-bg", "accent card")
+    for text, behind in map(str.split, pairs):
+        assert contrast(colours[text], colours[behind]) >= 4.5, (text, behind)
+
+
+def palette(theme: str) -> dict[str, str]:
+    """The colours of the style sheet; those that dark does not change are light's."""
+    style = (Path(page_module.__file__).parent / "page" / "page.css").read_text()
+    light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part)) for part in style.split("}")[:2])
+    return {**light, **dark} if theme == "dark" else light
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2's contrast ratio, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+        linear = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_the_gpu_can_be_named(tmp_path: Path) -> None:
@@ -184,5 +251,22 @@ def test_a_layout_that_stops_has_a_page_without_a_timeline(tmp_path: Path, capsy
     )
     assert main(["report", str(spec), "-o", str(page), "--trace", str(trace)]) == 1
     assert "no timeline: the schedule stops for good: " in capsys.readouterr().err
-    assert "the schedule stops for good" in page.read_text(encoding="utf-8")
+    assert [(one["is_problem"], "stops for good" in one["text"]) for one in content_of(page)["notices"]] == [
+        (True, True)
+    ]
     assert not trace.exists()
+
+
+def test_a_predicted_layout_that_stops_has_no_step_time(tmp_path: Path) -> None:
+    spec, page = tmp_path / "spec.yaml", tmp_path / "report.html"
+    spec.write_text(
+        "schema: 1\nbatch: {global_size: 8, micro_size: 2, seq_length: 1024}\nplacement: colocated\n"
+        "modules:\n  language: {parallel: {pp: 2}, model: {preset: vicuna-7b}}\n"
+        "  images:\n    parallel: {pp: 2}\n    stages: [11, 12]\n    model: {preset: clip-vit-l-14-336}\n"
+        "    output: {tensor_dims: 2, tokens_per_sample: 576}\n"
+    )
+    assert main(["report", str(spec), "-o", str(page)]) == 0
+    content = content_of(page)
+    assert {fact["label"]: fact["value"] for fact in content["facts"]}["Step time"] == "none"
+    assert [one["is_problem"] for one in content["notices"]] == [True, False]
+    assert "h100 is assumed" in content["notices"][1]["text"]

@@ -1,7 +1,7 @@
 // Peak memory of each kind of ranks, beside what the GPU has: lying bars, or columns where there are many kinds.
 
 const MANY_BARS = 24;
-const LABELLED = 9; // per cent of the width that a part needs to show its number
+const LABELLED = 13; // per cent of the width that a part needs to show its number
 
 const sumOf = (bar) => bar.parts.reduce((sum, part) => sum + part.bytes, 0);
 const isTooMuch = (bar) => report.memory.limit !== null && sumOf(bar) > report.memory.limit;
@@ -75,7 +75,7 @@ function memoryColumns(bars, parts, limit, scale) {
   const modules = [...new Set(bars.map((bar) => bar.module))].map((module) => {
     const own = drawn.filter((_, at) => bars[at].module === module);
     return el("div", { class: "of", style: `flex:${own.length} 1 ${3 * own.length}px` }, el("div", { class: "area" }, own),
-      el("div", { class: "name" }, chip(`${moduleName(module)}, ${plural(own.length, "stage")}`, moduleColour(module))));
+      el("div", { class: "name" }, chip(moduleName(module), moduleColour(module))));
   });
   return el("div", { class: "scroll" }, el("div", { class: "columns" }, modules,
     limit === null ? null : el("div", { class: "line" }, el("span", { class: "limit", style: `bottom:${(100 * limit) / scale}%` },

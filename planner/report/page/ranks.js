@@ -15,11 +15,12 @@ function drawRanks() {
 }
 
 function drawNodes() {
-  const found = report.nodes.flatMap((node) => node.cells.map((cell) => drawCell(node, cell)));
-  const isDense = found.length > DENSE;
+  const isDense = report.num_ranks > DENSE;
+  const found = report.nodes.flatMap((node) => node.cells.map((cell) => drawCell(node, cell, isDense)));
   const nodes = report.nodes.map((node) => {
     const ranks = node.cells.map((cell) => cell.rank);
-    const name = node.name.startsWith("node") ? [el("b", {}, node.name), ` ranks ${ranks[0]}–${ranks.at(-1)}`] : node.name;
+    const name = node.name.startsWith("node") ?
+      [el("b", {}, node.name), ` ${isDense ? "" : "ranks "}${ranks[0]}–${ranks.at(-1)}`] : node.name;
     return el("div", { class: "node" }, el("h3", {}, name), el("div", { class: "gpus" },
       ranks.map((rank) => found[rank].made)));
   });
@@ -27,16 +28,17 @@ function drawNodes() {
   section("ranks", "Ranks", `Every GPU by node. The colour is the module, ${isDense ? "the number" : "the number in it"} its ` +
     "pipeline stage; hover, or tab to the map and use the arrow keys, for the rank's place on every axis.",
     rankLegend(), rankFinder((rank) => (found[rank] ? [found[rank]] : [])),
-    el("div", { class: isDense ? "nodes dense" : "nodes" }, nodes));
+    el("div", { class: `nodes ${isDense ? "dense" : ""} ${report.modules.some((module) => module.sizes.stage > 100) ? "wide" : ""}` },
+      nodes));
 }
 
-function drawCell(node, cell) {
+function drawCell(node, cell, isDense) {
   const bar = barOf(cell.places);
   const lines = [`rank ${cell.rank}, ${node.name}`, ...cell.places.map(placeInWords), bar ? peakInWords(bar) : null].filter(Boolean);
   const bands = cell.places.map((place) => el("i", { "--c": moduleColour(place.module), "--text": textOnColour(place.module) },
     String(place.stage)));
   const made = el("button", { class: bar && isTooMuch(bar) ? "gpu over" : "gpu", type: "button", "data-rank": cell.rank,
-    "aria-label": lines.join("; ") }, el("b", {}, String(cell.rank)), el("span", { class: "bands" }, bands));
+    "aria-label": lines.join("; ") }, isDense ? null : el("b", {}, String(cell.rank)), el("span", { class: "bands" }, bands));
   tipFor(made, () => lines);
   return { made, lines };
 }
