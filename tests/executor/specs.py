@@ -7,12 +7,10 @@ from typing import Any
 import attrs
 
 from planner import Batch, Freeze, Model, Module, Output, Parallel, Plan, Spec, compile_spec
-from planner.cost.settings import Settings
+from planner.cost.settings import EXECUTOR
 
 IMAGE_TOKENS = 4
-LOCAL = Settings(  # what the executor's models do without Transformer Engine; their softmax is in fp32, then in bf16
-    flash_attention=False, score_bytes=6, fused_activation=False, fused_loss=False, dummy_gradient=False
-)
+LOCAL = attrs.evolve(EXECUTOR, flash_attention=False)  # what the executor's models do without Transformer Engine
 
 
 def language(**changes: Any) -> Model:
