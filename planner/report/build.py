@@ -38,7 +38,7 @@ from .content import (
 from .typeset import typeset
 
 MAX_CELLS = 4096  # GPUs drawn one by one
-MAX_OPERATIONS = 150_000  # in the page; about 3 MB
+MAX_OPERATIONS = 150_000  # in the page; about 5 MB
 _TICKS = 10_000_000  # of a makespan: a tenth of a pixel at a zoom of 1,000
 _NODE_WITHOUT_CLUSTER = 8
 _MAX_WAITS = 3

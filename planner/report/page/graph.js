@@ -61,6 +61,6 @@ function drawBox(drawing, module, index, [x, y]) {
   const text = (dy, kind, value, most) => svg("text", { x: x + 18, y: y + dy, class: kind },
     value.length > most ? `${value.slice(0, most - 1)}…` : value);
   drawing.append(svg("rect", { class: "box", x, y, width: BOX.width, height: BOX.height, rx: 8 }), colour,
-    text(24, "name", module.name, 23), text(44, "small", `${plural(module.num_ranks, "GPU")} · ${module.axes}`, 33),
+    text(24, "name", module.name, 21), text(44, "small", `${plural(module.num_ranks, "GPU")} · ${module.axes}`, 33),
     text(62, "small", module.model, 33));
 }

@@ -74,7 +74,7 @@ class TimelineDrawing {
   drawAxis(c) {
     const tick = this.content.tick;
     const [low, high] = [this.view.start * tick, this.view.end * tick];
-    const step = roundStep(low, high, Math.max(2, this.plotWidth / 110));
+    const step = roundStep(low, high, Math.max(3, this.plotWidth / 110));
     c.font = "12px system-ui, sans-serif";
     c.textBaseline = "middle";
     c.textAlign = "center";
