@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import attrs
@@ -100,3 +101,16 @@ def test_a_schedule_that_stops_is_said() -> None:
     plan = compile_spec(attrs.evolve(spec, modules=modules))
     assert predict(plan).pipeline_seconds == float("inf")
     assert lines_of(plan)[0].startswith("  no step time: the schedule stops for good: ")
+
+
+def test_another_gpu_may_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = str(EXAMPLES / "llava_8gpu.yaml")
+    assert main(["plan", spec, "--gpu", "b200"]) == 0
+    step = next(line for line in capsys.readouterr().out.splitlines() if "step on" in line)
+    assert main(["predict", spec, "--gpu", "b200", "--json"]) == 0
+    seconds = json.loads(capsys.readouterr().out)["step_seconds"]
+    assert step.startswith(f"  step on b200: {duration(seconds)}, ")
+    assert main(["plan", spec, "--gpu", "b201"]) == 1
+    assert 'did you mean "b200"?' in capsys.readouterr().err
+    assert main(["plan", spec, "--gpu", "b200", "--rank", "0"]) == 2
+    assert "--gpu is of the prediction" in capsys.readouterr().err

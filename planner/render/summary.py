@@ -18,11 +18,14 @@ MAX_RANKS = 16_384
 _GIB = 2**30
 
 
-def prediction_lines(plan: Plan, style: Style) -> list[str]:
-    """The lines of the section, of a plan whose modules all have models. An unknown GPU is no fault of a plan."""
+def prediction_lines(plan: Plan, style: Style, gpu: str | None = None) -> list[str]:
+    """The lines of the section, of a plan whose modules all have models.
+
+    A GPU that is not known is no fault of a plan that names it; as `gpu`, asked for, it raises PlanError.
+    """
     if num_passes(plan) > MAX_PASSES or plan.world_size > MAX_RANKS:
         return ["  large: `mimo predict` takes its time for it"]
-    hardware, assumed = _hardware(plan)
+    hardware, assumed = (load_hardware(gpu), []) if gpu is not None else _hardware(plan)
     prediction = predict(plan, hardware)
     return _wrapped([*_step(prediction), _memory(prediction, style), *assumed], style)
 
