@@ -108,8 +108,8 @@ class _Parser(argparse.ArgumentParser):
     Else `--gpu 4`, to a command without it, would be --gpus-per-node.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, allow_abbrev=False, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import attrs
@@ -114,3 +115,23 @@ def test_another_gpu_may_be_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
     assert 'did you mean "b200"?' in capsys.readouterr().err
     assert main(["plan", spec, "--gpu", "b200", "--rank", "0"]) == 2
     assert "--gpu is of the prediction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["llava_8gpu", "llava_8gpu_colocated", "llama70b_1024gpu", "tiny_4rank"])
+def test_plan_and_predict_show_the_same_numbers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the same digits; and the parts of a fullest rank add up to its total."""
+    spec = str(EXAMPLES / f"{name}.yaml")
+    assert main(["plan", spec]) == 0
+    short = capsys.readouterr().out.partition("\nPrediction\n")[2]
+    assert main(["predict", spec]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    seconds, tokens, mfu, bubble = re.findall(r": (\S+ \S+), (\S+) tokens/s, (MFU \S+), (bubble \S+)", short)[0]
+    assert [
+        part for part in (f"step time {seconds} ", f"tokens/s {tokens} ", f"{mfu} ", f"{bubble} ") if part not in words
+    ] == []
+    peaks = re.findall(r" (\d+) ((?:\d+\.\d\d ){3})(\d+\.\d\d) \d+\.\d\d", words.partition(" to spare ")[2])
+    assert len(peaks) == len(compile_spec(load_spec(spec)).modules)
+    for _, parts, total in peaks:
+        assert sum(map(float, parts.split())) == pytest.approx(float(total), abs=0.021)
+    rank, worst = re.findall(r"rank (\d+) \(.*\) needs most, (\S+) of", short)[0]
+    assert (rank, float(worst)) in [(rank, round(float(total), 1)) for rank, _, total in peaks]

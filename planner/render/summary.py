@@ -67,4 +67,4 @@ def _memory(p: Prediction, style: Style) -> str:
     fits = "fits" if p.fits else style.error("DOES NOT FIT")
     where = f"rank {worst.rank} ({worst.module} stage {worst.stage})"
     remedy = f"; {p.remedies[0]}" if p.remedies else ""
-    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.3g} of {limit:g} GiB{remedy}"
+    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.1f} of {limit:g} GiB{remedy}"
