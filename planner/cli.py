@@ -535,7 +535,7 @@ def _explain(options: argparse.Namespace) -> int:
         return OK
     found = diagnostics.CODES.get(options.code.upper())
     if found is None:
-        close = suggest(options.code.upper(), list(diagnostics.CODES))
+        close = suggest(options.code, list(diagnostics.CODES))
         raise MisuseError(f"no diagnostic {options.code[:40]!r}; {close}`mimo explain` lists all")
     level = "a warning; --strict makes it an error" if found.is_warning else "an error"
     text = wrap(found.explanation.split(), stdout_style("never").width)
