@@ -65,8 +65,8 @@ def test_the_lines_are_those_of_the_prediction() -> None:
         ("h100", []),
         ("b200", []),
         (None, ["  h100 is assumed: the spec names no cluster.gpu"]),
-        ("tpu9", ["  h100 is assumed: cluster.gpu 'tpu9' is not known"]),
-        ("none.yaml", ["  h100 is assumed: cluster.gpu 'none.yaml' is not known"]),
+        ("tpu9", ["  h100 is assumed: cluster.gpu 'tpu9' is none of a100, b200, h100, h200"]),
+        ("none.yaml", ["  h100 is assumed: cluster.gpu 'none.yaml' cannot be read"]),
     ],
 )
 def test_the_gpu_that_is_assumed_is_said(gpu: str | None, said: list[str]) -> None:

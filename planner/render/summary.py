@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import codes
-from ..cost.hardware import DEFAULT, Hardware, load_hardware
+from ..cost.hardware import DEFAULT, Hardware, known_hardware, load_hardware
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
 from ..cost.schedule import num_passes
@@ -47,8 +47,8 @@ def _hardware(plan: Plan) -> tuple[Hardware, list[str]]:
         return load_hardware(named), []
     except PlanError as error:
         fault = error.faults[0]
-        is_unknown = fault.code in (codes.BAD_CHOICE, codes.UNREADABLE)
-        reason = "is not known" if is_unknown else f"has faults, the first: {fault.rule}"
+        reasons = {codes.BAD_CHOICE: f"is none of {', '.join(known_hardware())}", codes.UNREADABLE: "cannot be read"}
+        reason = reasons.get(fault.code, f"has faults, the first: {fault.rule}")
         return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: cluster.gpu {named!r} {reason}"]
 
 
