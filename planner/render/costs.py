@@ -11,7 +11,7 @@ import attrs
 from ..cost.bridging import BridgeCost, Crossing
 from ..cost.prediction import Prediction, StageCost
 from ..cost.words import duration
-from .style import Style, columns, plural, shorten, wrap
+from .style import Style, columns, plural, sentences, shorten
 
 _GIB = 2**30
 
@@ -46,8 +46,7 @@ def _step(p: Prediction, style: Style) -> list[str]:
         ["TFLOP/s per GPU", f"{p.tflops_per_gpu:.1f}", f"MFU {p.mfu:.1%}"],
     ]
     lines = columns([*(times if p.timeline else []), ["memory", fits, f"{p.hardware.memory_gib.value:g} GiB per GPU"]])
-    notes = assumptions(p)
-    return lines + [f"  {line}" for note in notes for line in wrap(note.split(), style.width - 2)]
+    return lines + sentences(assumptions(p), style.width)
 
 
 def assumptions(p: Prediction) -> list[str]:
@@ -64,7 +63,7 @@ def assumptions(p: Prediction) -> list[str]:
 
 def _path(p: Prediction, style: Style) -> list[str]:
     """Where the time goes, and who waits longest."""
-    return [f"  {line}" for text in (*p.critical_path, *p.waits) for line in wrap(text.split(), style.width - 2)]
+    return sentences((*p.critical_path, *p.waits), style.width)
 
 
 def _alike(costs: tuple[StageCost, ...]) -> list[tuple[list[StageCost], str]]:
@@ -105,19 +104,15 @@ def _memory(p: Prediction, style: Style) -> list[str]:
         memory = cost.memory
         parts = (memory.states, memory.activations, memory.logits, memory.buffers, memory.total)
         rows.append([label, f"{cost.parameters.total:,}", *(f"{part / _GIB:.2f}" for part in parts)])
-    lines = _table(rows, style) + _peaks(p, style)
-    for remedy in p.remedies:
-        first, *rest = wrap(remedy.split(), style.width - 4)
-        lines += [f"  - {first}", *(f"    {line}" for line in rest)]
-    return lines
+    return _table(rows, style) + _peaks(p, style) + sentences(p.remedies, style.width, mark="- ")
 
 
 def _peaks(p: Prediction, style: Style) -> list[str]:
     """The fullest rank of each module: its stages, of every module that it holds, and what no module owns."""
-    rows = [["peak of", "rank", "its stages", "workspace", "communicators", "total", "to spare"]]
+    rows = [["peak of", "rank", "total", "to spare", "its stages", "workspace", "communicators"]]
     for peak in p.peaks:
         stages = peak.memory.total - peak.workspace
-        parts = (stages, peak.workspace, peak.communicators, peak.total, p.spare(peak))
+        parts = (peak.total, p.spare(peak), stages, peak.workspace, peak.communicators)
         rows.append([peak.module, str(peak.rank), *(f"{part / _GIB:.2f}" for part in parts)])
     title, *lines = _table(rows, style)
     return [

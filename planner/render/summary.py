@@ -10,7 +10,7 @@ from ..cost.schedule import num_passes
 from ..cost.words import critical_path, duration
 from ..errors import PlanError
 from ..plan import Plan
-from .style import Style, wrap
+from .style import Style, sentences
 
 # About a fifth of a second; a plan is not to wait longer for it.
 MAX_PASSES = 50_000
@@ -27,15 +27,7 @@ def prediction_lines(plan: Plan, style: Style, gpu: str | None = None) -> list[s
         return ["  large: `mimo predict` takes its time for it"]
     hardware, assumed = (load_hardware(gpu), []) if gpu is not None else _hardware(plan)
     prediction = predict(plan, hardware)
-    return _wrapped([*_step(prediction), _memory(prediction, style), *assumed], style)
-
-
-def _wrapped(sentences: list[str], style: Style) -> list[str]:
-    lines = []
-    for sentence in sentences:
-        first, *rest = wrap(sentence.split(), style.width - 4)
-        lines += [f"  {first}", *(f"    {line}" for line in rest)]
-    return lines
+    return sentences([*_step(prediction), _memory(prediction, style), *assumed], style.width)
 
 
 def _hardware(plan: Plan) -> tuple[Hardware, list[str]]:
