@@ -314,7 +314,7 @@ class Record:
             if key not in fields:
                 where = format_key(path[-1]) if path else f"the {self.cls.__name__.lower()}"
                 rule = f"{show(key)} is not a key of {where}, which has {', '.join(fields)}"
-                found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), fields))
+                found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), self.cls))
         arguments = {name: self._parse_field(field, value, found) for name, field in fields.items()}
         if not found.has_errors:
             try:
@@ -368,10 +368,22 @@ class Record:
         }
 
 
-def _remedy_for_key(key: str, fields: Mapping[str, attrs.Attribute[Any]]) -> str:
+def _remedy_for_key(key: str, cls: type[Any]) -> str:
+    """A key of a record inside this one was written a level too high; else it may be misspelt, or other software's."""
+    fields = {name: field for name, field, _ in fields_of(cls)}
+    for name, field in fields.items():
+        rule = field.metadata["rule"]
+        if key in _keys(rule):
+            return f"write it under `{name}`"
+        if isinstance(rule, Table) and key in _keys(rule.item):
+            return f"write it under one of `{name}`"
     same = next((name for name, field in fields.items() if key in field.metadata["elsewhere"]), None)
     suggestion = _did_you_mean(same) if same else suggest(key, list(fields))
     return f"{suggestion}otherwise remove it" if suggestion else "remove it"
+
+
+def _keys(rule: Rule) -> list[str]:
+    return [name for name, _, _ in fields_of(rule.cls)] if isinstance(rule, Record) else []
 
 
 def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], Rule]]:

@@ -94,6 +94,9 @@ SPECS = [
     case("S101", "toplogy", LONE + "«toplogy: {}\n", "'toplogy'", 'did you mean "topology"?'),
     case("S101", "modules.language.model.num_key_value_heads", language("model: {«num_key_value_heads: 8}"), 'did you mean "num_query_groups"?'),
     case("S101", "modules.language.model.Hidden_Size", language("model: {«Hidden_Size: 8}"), 'did you mean "hidden_size"?'),
+    case("S101", "modules.language.tp", language("«tp: 2"), "'tp' is not a key of language", "write it under `parallel`"),
+    case("S101", "recompute", LONE + "«recompute: full\n", "not a key of the spec", "write it under one of `modules`"),
+    case("S101", "dtype", LONE + "«dtype: fp32\n", "not a key of the spec", "write it under `training`"),
     case("S101", "modules.language.parallel.1", language("parallel: {«1: 2}"), "1 is not a key of parallel"),
     case("S101", "modules.language.parallel.world", language("parallel: {«world: 2}"), "'world'", "remove it"),
     # S102 MISSING_KEY
