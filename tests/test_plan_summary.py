@@ -126,9 +126,8 @@ def test_plan_and_predict_show_the_same_numbers(name: str, capsys: pytest.Captur
     assert main(["predict", spec]) == 0
     words = " ".join(capsys.readouterr().out.split())
     seconds, tokens, mfu, bubble = re.findall(r": (\S+ \S+), (\S+) tokens/s, (MFU \S+), (bubble \S+)", short)[0]
-    assert [
-        part for part in (f"step time {seconds} ", f"tokens/s {tokens} ", f"{mfu} ", f"{bubble} ") if part not in words
-    ] == []
+    said = (f"step time {seconds} ", f"tokens/s {tokens} ", f"{mfu} ", f"{bubble} ")
+    assert [part for part in said if part not in words] == []
     peaks = re.findall(r" (\d+) (\d+\.\d\d) \d+\.\d\d((?: \d+\.\d\d){3})", words.partition(" to spare ")[2])
     assert len(peaks) == len(compile_spec(load_spec(spec)).modules)
     for _, total, parts in peaks:
