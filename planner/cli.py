@@ -11,7 +11,7 @@ import codecs
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -102,8 +102,18 @@ def _print_faults(error: PlanError) -> None:
     print(f"{plural(total, 'fault')}{shown}; `mimo explain {first}` tells more of {first}", file=sys.stderr)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Of the command and, as argparse has it, of each of its own: options are written in full.
+
+    Else `--gpu 4`, to a command without it, would be --gpus-per-node.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mimo",
         description="Compile the layout of multimodal training into a proven plan, before asking for a GPU.",
     )
@@ -120,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--out", metavar="FILE", help="also write the plan as JSON")
     plan.add_argument("--verify", action="store_true", help="check the plan by brute force as well")
+    _add_gpu(plan)
     _add_world(plan)
     plan.add_argument("--strict", action="store_true", help="treat warnings as errors")
     plan.add_argument(
@@ -130,12 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.set_defaults(run=_plan)
 
-    add_report(commands, _add_world, _load, _write)
+    add_report(commands, _add_gpu, _add_world, _load, _write)
 
     predict = commands.add_parser("predict", help="say what a plan will take: time, memory, traffic")
     predict.add_argument("spec", metavar="SPEC", nargs="?", help="spec (YAML) or plan (JSON); - reads standard input")
     predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of measured runs instead")
-    predict.add_argument("--gpu", metavar="NAME", help="GPU, or a hardware file (.yaml); else the spec's cluster.gpu")
+    _add_gpu(predict)
     predict.add_argument("--json", action="store_true", help="print all numbers as JSON")
     _add_world(predict)
     predict.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="colour codes")
@@ -167,6 +178,10 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON Schema of the spec, for editors")
     schema.set_defaults(run=_schema)
     return parser
+
+
+def _add_gpu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gpu", metavar="NAME", help="GPU, or a hardware file (.yaml); else the spec's cluster.gpu")
 
 
 def _add_world(parser: argparse.ArgumentParser) -> None:
@@ -222,6 +237,8 @@ def _plan(options: argparse.Namespace) -> int:
     from .loader import file_name  # noqa: PLC0415
     from .render.style import stdout_style  # noqa: PLC0415
 
+    if options.gpu is not None and (options.format != "text" or options.rank is not None):
+        raise MisuseError("--gpu is of the prediction, which --format json, --format jsonl and --rank leave out")
     plan = _load(options.spec, options)
     if options.rank is not None and options.rank >= plan.world_size:
         raise MisuseError(
@@ -242,7 +259,7 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         from .render.overview import overview  # noqa: PLC0415
 
-        sys.stdout.write(overview(plan, file_name(options.spec), stdout_style(options.color)))
+        sys.stdout.write(overview(plan, file_name(options.spec), stdout_style(options.color), options.gpu))
     if options.verify:
         _verify(plan)
     return OK
@@ -518,7 +535,7 @@ def _explain(options: argparse.Namespace) -> int:
         return OK
     found = diagnostics.CODES.get(options.code.upper())
     if found is None:
-        close = suggest(options.code.upper(), list(diagnostics.CODES))
+        close = suggest(options.code, list(diagnostics.CODES))
         raise MisuseError(f"no diagnostic {options.code[:40]!r}; {close}`mimo explain` lists all")
     level = "a warning; --strict makes it an error" if found.is_warning else "an error"
     text = wrap(found.explanation.split(), stdout_style("never").width)

@@ -149,8 +149,10 @@ def _compose(text: str, file: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
-        problem = " ".join(part for part in (error.context, error.problem) if part)
-        raise _refusal(codes.BAD_SYNTAX, f"the text is YAML: {problem}", "correct the text here", mark) from None
+        begun = error.context_mark.line + 1 if error.context_mark else mark.line
+        since = f"in line {begun}" if begun != mark.line else ""
+        problem = " ".join(part for part in (error.context, since, error.problem) if part)
+        raise _refusal(codes.BAD_SYNTAX, f"the text is YAML: {problem}", _remedy(problem, begun, mark), mark) from None
     except yaml.reader.ReaderError as error:
         mark = _mark_at(text, error.position, file)
         rule = f"the text has printable characters, tabs and line breaks only; found {text[error.position]!r}"
@@ -161,6 +163,15 @@ def _compose(text: str, file: str) -> yaml.Node | None:
     except RecursionError:
         rule = f"values nest at most {MAX_DEPTH} deep"
         raise _refusal(codes.TOO_COMPLEX, rule, "check that this is the right file", Mark(file, 1, 1)) from None
+
+
+def _remedy(problem: str, begun: int, mark: Mark) -> str:
+    """What to look for where the text is no YAML: the place that the reader names is often after the slip."""
+    if "<block" in problem:
+        return "check the indentation: all keys of a mapping, and all items of a list, start in one column"
+    if "'\\t'" in problem:
+        return "indent with spaces"
+    return "correct the text here" if begun == mark.line else f"correct the text here or in line {begun}"
 
 
 class _Walk:

@@ -59,14 +59,19 @@ def show(value: object) -> str:
 
 
 def suggest(word: str, known: list[str]) -> str:
-    """`did you mean "x"? ` when a known word is close, else nothing."""
+    """`did you mean "x"? ` when a known word is close, in whatever case, else nothing."""
     from difflib import get_close_matches  # noqa: PLC0415  only wanted once something is wrong
 
-    close = get_close_matches(word[:64], known, n=1)
-    return f'did you mean "{close[0]}"? ' if close else ""
+    spelt = {name.lower(): name for name in known}
+    close = get_close_matches(word[:64].lower(), spelt, n=1)
+    return _did_you_mean(spelt[close[0]]) if close else ""
 
 
-def _wrong_type(value: object, wanted: str, path: Path, faults: Faults) -> _Invalid:
+def _did_you_mean(word: str) -> str:
+    return f'did you mean "{word}"? '
+
+
+def _wrong_type(value: object, wanted: str, path: Path, faults: Faults, hint: str = "") -> _Invalid:
     kinds = (
         (bool, "a boolean"),
         (int, "an integer"),
@@ -76,7 +81,7 @@ def _wrong_type(value: object, wanted: str, path: Path, faults: Faults) -> _Inva
     )
     kind = next((name for known, name in kinds if isinstance(value, known)), "a list")
     got = "nothing" if value is None else f"{kind}, {show(value)}"
-    faults.add(codes.WRONG_TYPE, path, f"expected {wanted}, got {got}", f"write {wanted}")
+    faults.add(codes.WRONG_TYPE, path, f"expected {wanted}, got {got}", f"write {wanted}{hint}")
     return INVALID
 
 
@@ -237,7 +242,8 @@ class Array:
 
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
         if not isinstance(value, list | tuple):
-            return _wrong_type(value, "a list", path, faults)
+            hint = f": [{show(value)}]" if isinstance(value, str | int) and not isinstance(value, bool) else ""
+            return _wrong_type(value, "a list", path, faults, hint)
         if len(value) > self.max_items:
             rule = f"at most {self.max_items} items, got {len(value)}"
             faults.add(codes.OUT_OF_RANGE, path, rule, "shorten the list")
@@ -299,15 +305,16 @@ class Record:
             return value
         if self.shorthand and isinstance(value, bool):
             value = self.shorthand(value)
-        if not isinstance(value, Mapping):
-            return _wrong_type(value, "a mapping", path, faults)
-        found = Faults()
         fields = {name: field for name, field, _ in fields_of(self.cls)}
+        if not isinstance(value, Mapping):
+            wanted = "true, false or a mapping" if self.shorthand else "a mapping"
+            return _wrong_type(value, wanted, path, faults, f" with the keys {', '.join(fields)}")
+        found = Faults()
         for key in value:
             if key not in fields:
                 where = format_key(path[-1]) if path else f"the {self.cls.__name__.lower()}"
                 rule = f"{show(key)} is not a key of {where}, which has {', '.join(fields)}"
-                found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), list(fields)))
+                found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), self.cls))
         arguments = {name: self._parse_field(field, value, found) for name, field in fields.items()}
         if not found.has_errors:
             try:
@@ -361,9 +368,22 @@ class Record:
         }
 
 
-def _remedy_for_key(key: str, known: list[str]) -> str:
-    suggestion = suggest(key, known)
+def _remedy_for_key(key: str, cls: type[Any]) -> str:
+    """A key of a record inside this one was written a level too high; else it may be misspelt, or other software's."""
+    fields = {name: field for name, field, _ in fields_of(cls)}
+    for name, field in fields.items():
+        rule = field.metadata["rule"]
+        if key in _keys(rule):
+            return f"write it under `{name}`"
+        if isinstance(rule, Table) and key in _keys(rule.item):
+            return f"write it under one of `{name}`"
+    same = next((name for name, field in fields.items() if key in field.metadata["elsewhere"]), None)
+    suggestion = _did_you_mean(same) if same else suggest(key, list(fields))
     return f"{suggestion}otherwise remove it" if suggestion else "remove it"
+
+
+def _keys(rule: Rule) -> list[str]:
+    return [name for name, _, _ in fields_of(rule.cls)] if isinstance(rule, Record) else []
 
 
 def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], Rule]]:
@@ -373,8 +393,10 @@ def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], Rule]
             yield field.name, field, field.metadata["rule"]
 
 
-def item(rule: Rule, *, doc: str, default: Any = attrs.NOTHING) -> Any:
+def item(rule: Rule, *, doc: str, default: Any = attrs.NOTHING, elsewhere: tuple[str, ...] = ()) -> Any:
     """Declare a field with its rule; a default of None makes the key optional and nullable.
+
+    `elsewhere` is what other software calls it, where that is no likeness: who writes it is told our name.
 
     Building the class in Python applies the same rule: a bad value raises PlanError.
     """
@@ -390,5 +412,5 @@ def item(rule: Rule, *, doc: str, default: Any = attrs.NOTHING) -> Any:
     return attrs.field(
         default=default,
         converter=attrs.Converter(convert, takes_field=True),
-        metadata={"rule": rule, "doc": doc},
+        metadata={"rule": rule, "doc": doc, "elsewhere": elsewhere},
     )

@@ -93,18 +93,38 @@ class Model:
     family: str | None = item(Choice(_FAMILIES), default=None, doc="kind of model")
     num_layers: int | None = item(_SIZE, default=None, doc="transformer layers")
     hidden_size: int | None = item(_SIZE, default=None, doc="width of the residual stream")
-    ffn_hidden_size: int | None = item(_SIZE, default=None, doc="inner width of the MLP; 4 * hidden_size if left out")
+    ffn_hidden_size: int | None = item(
+        _SIZE,
+        default=None,
+        doc="inner width of the MLP; 4 * hidden_size if left out",
+        elsewhere=("intermediate_size", "moe_intermediate_size"),
+    )
     num_attention_heads: int | None = item(_SIZE, default=None, doc="attention heads")
     num_query_groups: int | None = item(
-        _SIZE, default=None, doc="key/value heads (GQA); num_attention_heads if left out"
+        _SIZE,
+        default=None,
+        doc="key/value heads (GQA); num_attention_heads if left out",
+        elsewhere=("num_key_value_heads", "num_kv_heads"),
     )
     kv_channels: int | None = item(
-        _SIZE, default=None, doc="width of a head; hidden_size / num_attention_heads if left out"
+        _SIZE,
+        default=None,
+        doc="width of a head; hidden_size / num_attention_heads if left out",
+        elsewhere=("head_dim",),
     )
-    num_moe_experts: int | None = item(_SIZE, default=None, doc="experts per layer; dense if left out")
-    moe_router_topk: int | None = item(_SIZE, default=None, doc="experts that each token visits; at most 2 if left out")
+    num_moe_experts: int | None = item(
+        _SIZE, default=None, doc="experts per layer; dense if left out", elsewhere=("num_local_experts",)
+    )
+    moe_router_topk: int | None = item(
+        _SIZE,
+        default=None,
+        doc="experts that each token visits; at most 2 if left out",
+        elsewhere=("num_experts_per_tok",),
+    )
     normalization: str | None = item(Choice(_NORMALIZATIONS), default=None, doc="LayerNorm if left out")
-    activation: str | None = item(Choice(_ACTIVATIONS), default=None, doc="gelu if left out")
+    activation: str | None = item(
+        Choice(_ACTIVATIONS), default=None, doc="gelu if left out", elsewhere=("hidden_act", "hidden_activation")
+    )
     gated_linear_unit: bool | None = item(Flag(), default=None, doc="gated MLP (SwiGLU); false if left out")
     add_bias_linear: bool | None = item(Flag(), default=None, doc="biases in linear layers; true if left out")
     untie_embeddings_and_output_weights: bool | None = item(

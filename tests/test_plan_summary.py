@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import attrs
@@ -63,8 +65,8 @@ def test_the_lines_are_those_of_the_prediction() -> None:
         ("h100", []),
         ("b200", []),
         (None, ["  h100 is assumed: the spec names no cluster.gpu"]),
-        ("tpu9", ["  h100 is assumed: cluster.gpu 'tpu9' is not known"]),
-        ("none.yaml", ["  h100 is assumed: cluster.gpu 'none.yaml' is not known"]),
+        ("tpu9", ["  h100 is assumed: cluster.gpu 'tpu9' is none of a100, b200, h100, h200"]),
+        ("none.yaml", ["  h100 is assumed: cluster.gpu 'none.yaml' cannot be read"]),
     ],
 )
 def test_the_gpu_that_is_assumed_is_said(gpu: str | None, said: list[str]) -> None:
@@ -100,3 +102,35 @@ def test_a_schedule_that_stops_is_said() -> None:
     plan = compile_spec(attrs.evolve(spec, modules=modules))
     assert predict(plan).pipeline_seconds == float("inf")
     assert lines_of(plan)[0].startswith("  no step time: the schedule stops for good: ")
+
+
+def test_another_gpu_may_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = str(EXAMPLES / "llava_8gpu.yaml")
+    assert main(["plan", spec, "--gpu", "b200"]) == 0
+    step = next(line for line in capsys.readouterr().out.splitlines() if "step on" in line)
+    assert main(["predict", spec, "--gpu", "b200", "--json"]) == 0
+    seconds = json.loads(capsys.readouterr().out)["step_seconds"]
+    assert step.startswith(f"  step on b200: {duration(seconds)}, ")
+    assert main(["plan", spec, "--gpu", "b201"]) == 1
+    assert 'did you mean "b200"?' in capsys.readouterr().err
+    assert main(["plan", spec, "--gpu", "b200", "--rank", "0"]) == 2
+    assert "--gpu is of the prediction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["llava_8gpu", "llava_8gpu_colocated", "llama70b_1024gpu", "tiny_4rank"])
+def test_plan_and_predict_show_the_same_numbers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the same digits; and the parts of a fullest rank add up to its total."""
+    spec = str(EXAMPLES / f"{name}.yaml")
+    assert main(["plan", spec]) == 0
+    short = capsys.readouterr().out.partition("\nPrediction\n")[2]
+    assert main(["predict", spec]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    seconds, tokens, mfu, bubble = re.findall(r": (\S+ \S+), (\S+) tokens/s, (MFU \S+), (bubble \S+)", short)[0]
+    said = (f"step time {seconds} ", f"tokens/s {tokens} ", f"{mfu} ", f"{bubble} ")
+    assert [part for part in said if part not in words] == []
+    peaks = re.findall(r" (\d+) (\d+\.\d\d) \d+\.\d\d((?: \d+\.\d\d){3})", words.partition(" to spare ")[2])
+    assert len(peaks) == len(compile_spec(load_spec(spec)).modules)
+    for _, total, parts in peaks:
+        assert sum(map(float, parts.split())) == pytest.approx(float(total), abs=0.021)
+    rank, worst = re.findall(r"rank (\d+) \(.*\) needs most, (\S+) of", short)[0]
+    assert (rank, float(worst)) in [(rank, round(float(total), 1)) for rank, total, _ in peaks]

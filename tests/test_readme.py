@@ -36,7 +36,7 @@ def test_console_examples_print_what_the_readme_says(
         command, _, shown = block.partition("\n")
         main(command.removeprefix("$ mimo ").split())
         captured = capsys.readouterr()
-        assert (captured.out + captured.err).startswith(shown)
+        assert captured.out + captured.err == shown
 
 
 def test_the_spec_plans() -> None:

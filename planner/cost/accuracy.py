@@ -68,12 +68,15 @@ class Errors:
 
 
 def spearman(left: Sequence[float], right: Sequence[float]) -> float:
-    """Correlation of the ranks; equal values share the mean of their ranks. NaN where one side is constant."""
+    """Correlation of the ranks; equal values share the mean of their ranks.
+
+    NaN where it says nothing: of fewer than three, or where one side is constant.
+    """
     a, b = _ranks(left), _ranks(right)
     middle = (len(a) - 1) / 2
     covariance = sum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))
     spread = sum((x - middle) ** 2 for x in a) * sum((y - middle) ** 2 for y in b)
-    return covariance / spread**0.5 if spread else float("nan")
+    return covariance / spread**0.5 if spread and len(a) > 2 else float("nan")
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

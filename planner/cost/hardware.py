@@ -80,7 +80,7 @@ def load_hardware(name: str) -> Hardware:
     if not is_file and name.lower() not in known_hardware():
         known = known_hardware()
         rule = f"the GPU is one of {', '.join(known)}, or a file; got {name!r}"
-        remedy = suggest(name.lower(), known) + "write `cluster: {gpu: NAME}`, --gpu NAME, or --gpu FILE.yaml"
+        remedy = suggest(name, known) + "write `cluster: {gpu: NAME}`, --gpu NAME, or --gpu FILE.yaml"
         raise PlanError([Fault(codes.BAD_CHOICE, ("cluster", "gpu"), rule, remedy)])
     path = name if is_file else str(_FOLDER / f"{name.lower()}.yaml")
     try:

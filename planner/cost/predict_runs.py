@@ -24,13 +24,17 @@ _ADDED = ("predicted_ms", "predicted_GiB")
 
 @attrs.frozen(kw_only=True)
 class RowPrediction:
-    """What is predicted of a row, and what was measured of it: milliseconds, GiB; None where it does not say."""
+    """What is predicted of a row, and what was measured of it: milliseconds, GiB; None where it does not say.
+
+    `unread` tells of cells that say something else, such as OOM.
+    """
 
     ms: float
     gib: float
     second_ms: float | None
     measured_ms: float | None
     measured_gib: float | None
+    unread: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -97,23 +101,27 @@ def predict_runs(
         rates = rates_of(hardware) if hardware else rates_by_name(gpu or DEFAULT)
         second = runs.kind.second
         other = second[2] if second and second[0] in row else None
+        measured_ms, no_ms = _if_measured(lambda: runs.kind.measured_ms(row, runs.folder), row)
+        measured_gib, no_gib = _if_measured(lambda: measured(row, runs.kind.gibibytes), row)
         return RowPrediction(
             ms=1e3 * step_seconds(work, rates),
             gib=row_gib(work),
             second_ms=1e3 * step_seconds(workload_of_row(runs, row, other), rates) if other else None,
-            measured_ms=_if_measured(lambda: runs.kind.measured_ms(row, runs.folder)),
-            measured_gib=_if_measured(lambda: measured(row, runs.kind.gibibytes)),
+            measured_ms=measured_ms,
+            measured_gib=measured_gib,
+            unread=no_ms + no_gib,
         )
 
     rows, faults = each_row(runs, predict)
     return RunPredictions(runs=runs, rows=tuple(rows), faults=tuple(faults), num_assumed=assumed)
 
 
-def _if_measured(read: Callable[[], float]) -> float | None:
+def _if_measured(read: Callable[[], float], row: Row) -> tuple[float | None, tuple[str, ...]]:
+    """What was measured; else None, and why where the cell says something."""
     try:
-        return read()
-    except CellError:
-        return None
+        return read(), ()
+    except CellError as error:
+        return None, (error.rule,) if row.get(error.column, "").strip() else ()
 
 
 def predictions_text(found: RunPredictions) -> str:

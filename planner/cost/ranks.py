@@ -14,12 +14,16 @@ from .settings import Settings
 
 @attrs.frozen(kw_only=True)
 class RankMemory:
-    """The rank of a module that needs most memory, all modules on it together. Bytes."""
+    """The rank of a module that needs most memory, all modules on it together. Bytes.
+
+    `workspace` is cuBLAS's, which no module owns; `memory` counts it among the buffers.
+    """
 
     module: str
     stage: int
     rank: int
     memory: Memory
+    workspace: float
     communicators: float
 
     @property
@@ -63,6 +67,7 @@ def peaks(plan: Plan, settings: Settings) -> tuple[RankMemory, ...]:
                 stage=module.grid.coord(rank, Axis.PP),
                 rank=rank,
                 memory=memory[rank],
+                workspace=settings.workspace_bytes,
                 communicators=communicator_bytes(plan, rank),
             )
         )

@@ -10,7 +10,8 @@ import attrs
 
 from ..cost.bridging import BridgeCost, Crossing
 from ..cost.prediction import Prediction, StageCost
-from .style import Style, columns, plural, shorten, wrap
+from ..cost.words import duration
+from .style import Style, columns, plural, sentences, shorten
 
 _GIB = 2**30
 
@@ -35,14 +36,17 @@ def costs_text(prediction: Prediction, name: str, style: Style) -> str:
 def _step(p: Prediction, style: Style) -> list[str]:
     fits = "fits" if p.fits else "DOES NOT FIT"
     times = [
-        ["step time", f"{p.step_seconds:.3f} s", f"pipeline {p.pipeline_seconds:.3f}, update {p.update_seconds:.3f}"],
-        ["bubble", f"{100 * p.bubble:.1f} %", "of the pipeline's time, average rank"],
+        [
+            "step time",
+            duration(p.step_seconds),
+            f"pipeline {duration(p.pipeline_seconds)}, update {duration(p.update_seconds)}",
+        ],
+        ["bubble", f"{p.bubble:.1%}", "of the pipeline's time, average rank"],
         ["tokens/s", f"{p.tokens_per_second:,.0f}", f"{p.tokens:,} tokens a step"],
-        ["TFLOP/s per GPU", f"{p.tflops_per_gpu:.1f}", f"MFU {100 * p.mfu:.1f} %"],
+        ["TFLOP/s per GPU", f"{p.tflops_per_gpu:.1f}", f"MFU {p.mfu:.1%}"],
     ]
     lines = columns([*(times if p.timeline else []), ["memory", fits, f"{p.hardware.memory_gib.value:g} GiB per GPU"]])
-    notes = assumptions(p)
-    return lines + [f"  {line}" for note in notes for line in wrap(note.split(), style.width - 2)]
+    return lines + sentences(assumptions(p), style.width)
 
 
 def assumptions(p: Prediction) -> list[str]:
@@ -59,7 +63,7 @@ def assumptions(p: Prediction) -> list[str]:
 
 def _path(p: Prediction, style: Style) -> list[str]:
     """Where the time goes, and who waits longest."""
-    return [f"  {line}" for text in (*p.critical_path, *p.waits) for line in wrap(text.split(), style.width - 2)]
+    return sentences((*p.critical_path, *p.waits), style.width)
 
 
 def _alike(costs: tuple[StageCost, ...]) -> list[tuple[list[StageCost], str]]:
@@ -100,18 +104,21 @@ def _memory(p: Prediction, style: Style) -> list[str]:
         memory = cost.memory
         parts = (memory.states, memory.activations, memory.logits, memory.buffers, memory.total)
         rows.append([label, f"{cost.parameters.total:,}", *(f"{part / _GIB:.2f}" for part in parts)])
-    lines = _table(rows, style)
+    return _table(rows, style) + _peaks(p, style) + sentences(p.remedies, style.width, mark="- ")
+
+
+def _peaks(p: Prediction, style: Style) -> list[str]:
+    """The fullest rank of each module: its stages, of every module that it holds, and what no module owns."""
+    rows = [["peak of", "rank", "total", "to spare", "its stages", "workspace", "communicators"]]
     for peak in p.peaks:
-        spare = p.spare(peak) / _GIB
-        room = f"{spare:.1f} to spare" if spare >= 0 else style.error(f"{-spare:.1f} TOO MUCH")
-        lines.append(
-            f"  peak of {peak.module}: rank {peak.rank}, {peak.total / _GIB:.1f} with "
-            f"{peak.communicators / _GIB:.2f} of communicators, {room}"
-        )
-    for remedy in p.remedies:
-        first, *rest = wrap(remedy.split(), style.width - 4)
-        lines += [f"  - {first}", *(f"    {line}" for line in rest)]
-    return lines
+        stages = peak.memory.total - peak.workspace
+        parts = (peak.total, p.spare(peak), stages, peak.workspace, peak.communicators)
+        rows.append([peak.module, str(peak.rank), *(f"{part / _GIB:.2f}" for part in parts)])
+    title, *lines = _table(rows, style)
+    return [
+        title,
+        *(line if p.spare(peak) >= 0 else style.error(line) for line, peak in zip(lines, p.peaks, strict=True)),
+    ]
 
 
 def _traffic(p: Prediction, style: Style) -> list[str]:

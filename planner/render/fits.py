@@ -15,17 +15,26 @@ FAR = 1.5  # times its start, or that part of it: not the same kind of GPU
 
 
 def accuracy_lines(found: RunPredictions) -> list[str]:
-    """How far the predictions of a file are from what was measured, where its rows say it."""
+    """How far the predictions of a file are from what was measured, where its rows say it, and where they do not."""
     rows = [row for row in found.rows if row]
+    unread = [
+        f"line {line}: {rule}"
+        for line, row in zip(found.runs.lines, found.rows, strict=True)
+        if row
+        for rule in row.unread
+    ]
     pairs = {
         "time": [(row.ms, row.measured_ms) for row in rows if row.measured_ms],
         "memory": [(row.gib, row.measured_gib) for row in rows if row.measured_gib],
     }
-    return [
+    lines = [
         f"{name} of {plural(len(both), 'measured run')}: {Errors.of(*zip(*both, strict=True))}"
         for name, both in pairs.items()
         if both
     ]
+    if unread:
+        lines.append(f"{plural(len(unread), 'cell')} not counted as measured, the first in {unread[0]}")
+    return lines
 
 
 def fit_lines(before: Hardware, after: Hardware, felt: Mapping[str, float], num_runs: int, style: Style) -> list[str]:

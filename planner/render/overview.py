@@ -14,15 +14,21 @@ from .rank_map import rank_map
 from .style import Style, columns, listed, plural, shorten, wrap
 
 
-def overview(plan: Plan, name: str, style: Style) -> str:
-    """The whole plan as text, ending in a newline. `name` is the spec's file name."""
+def overview(plan: Plan, name: str, style: Style, gpu: str | None = None) -> str:
+    """The whole plan as text, ending in a newline.
+
+    Args:
+        plan, style: what is shown, and where.
+        name: the spec's file name.
+        gpu: what the prediction is for, else the spec's own. Raises PlanError where it is not known.
+    """
     sections = [
         ("Modules", _modules(plan, style)),
         ("Ranks", rank_map(plan, style)),
         ("Groups", _groups(plan, style)),
         ("Bridges", [line for bridge in plan.bridges for line in bridge_lines(plan, bridge, style)]),
         ("Batch", _batch(plan, style)),
-        ("Prediction", _prediction(plan, style)),
+        ("Prediction", _prediction(plan, style, gpu)),
         ("Warnings", warning_lines(plan.warnings, style)),
     ]
     lines = _header(plan, name, style)
@@ -129,12 +135,12 @@ def _batch(plan: Plan, style: Style) -> list[str]:
     ]
 
 
-def _prediction(plan: Plan, style: Style) -> list[str]:
+def _prediction(plan: Plan, style: Style, gpu: str | None) -> list[str]:
     if any(module.model is None for module in plan.modules):
         return []
     from .summary import prediction_lines  # noqa: PLC0415  imports the cost model, which a plan without sizes needs not
 
-    return prediction_lines(plan, style)
+    return prediction_lines(plan, style, gpu)
 
 
 def warning_lines(warnings: Sequence[Fault], style: Style) -> list[str]:

@@ -77,6 +77,15 @@ def wrap(words: Sequence[str], width: int) -> list[str]:
     return lines or [""]
 
 
+def sentences(texts: Sequence[str], width: int, mark: str = "") -> list[str]:
+    """Each text on lines of its own, two columns in, after a mark; what does not fit one line goes on further in."""
+    lines = []
+    for text in texts:
+        first, *rest = wrap(text.split(), width - 2 - max(2, len(mark)))
+        lines += [f"  {mark}{first}", *(f"    {line}" for line in rest)]
+    return lines
+
+
 def listed(phrases: Sequence[str], mark: str = ",", first: int = 0) -> list[str]:
     """Phrases ready to wrap: a mark after each but the last, from the one numbered `first` on."""
     return [f"{p}{mark}" if first <= i < len(phrases) - 1 else p for i, p in enumerate(phrases)]

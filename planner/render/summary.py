@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .. import codes
-from ..cost.hardware import DEFAULT, Hardware, load_hardware
+from ..cost.hardware import DEFAULT, Hardware, known_hardware, load_hardware
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
 from ..cost.schedule import num_passes
 from ..cost.words import critical_path, duration
 from ..errors import PlanError
 from ..plan import Plan
-from .style import Style, wrap
+from .style import Style, sentences
 
 # About a fifth of a second; a plan is not to wait longer for it.
 MAX_PASSES = 50_000
@@ -18,21 +18,16 @@ MAX_RANKS = 16_384
 _GIB = 2**30
 
 
-def prediction_lines(plan: Plan, style: Style) -> list[str]:
-    """The lines of the section, of a plan whose modules all have models. An unknown GPU is no fault of a plan."""
+def prediction_lines(plan: Plan, style: Style, gpu: str | None = None) -> list[str]:
+    """The lines of the section, of a plan whose modules all have models.
+
+    A GPU that is not known is no fault of a plan that names it; as `gpu`, asked for, it raises PlanError.
+    """
     if num_passes(plan) > MAX_PASSES or plan.world_size > MAX_RANKS:
         return ["  large: `mimo predict` takes its time for it"]
-    hardware, assumed = _hardware(plan)
+    hardware, assumed = (load_hardware(gpu), []) if gpu is not None else _hardware(plan)
     prediction = predict(plan, hardware)
-    return _wrapped([*_step(prediction), _memory(prediction, style), *assumed], style)
-
-
-def _wrapped(sentences: list[str], style: Style) -> list[str]:
-    lines = []
-    for sentence in sentences:
-        first, *rest = wrap(sentence.split(), style.width - 4)
-        lines += [f"  {first}", *(f"    {line}" for line in rest)]
-    return lines
+    return sentences([*_step(prediction), _memory(prediction, style), *assumed], style.width)
 
 
 def _hardware(plan: Plan) -> tuple[Hardware, list[str]]:
@@ -44,8 +39,8 @@ def _hardware(plan: Plan) -> tuple[Hardware, list[str]]:
         return load_hardware(named), []
     except PlanError as error:
         fault = error.faults[0]
-        is_unknown = fault.code in (codes.BAD_CHOICE, codes.UNREADABLE)
-        reason = "is not known" if is_unknown else f"has faults, the first: {fault.rule}"
+        reasons = {codes.BAD_CHOICE: f"is none of {', '.join(known_hardware())}", codes.UNREADABLE: "cannot be read"}
+        reason = reasons.get(fault.code, f"has faults, the first: {fault.rule}")
         return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: cluster.gpu {named!r} {reason}"]
 
 
@@ -64,4 +59,4 @@ def _memory(p: Prediction, style: Style) -> str:
     fits = "fits" if p.fits else style.error("DOES NOT FIT")
     where = f"rank {worst.rank} ({worst.module} stage {worst.stage})"
     remedy = f"; {p.remedies[0]}" if p.remedies else ""
-    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.3g} of {limit:g} GiB{remedy}"
+    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.1f} of {limit:g} GiB{remedy}"

@@ -23,16 +23,17 @@ _MANY_OPERATIONS = 200_000  # about a second of simulation
 
 def add_report(
     commands: Any,
+    add_gpu: Callable[[argparse.ArgumentParser], None],
     add_world: Callable[[argparse.ArgumentParser], None],
     load: Callable[[str, argparse.Namespace], Plan],
     write: Callable[[str, str, str], None],
 ) -> None:
-    """Add the command. The three functions are those of the other commands: options, reading and writing."""
+    """Add the command. The four functions are those of the other commands: options, reading and writing."""
     report = commands.add_parser("report", help="draw a plan as one self-contained HTML page")
     report.add_argument("spec", metavar="SPEC", help="spec (YAML) or plan (JSON); - reads standard input")
     report.add_argument("-o", "--out", metavar="FILE", help="the page; left out with --trace: no page")
     report.add_argument("--trace", metavar="FILE", help="the pipeline for ui.perfetto.dev or chrome://tracing")
-    report.add_argument("--gpu", metavar="NAME", help="GPU, or a hardware file (.yaml); else the spec's cluster.gpu")
+    add_gpu(report)
     add_world(report)
 
     def run(options: argparse.Namespace) -> int:

@@ -165,6 +165,20 @@ def test_errors_are_said_where_runs_were_measured(tmp_path: Path, capsys: pytest
     assert "memory of 16 measured runs: mean error" in err
 
 
+def test_a_measurement_that_is_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its row is predicted all the same; an empty cell needs no word, and two runs have no order to speak of."""
+    header, first, second, third = SINGLE
+    rows = [header, first, second.rpartition(",")[0] + ",OOM", third.rpartition(",")[0] + ",", first]
+    code, found, err = predict("\n".join(rows), tmp_path, capsys)
+    assert (code, len(found)) == (0, 4)
+    assert all(row["predicted_ms"] for row in found)
+    time, note = err.splitlines()
+    assert time.startswith("time of 2 measured runs: mean error ")
+    assert "Spearman" not in time
+    assert note.startswith("1 cell not counted as measured, the first in line 3: iteration time (ms) is a number above")
+    assert note.endswith("got 'OOM'")
+
+
 def test_predictions_are_not_rounded_to_what_one_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, (row,), _ = predict(f"{HEADER}\n{GOOD}\n", tmp_path, capsys)
     assert all(len(row[key].partition(".")[2]) == 6 for key in ("predicted_ms", "predicted_GiB"))
