@@ -220,30 +220,35 @@ def test_a_large_world_is_shown_by_stage(show: Any) -> None:
     assert shown.complaints == []
 
 
-def test_a_hundred_thousand_operations_stay_smooth(show: Any) -> None:
-    """244 stages of 256 microbatches on a machine four times slower than this: frames while zooming and panning."""
+def test_a_frame_of_a_hundred_thousand_operations_draws_pixels_and_not_operations(show: Any) -> None:
+    """244 stages of 256 microbatches: calls of the canvas per frame, while zooming, panning and with all in view."""
     language = attrs.evolve(BIG.modules["language"], parallel=attrs.evolve(BIG.modules["language"].parallel, pp=240))
     spec = attrs.evolve(BIG, cluster=None, modules={**BIG.modules, "language": language})
     shown = show(render_page(sample(spec)))
     page = shown.page
-    assert page.evaluate("report.timeline.rows.reduce((sum, row) => sum + row.starts.length, 0)") == 244 * 2 * 256
-    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    operations = page.evaluate("report.timeline.rows.reduce((sum, row) => sum + row.starts.length, 0)")
+    assert operations == 244 * 2 * 256
     frames = page.evaluate(
         """async () => {
+          let calls = 0;
+          for (const name of ["fillRect", "fillText", "strokeRect", "drawImage", "putImageData"]) {
+            const draw = timeline.context[name];
+            timeline.context[name] = function (...where) { calls += 1; return draw.apply(this, where); };
+          }
           const found = [];
           for (let at = 0; at < 60; at += 1) {
             if (at === 45) timeline.view.fit();
             else if (at < 30) timeline.view.zoom(1.25, timeline.tickAt(600));
             else timeline.view.pan((at % 2 ? 0.3 : -0.2) * timeline.view.span);
             await new Promise(requestAnimationFrame);
-            const start = performance.now();
+            calls = 0;
             timeline.draw();
-            found.push(performance.now() - start);
+            found.push(calls);
           }
           return found;
         }"""
     )
-    assert sorted(frames)[54] < 100, sorted(frames)
+    assert 244 <= max(frames) < 8 * 244, frames  # not by operations
     assert shown.complaints == []
 
 
