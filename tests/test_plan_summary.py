@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import attrs
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given
 from strategies import Case, cases
 
-from planner import Cluster, Plan, Spec, compile_spec, load_spec
+from planner import Batch, Cluster, Model, Module, Parallel, Plan, Spec, compile_spec, load_spec
 from planner.cli import main
 from planner.cost.predict import predict
 from planner.cost.words import duration
+from planner.render.costs import costs_document
 from planner.render.overview import overview
 from planner.render.style import Style
 from planner.render.summary import MAX_PASSES, prediction_lines
@@ -98,5 +100,25 @@ def test_a_schedule_that_stops_is_said() -> None:
     }
     modules["images"] = attrs.evolve(modules["images"], stages=(12, 11))
     plan = compile_spec(attrs.evolve(spec, modules=modules))
-    assert predict(plan).pipeline_seconds == float("inf")
+    found = predict(plan)
+    assert found.pipeline_seconds == float("inf")
     assert lines_of(plan)[0].startswith("  no step time: the schedule stops for good: ")
+    document = costs_document(found)
+    assert document["notes"][0].startswith("no step time: the schedule stops for good: ")
+    of_a_step = ("step_seconds", "pipeline_seconds", "bubble", "tokens_per_second", "tflops_per_gpu", "mfu")
+    assert [document[name] for name in of_a_step] == [None] * 6
+    json.dumps(document, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "num_gpus", "is_said"),
+    [(None, 16, True), (None, 8, False), (Cluster(gpus_per_node=8, gpu="h100"), 16, False)],
+)
+def test_nodes_that_are_assumed_are_said(cluster: Cluster | None, num_gpus: int, is_said: bool) -> None:
+    """Where the spec does not say how many GPUs a node has, and the ranks are more than one node's."""
+    language = Module(parallel=Parallel(dp=num_gpus), model=Model(preset="vicuna-7b"))
+    batch = Batch(global_size=num_gpus, micro_size=num_gpus, seq_length=512)
+    plan = compile_spec(Spec(cluster=cluster, batch=batch, modules={"language": language}))
+    note = "nodes of 8 GPUs are assumed: give `cluster: {gpus_per_node: N}`"
+    assert (note in costs_document(predict(plan))["notes"]) == is_said
+    assert (f"  {note}" in lines_of(plan)) == is_said

@@ -58,6 +58,7 @@ class Prediction:
     Attributes:
         hardware: the GPU assumed.
         gpu_given: whether the user named it; else it is the default.
+        nodes_given: whether the spec says how many GPUs a node has; else it is the default.
         unsized: modules without a model; they cost nothing.
         stages: every stage of every module, in plan order.
         bridges: every edge.
@@ -75,6 +76,7 @@ class Prediction:
 
     hardware: Hardware
     gpu_given: bool
+    nodes_given: bool
     unsized: tuple[str, ...]
     stages: tuple[StageCost, ...]
     bridges: tuple[BridgeCost, ...]
@@ -99,18 +101,12 @@ class Prediction:
         return self.pipeline_seconds + self.update_seconds
 
     @property
-    def busy_share(self) -> float:
-        """Busy time of the average rank over the pipeline's."""
-        if self.timeline is None or not self.pipeline_seconds:
-            return 0.0
-        return min(
-            1.0, self.timeline.gpu_seconds / (self.world_size * self.pipeline_seconds)
-        )  # sums of many times are rounded
-
-    @property
     def bubble(self) -> float:
-        """Share of the pipeline's time in which the average rank computes nothing."""
-        return 1 - self.busy_share if self.pipeline_seconds else 0.0
+        """Share of the pipeline's time in which the average rank computes nothing: all of it where it never ends."""
+        if not self.pipeline_seconds:
+            return 0.0
+        busy = self.timeline.gpu_seconds if self.timeline else 0.0
+        return max(0.0, 1 - busy / (self.world_size * self.pipeline_seconds))  # sums of many times are rounded
 
     @property
     def critical_path(self) -> tuple[str, ...]:

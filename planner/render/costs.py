@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import groupby
-from math import isfinite
 from typing import Any
 
 import attrs
 
 from ..cost.bridging import BridgeCost, Crossing
+from ..cost.links import DEFAULT_PER_NODE
 from ..cost.prediction import Prediction, StageCost
 from .style import Style, columns, plural, shorten, wrap
 
@@ -41,20 +41,24 @@ def _step(p: Prediction, style: Style) -> list[str]:
         ["TFLOP/s per GPU", f"{p.tflops_per_gpu:.1f}", f"MFU {100 * p.mfu:.1f} %"],
     ]
     lines = columns([*(times if p.timeline else []), ["memory", fits, f"{p.hardware.memory_gib.value:g} GiB per GPU"]])
-    notes = assumptions(p)
-    return lines + [f"  {line}" for note in notes for line in wrap(note.split(), style.width - 2)]
+    return lines + [f"  {line}" for note in notes(p) for line in wrap(note.split(), style.width - 2)]
+
+
+def notes(p: Prediction) -> list[str]:
+    """What a reader must know beside the numbers: sentences."""
+    return [*([f"no step time: {p.deadlock}"] if p.deadlock else []), *assumptions(p)]
 
 
 def assumptions(p: Prediction) -> list[str]:
-    """What a reader must know beside the numbers: sentences."""
-    notes = []
-    if p.deadlock:
-        notes.append(f"no step time: {p.deadlock}")
+    """What was assumed where the spec does not say: sentences."""
+    found = []
     if not p.gpu_given:
-        notes.append(f"{p.hardware.name} is assumed: give `cluster: {{gpu: NAME}}` or --gpu")
+        found.append(f"{p.hardware.name} is assumed: give `cluster: {{gpu: NAME}}` or --gpu")
+    if not p.nodes_given and p.world_size > DEFAULT_PER_NODE:
+        found.append(f"nodes of {DEFAULT_PER_NODE} GPUs are assumed: give `cluster: {{gpus_per_node: N}}`")
     if p.unsized and len(p.unsized) < len({stage.module for stage in p.stages}):
-        notes.append(f"no model is given for {', '.join(p.unsized)}, which counts as nothing")
-    return notes
+        found.append(f"no model is given for {', '.join(p.unsized)}, which counts as nothing")
+    return found
 
 
 def _path(p: Prediction, style: Style) -> list[str]:
@@ -147,23 +151,29 @@ def _table(rows: list[list[str]], style: Style, right: frozenset[int] | None = N
 
 
 def costs_document(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as plain data: seconds, bytes, FLOPs; sums beside their parts."""
+    """The prediction as plain data: seconds, bytes, FLOPs; sums beside their parts.
+
+    Where the schedule stops for good there is no step, and what is of one is null.
+    """
     p = prediction
-    return {
-        "gpu": p.hardware.name,
-        "gpu_given": p.gpu_given,
-        "world_size": p.world_size,
-        "notes": assumptions(p),
-        "unsized": list(p.unsized),
-        "step_seconds": _finite(p.step_seconds),
-        "pipeline_seconds": _finite(p.pipeline_seconds),
-        "update_seconds": p.update_seconds,
+    times = {
+        "step_seconds": p.step_seconds,
+        "pipeline_seconds": p.pipeline_seconds,
         "bubble": p.bubble,
         "tokens_per_second": p.tokens_per_second,
         "tflops_per_gpu": p.tflops_per_gpu,
         "mfu": p.mfu,
+    }
+    return {
+        "gpu": p.hardware.name,
+        "gpu_given": p.gpu_given,
+        "world_size": p.world_size,
+        "notes": notes(p),
+        "unsized": list(p.unsized),
+        **(times if p.timeline else dict.fromkeys(times)),
+        "update_seconds": p.update_seconds,
         "fits": p.fits,
-        "memory_limit_bytes": p.hardware.memory_gib.value * _GIB,
+        "memory_limit_bytes": p.memory_limit,
         "peaks": [{**attrs.asdict(peak), "total": peak.total} for peak in p.peaks],
         "remedies": list(p.remedies),
         "stages": [_stage_document(cost) for cost in p.stages],
@@ -172,11 +182,6 @@ def costs_document(prediction: Prediction) -> dict[str, Any]:
         "critical_path": list(p.critical_path),
         "waits": list(p.waits),
     }
-
-
-def _finite(seconds: float) -> float | None:
-    """JSON has no infinity: null where the schedule stops for good."""
-    return seconds if isfinite(seconds) else None
 
 
 def _bridge_document(bridge: BridgeCost) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ..cost.schedule import num_passes
 from ..cost.words import critical_path, duration
 from ..errors import PlanError
 from ..plan import Plan
+from .costs import assumptions
 from .style import Style, wrap
 
 # About a fifth of a second; a plan is not to wait longer for it.
@@ -24,7 +25,7 @@ def prediction_lines(plan: Plan, style: Style) -> list[str]:
         return ["  large: `mimo predict` takes its time for it"]
     hardware, assumed = _hardware(plan)
     prediction = predict(plan, hardware)
-    return _wrapped([*_step(prediction), _memory(prediction, style), *assumed], style)
+    return _wrapped([*_step(prediction), _memory(prediction, style), *assumed, *assumptions(prediction)], style)
 
 
 def _wrapped(sentences: list[str], style: Style) -> list[str]:

@@ -150,4 +150,4 @@ def notices_of(p: Prediction) -> Iterator[Notice]:
         text = f"{where} <= {limit:g} GiB, got {worst.total / _GIB:.1f} GiB"
         words = (f"    {'fix' if index == 0 else 'or'}: {remedy}" for index, remedy in enumerate(p.remedies))
         yield Notice("\n".join([text, *words]), is_problem=True)
-    yield from map(Notice, assumptions(attrs.evolve(p, deadlock="")))  # which is said above
+    yield from map(Notice, assumptions(p))
