@@ -10,6 +10,7 @@ import attrs
 from ..cost.bridging import BridgeCost, Crossing
 from ..cost.links import DEFAULT_PER_NODE
 from ..cost.prediction import Prediction, StageCost
+from ..cost.words import excess
 from .style import Style, columns, plural, shorten, wrap
 
 _GIB = 2**30
@@ -106,8 +107,8 @@ def _memory(p: Prediction, style: Style) -> list[str]:
         rows.append([label, f"{cost.parameters.total:,}", *(f"{part / _GIB:.2f}" for part in parts)])
     lines = _table(rows, style)
     for peak in p.peaks:
-        spare = p.spare(peak) / _GIB
-        room = f"{spare:.1f} to spare" if spare >= 0 else style.error(f"{-spare:.1f} TOO MUCH")
+        spare = p.spare(peak)
+        room = f"{spare / _GIB:.1f} to spare" if spare >= 0 else style.error(f"{excess(-spare)} TOO MUCH")
         lines.append(
             f"  peak of {peak.module}: rank {peak.rank}, {peak.total / _GIB:.1f} with "
             f"{peak.communicators / _GIB:.2f} of communicators, {room}"
