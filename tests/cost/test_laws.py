@@ -328,6 +328,17 @@ def test_logits_are_held_as_long_as_their_microbatch() -> None:
     assert kept == [(2 * 4 + 2) * 2 * 512 * 128, (4 + 2) * 2 * 512 * 128]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "is_fused", "bytes_each"), [("bf16", False, 4 + 2), ("bf16", True, 2 + 2), ("fp32", False, 4)]
+)
+def test_the_softmax_takes_the_place_of_logits_in_fp32(dtype: str, is_fused: bool, bytes_each: int) -> None:
+    """megatron-core's cross entropy makes it of `logits.float()`, in place: a copy only where logits are bf16."""
+    plan = planned(TINY)
+    plan = attrs.evolve(plan, training=attrs.evolve(plan.training, dtype=dtype))
+    found = stage_memory(plan, plan.modules[0], 0, Settings(fused_loss=is_fused)).logits
+    assert found == bytes_each * 128 * plan.batch_sizes.micro_size * plan.batch_sizes.seq_length
+
+
 def test_4096_gpus_and_256_microbatches_have_no_more_operations_than_stages_and_microbatches() -> None:
     language = Module(parallel=Parallel(tp=8, pp=32, dp=8), model=Model(preset="vicuna-7b"))
     images = Module(
