@@ -125,4 +125,4 @@ def row_faults(runs: Runs, index: int, error: CellError | PlanError | DeadlockEr
         ]
     if isinstance(error, CellError):
         return [Fault(error.code, (error.column,), error.rule, error.remedy, mark)]
-    return [Fault(codes.CONFLICT, ("row",), f"the schedule ends: {error}", "choose another layout", mark)]
+    return [Fault(codes.CONFLICT, ("row",), error.rule, error.remedy, mark)]

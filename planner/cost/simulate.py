@@ -41,11 +41,18 @@ class Sends(StrEnum):
 
 
 class DeadlockError(RuntimeError):
-    """The schedule stops for good. `waiting`: the units that wait for one another, in words."""
+    """The schedule stops for good.
+
+    Attributes:
+        waiting: the units that wait for one another, in words.
+        rule: what is wrong, with them.
+        remedy: what to change.
+    """
 
     def __init__(self, waiting: tuple[str, ...], remedy: str) -> None:
-        self.waiting = waiting
-        super().__init__(f"the schedule stops for good: {'; '.join(waiting)}; fix: {remedy}")
+        self.waiting, self.remedy = waiting, remedy
+        self.rule = f"the schedule stops for good: {'; '.join(waiting)}"
+        super().__init__(f"{self.rule}; fix: {remedy}")
 
 
 _REMEDIES = {
