@@ -18,11 +18,12 @@ from planner.cli import main
 from planner.cost.durations import Durations
 from planner.cost.predict import predict
 from planner.cost.schedule import Stage
+from planner.cost.settings import EXECUTOR
 from planner.cost.simulate import DeadlockError, simulate
 from planner.cost.words import duration
 from planner.report import page as page_module
 from planner.report.build import MAX_CELLS, MAX_OPERATIONS, build_report
-from planner.report.costs import limit_of
+from planner.report.costs import limit_of, memory_of
 from planner.report.page import embedded, render_page
 from planner.report.typeset import typeset
 
@@ -129,6 +130,14 @@ def content_of(page: Path) -> dict[str, Any]:
     assert content is not None
     found: dict[str, Any] = json.loads(content[1])
     return found
+
+
+def test_the_page_counts_memory_as_the_prediction_does() -> None:
+    plan = compile_spec(load_spec(EXAMPLE))
+    found = predict(plan, settings=EXECUTOR)
+    assert found.worst.total != predict(plan).worst.total
+    bars = memory_of(plan, found).bars
+    assert max(sum(part.bytes for part in bar.parts) for bar in bars) == pytest.approx(found.worst.total)
 
 
 @pytest.mark.parametrize("name", ["vision_audio_8gpu", "llava_8gpu_colocated", "vision_audio_64gpu"])

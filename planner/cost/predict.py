@@ -50,6 +50,7 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
     largest = peaks(plan, work.settings)
     return Prediction(
         hardware=hardware,
+        settings=work.settings,
         gpu_given=gpu_given,
         nodes_given=plan.gpus_per_node is not None,
         unsized=tuple(module.name for module in plan.modules if module.model is None),

@@ -8,6 +8,7 @@ from .bridging import BridgeCost
 from .hardware import Hardware
 from .memory import Memory
 from .ranks import RankMemory
+from .settings import Settings
 from .sizes import Parameters
 from .timeline import Timeline
 from .words import critical_path, longest_waits
@@ -57,6 +58,7 @@ class Prediction:
 
     Attributes:
         hardware: the GPU assumed.
+        settings: what is assumed of the training software.
         gpu_given: whether the user named it; else it is the default.
         nodes_given: whether the spec says how many GPUs a node has; else it is the default.
         unsized: modules without a model; they cost nothing.
@@ -75,6 +77,7 @@ class Prediction:
     """
 
     hardware: Hardware
+    settings: Settings
     gpu_given: bool
     nodes_given: bool
     unsized: tuple[str, ...]

@@ -12,7 +12,6 @@ from ..cost.memory import communicator_bytes
 from ..cost.prediction import Prediction, StageCost
 from ..cost.ranks import rank_memory
 from ..cost.schedule import Stage, schedule_of
-from ..cost.settings import Settings
 from ..cost.timeline import Timeline
 from ..cost.words import duration
 from ..plan import Plan
@@ -86,7 +85,7 @@ def memory_of(plan: Plan, p: Prediction) -> Memory:
     bars = []
     for unit in schedule_of(plan).units:
         rank = unit.ranks[0]
-        memory = attrs.asdict(rank_memory(plan, rank, Settings()))
+        memory = attrs.asdict(rank_memory(plan, rank, p.settings))
         parts = [MemoryPart(_PARTS[name], count) for name, count in memory.items()]
         parts.append(MemoryPart("communicators", communicator_bytes(plan, rank)))
         bars.append(
