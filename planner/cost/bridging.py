@@ -181,12 +181,12 @@ def crossing_seconds(crossing: Crossing, rates: Rates) -> float:
     return lane(crossing.before) + max(map(messages, crossing.loads), default=0.0) + lane(crossing.after)
 
 
-def bridge_cost(name: str, strategy: Strategy, crossings: tuple[Crossing, Crossing], rates: Rates) -> BridgeCost:
+def bridge_cost(bridge: Bridge, crossings: tuple[Crossing, Crossing], rates: Rates) -> BridgeCost:
     """The cost of an edge from what crosses it forward and backward."""
     forward, backward = crossings
     return BridgeCost(
-        name=name,
-        strategy=strategy,
+        name=bridge.name,
+        strategy=bridge.strategy,
         forward=forward,
         backward=backward,
         forward_seconds=crossing_seconds(forward, rates),

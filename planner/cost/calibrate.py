@@ -33,6 +33,12 @@ class Sample:
     seconds: float
 
 
+def predicted(samples: Sequence[Sample], hardware: Hardware) -> list[float]:
+    """Seconds of every run. Raises DeadlockError."""
+    rates = rates_of(hardware)
+    return [step_seconds(one.work, rates) for one in samples]
+
+
 def fitted(hardware: Hardware) -> tuple[str, ...]:
     """The constants that a fit may change."""
     return tuple(name for name, constant in constants(hardware).items() if constant.start is not None)
@@ -82,15 +88,10 @@ def calibrate(
 def influence(hardware: Hardware, files: Sequence[Sequence[Sample]]) -> dict[str, float]:
     """By how much, as a share, a step of the average run changes where a constant that a fit may change is MORE."""
     samples = [one for file in files for one in file]
-
-    def times(by: Hardware) -> list[float]:
-        rates = rates_of(by)
-        return [step_seconds(one.work, rates) for one in samples]
-
-    as_is = times(hardware)
+    as_is = predicted(samples, hardware)
     found = {}
     for name in fitted(hardware):
-        changed = times(_with(hardware, {name: MORE * getattr(hardware, name).value}, "tried"))
+        changed = predicted(samples, _with(hardware, {name: MORE * getattr(hardware, name).value}, "tried"))
         found[name] = sum(abs(new / old - 1) for new, old in zip(changed, as_is, strict=True)) / len(samples)
     return found
 

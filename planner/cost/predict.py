@@ -41,9 +41,8 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
     Raises:
         PlanError: the spec names a GPU that is not known.
     """
-    named = plan.cluster.gpu if plan.cluster else None
-    gpu_given = hardware is not None or named is not None
-    hardware = hardware or load_hardware(named or DEFAULT)
+    gpu_given = hardware is not None or plan.gpu is not None
+    hardware = hardware or load_hardware(plan.gpu or DEFAULT)
     rates, work = rates_of(hardware), workload_of(plan, settings)
     durations, updates = durations_of(work, rates), update_seconds(work, rates)
     timeline, deadlock = _simulated(plan, durations)
@@ -55,10 +54,7 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
         nodes_given=plan.gpus_per_node is not None,
         unsized=tuple(module.name for module in plan.modules if module.model is None),
         stages=tuple(_stage_cost(work, module, stage, durations, updates, rates) for module, stage in stages_of(plan)),
-        bridges=tuple(
-            bridge_cost(bridge.name, bridge.strategy, work.crossings[bridge.src, bridge.dst], rates)
-            for bridge in plan.bridges
-        ),
+        bridges=tuple(bridge_cost(bridge, work.crossings[bridge.src, bridge.dst], rates) for bridge in plan.bridges),
         peaks=largest,
         remedies=remedies(plan, largest, hardware, work.settings),
         timeline=timeline,

@@ -68,7 +68,7 @@ def workload_of_row(runs: Runs, row: Row, plan_of: PlanOf | None = None) -> Work
 
 def gpu_of(runs: Runs, work: Workload) -> str | None:
     """The GPU that a row ran on, where it is known."""
-    return runs.kind.gpu or (work.plan.cluster.gpu if work.plan.cluster else None)
+    return runs.kind.gpu or work.plan.gpu
 
 
 def row_gib(work: Workload) -> float:

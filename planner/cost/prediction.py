@@ -137,7 +137,7 @@ class Prediction:
     @property
     def memory_limit(self) -> float:
         """Bytes of the GPU."""
-        return self.hardware.memory_gib.value * 2**30
+        return self.hardware.memory_bytes
 
     @property
     def fits(self) -> bool:

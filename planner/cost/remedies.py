@@ -27,7 +27,7 @@ def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, se
     Where no single change is enough, the most helpful ones together come before them. A change fits where every rank
     of the module does after it.
     """
-    limit = hardware.memory_gib.value * _GIB
+    limit = hardware.memory_bytes
     found: list[str] = []
     for peak in fullest:
         if peak.total > limit:

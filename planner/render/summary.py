@@ -38,16 +38,15 @@ def _wrapped(sentences: list[str], style: Style) -> list[str]:
 
 def _hardware(plan: Plan) -> tuple[Hardware, list[str]]:
     """The cluster's GPU, and what is to be said of it."""
-    named = plan.cluster.gpu if plan.cluster else None
-    if named is None:
+    if plan.gpu is None:
         return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: the spec names no cluster.gpu"]
     try:
-        return load_hardware(named), []
+        return load_hardware(plan.gpu), []
     except PlanError as error:
         fault = error.faults[0]
         is_unknown = fault.code in (codes.BAD_CHOICE, codes.UNREADABLE)
         reason = "is not known" if is_unknown else f"has faults, the first: {fault.rule}"
-        return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: cluster.gpu {named!r} {reason}"]
+        return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: cluster.gpu {plan.gpu!r} {reason}"]
 
 
 def _step(p: Prediction) -> list[str]:
