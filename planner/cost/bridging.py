@@ -18,13 +18,11 @@ from math import gcd, lcm
 
 import attrs
 
-from ..bridges import width_of
 from ..ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
 from ..plan import Plan
 from .links import ALONE, Span, gpus_per_node, span_of, spans_of
-from .step import parameter_bytes
 from .timing import Rates, collective_seconds
-from .tokens import tokens_of
+from .tokens import edge_bytes
 from .work import Collective
 
 
@@ -92,7 +90,7 @@ class BridgeCost:
 def crossing_of(plan: Plan, bridge: Bridge, direction: Direction) -> Crossing:
     """What crosses an edge in a direction; nothing where no model says how wide its tensor is."""
     source, destination = plan.module(bridge.src), plan.module(bridge.dst)
-    sample = parameter_bytes(plan) * tokens_of(plan, source).handed_on * (width_of(source, destination) or 0)
+    sample = edge_bytes(plan, source, destination)
     if not sample:
         return Crossing()
     per_node = gpus_per_node(plan)

@@ -14,7 +14,7 @@ import attrs
 
 from .fit import Point, minimise
 from .hardware import Hardware, constants
-from .pipeline import step_seconds
+from .step import step_seconds
 from .timing import rates_of
 from .workload import Workload
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import attrs
 
-from ..bridges import width_of
 from ..ir import ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan
@@ -30,10 +29,10 @@ from ..spec import Model
 from .layers import Shape, expert_tokens, shape_of
 from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings
-from .sizes import Parameters, stage_parameters
+from .sizes import Parameters, parameter_bytes, stage_parameters
 from .stages import Gradients, gradients_of, language_width
-from .step import parameter_bytes, state_shards
-from .tokens import tokens_of
+from .tokens import edge_bytes, tokens_of
+from .update import state_shards
 
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
 
@@ -217,11 +216,10 @@ def _between_stages(module: ModulePlan, shape: Shape) -> float:
 def _received(plan: Plan, module: ModulePlan, stage: int, num_held: int) -> float:
     """What bridges bring, whole on each rank: to a first stage the rows of each source, kept for their gradient as
     long as the microbatch is; to a last stage a gradient for each destination."""
-    unit, samples = parameter_bytes(plan), plan.batch.samples_per_lane[module.name]
+    samples = plan.batch.samples_per_lane[module.name]
     total = 0.0
     for src, dst in plan.pipeline.hops:
-        source, destination = plan.module(src), plan.module(dst)
-        row = unit * samples * tokens_of(plan, source).handed_on * (width_of(source, destination) or 0)
+        row = samples * edge_bytes(plan, plan.module(src), plan.module(dst))
         if dst == module.name and stage == 0:
             total += num_held * row
         elif src == module.name and stage == module.num_stages - 1:

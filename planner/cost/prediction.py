@@ -35,7 +35,8 @@ class Traffic:
 
 @attrs.frozen(kw_only=True)
 class StageCost:
-    """One stage of one module, as each of its ranks has it. Seconds and FLOPs of one microbatch of its lane."""
+    """One stage of one module, as each of its ranks has it. Passes are of one microbatch of its lane, the update and
+    traffic of a whole step."""
 
     module: str
     stage: int
@@ -46,7 +47,7 @@ class StageCost:
     memory: Memory
     forward_seconds: float
     backward_seconds: float
-    step_seconds: float
+    update_seconds: float
     forward_flops: float
     backward_flops: float
     traffic: tuple[Traffic, ...]

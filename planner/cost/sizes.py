@@ -10,8 +10,10 @@ from __future__ import annotations
 import attrs
 
 from ..axes import Axis
+from ..bridges import BYTES_OF
 from ..ir import ModulePlan
 from ..models import padded_vocab_size
+from ..plan import Plan
 from ..spec import Model
 
 
@@ -150,6 +152,11 @@ def projector_parameters(model: Model, width: int, tp: int) -> int:
     if inner is None:
         return (w.hidden * width + width) // tp
     return (w.hidden * inner + inner + inner * width) // tp + width
+
+
+def parameter_bytes(plan: Plan) -> int:
+    """Bytes of one parameter of the model, and of one value of its activations."""
+    return BYTES_OF[plan.training.dtype]
 
 
 def stage_parameters(module: ModulePlan, stage: int, width: int) -> Parameters:

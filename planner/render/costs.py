@@ -92,7 +92,7 @@ def _time(p: Prediction, style: Style) -> list[str]:
                 f"{1e3 * cost.forward_seconds:.2f}",
                 f"{1e3 * cost.backward_seconds:.2f}",
                 f"{rate:.0f}",
-                f"{1e3 * cost.step_seconds:.1f}",
+                f"{1e3 * cost.update_seconds:.1f}",
             ]
         )
     return _table(rows, style)
