@@ -34,19 +34,21 @@ from .stages import Gradients, gradients_of, language_width
 from .tokens import edge_bytes, tokens_of
 from .update import state_shards
 
+WORKSPACE_BYTES = 32 * 2**20  # of one cuBLAS workspace on Hopper and later; on an A100 it is smaller
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
 
 
 @attrs.frozen(kw_only=True)
 class Memory:
-    """Bytes on one rank, of one module's stage.
+    """Bytes on one rank, of one module's stage or of all that it holds.
 
     Attributes:
         states: weights, gradients, optimizer.
         activations: of all microbatches in flight.
         logits: of the last stage of a language model, of all microbatches in flight.
         buffers: Transformer Engine's placeholder for weight gradients, what two stages of a module hand one another,
-            what has come over bridges (activations of all microbatches in flight, and a gradient); cuBLAS's workspaces.
+            what has come over bridges (activations of all microbatches in flight, and a gradient); of a whole rank also
+            cuBLAS's workspaces, which all of its modules share.
     """
 
     states: float = 0.0

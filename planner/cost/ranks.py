@@ -7,7 +7,7 @@ import attrs
 from ..axes import Axis
 from ..ir import ModulePlan
 from ..plan import Plan
-from .memory import Memory, communicator_bytes, stage_memory
+from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
 from .schedule import Stage, position_of, schedule_of
 from .settings import Settings
 
@@ -44,7 +44,7 @@ def _stages_on(plan: Plan, rank: int) -> list[tuple[ModulePlan, int]]:
 
 def rank_memory(plan: Plan, rank: int, settings: Settings) -> Memory:
     """What all modules on a rank need, communicators left out."""
-    total, position = Memory(buffers=settings.workspace_bytes), position_at(plan, rank)
+    total, position = Memory(buffers=settings.num_workspaces * WORKSPACE_BYTES), position_at(plan, rank)
     for module, stage in _stages_on(plan, rank):
         total += stage_memory(plan, module, stage, settings, position=position)
     return total

@@ -15,7 +15,7 @@ from strategies import Case, cases
 from planner import Axis, Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, Training, compile_spec, load_spec
 from planner.cli import main
 from planner.cost.hardware import hardware_text, load_hardware
-from planner.cost.memory import stage_memory
+from planner.cost.memory import WORKSPACE_BYTES, stage_memory
 from planner.cost.predict import predict
 from planner.cost.prediction import Prediction
 from planner.cost.ranks import peaks, rank_memory
@@ -275,7 +275,7 @@ def test_every_rank_of_a_stage_needs_what_its_peak_says() -> None:
     """Colocated modules add up: the peak is that of the rank, not of one module."""
     plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu_colocated.yaml"))
     both = [stage_memory(plan, module, module.grid.coord(0, Axis.PP), Settings()).total for module in plan.modules]
-    assert {peak.memory.total for peak in predict(plan).peaks} == {sum(both) + Settings().workspace_bytes}
+    assert {peak.memory.total for peak in predict(plan).peaks} == {sum(both) + 2 * WORKSPACE_BYTES}
 
 
 @given(cases(max_modules=4), st.booleans())
