@@ -75,6 +75,15 @@ def test_the_gpu_that_is_assumed_is_said(gpu: str | None, said: list[str]) -> No
     assert ("b200" in lines[0]) == (gpu == "b200")
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_times_that_are_not_of_the_specs_dtype_are_said(dtype: str) -> None:
+    plan = llava("h100")
+    plan = attrs.evolve(plan, training=attrs.evolve(plan.training, dtype=dtype))
+    note = "kernels are timed as in bf16: those in fp32 take longer"
+    assert (note in costs_document(predict(plan))["notes"]) == (dtype == "fp32")
+    assert (f"  {note}" in lines_of(plan)) == (dtype == "fp32")
+
+
 def test_a_hardware_file_with_faults_is_not_called_unknown(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\n")
     said = " ".join(" ".join(lines_of(llava(str(tmp_path / "mine.yaml")))[3:]).split())

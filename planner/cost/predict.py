@@ -52,6 +52,7 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
         settings=work.settings,
         gpu_given=gpu_given,
         nodes_given=plan.gpus_per_node is not None,
+        dtype=plan.training.dtype,
         unsized=tuple(module.name for module in plan.modules if module.model is None),
         stages=tuple(_stage_cost(work, module, stage, durations, updates, rates) for module, stage in stages_of(plan)),
         bridges=tuple(bridge_cost(bridge, work.crossings[bridge.src, bridge.dst], rates) for bridge in plan.bridges),

@@ -62,6 +62,7 @@ class Prediction:
         settings: what is assumed of the training software.
         gpu_given: whether the user named it; else it is the default.
         nodes_given: whether the spec says how many GPUs a node has; else it is the default.
+        dtype: of parameters and activations; times of kernels are those of bf16 all the same.
         unsized: modules without a model; they cost nothing.
         stages: every stage of every module, in plan order.
         bridges: every edge.
@@ -81,6 +82,7 @@ class Prediction:
     settings: Settings
     gpu_given: bool
     nodes_given: bool
+    dtype: str
     unsized: tuple[str, ...]
     stages: tuple[StageCost, ...]
     bridges: tuple[BridgeCost, ...]

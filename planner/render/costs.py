@@ -57,6 +57,8 @@ def assumptions(p: Prediction) -> list[str]:
         found.append(f"{p.hardware.name} is assumed: give `cluster: {{gpu: NAME}}` or --gpu")
     if not p.nodes_given and p.world_size > DEFAULT_PER_NODE:
         found.append(f"nodes of {DEFAULT_PER_NODE} GPUs are assumed: give `cluster: {{gpus_per_node: N}}`")
+    if p.dtype == "fp32":
+        found.append("kernels are timed as in bf16: those in fp32 take longer")
     if p.unsized and len(p.unsized) < len({stage.module for stage in p.stages}):
         found.append(f"no model is given for {', '.join(p.unsized)}, which counts as nothing")
     return found
