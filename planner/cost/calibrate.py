@@ -46,7 +46,7 @@ def fitted(hardware: Hardware) -> tuple[str, ...]:
 
 def unfitted(hardware: Hardware) -> Hardware:
     """The hardware before any fit."""
-    return _with(hardware, {name: getattr(hardware, name).start for name in fitted(hardware)}, "where a fit starts")
+    return _begun(hardware, fitted(hardware))
 
 
 def calibrate(
@@ -68,7 +68,7 @@ def calibrate(
     names = tuple(name for name in fitted(hardware) if felt[name] > NOTHING)
     if not names:
         return hardware
-    start = _with(hardware, {name: getattr(hardware, name).start for name in names}, "where a fit starts")
+    start = _begun(hardware, names)
     begin = tuple(log(getattr(start, name).value) for name in names)
 
     def cost(point: Point) -> float:
@@ -94,6 +94,10 @@ def influence(hardware: Hardware, files: Sequence[Sequence[Sample]]) -> dict[str
         changed = predicted(samples, _with(hardware, {name: MORE * getattr(hardware, name).value}, "tried"))
         found[name] = sum(abs(new / old - 1) for new, old in zip(changed, as_is, strict=True)) / len(samples)
     return found
+
+
+def _begun(hardware: Hardware, names: tuple[str, ...]) -> Hardware:
+    return _with(hardware, {name: getattr(hardware, name).start for name in names}, "where a fit starts")
 
 
 def _at(hardware: Hardware, names: tuple[str, ...], point: Point) -> Hardware:

@@ -95,12 +95,11 @@ def predict_runs(
         gpu = gpu_of(runs, work)
         assumed += hardware is None and gpu is None
         rates = rates_of(hardware) if hardware else rates_by_name(gpu or DEFAULT)
-        second = runs.kind.second
-        other = second[2] if second and second[0] in row else None
+        second = runs.second
         return RowPrediction(
             ms=1e3 * step_seconds(work, rates),
             gib=row_gib(work),
-            second_ms=1e3 * step_seconds(workload_of_row(runs, row, other), rates) if other else None,
+            second_ms=1e3 * step_seconds(workload_of_row(runs, row, second.plan_of), rates) if second else None,
             measured_ms=_if_measured(lambda: runs.kind.measured_ms(row, runs.folder)),
             measured_gib=_if_measured(lambda: measured(row, runs.kind.gibibytes)),
         )
@@ -119,11 +118,11 @@ def _if_measured(read: Callable[[], float]) -> float | None:
 def predictions_text(found: RunPredictions) -> str:
     """The rows as CSV with `predicted_ms` and `predicted_GiB`; these are empty in rows at fault.
 
-    Where a set measures a second method (the column `full_s`: full recomputation, no sequence parallelism), its
+    Where a file measures a second method (the column `full_s`: full recomputation, no sequence parallelism), its
     prediction is the column `predicted_full_ms`.
     """
-    runs, second = found.runs, found.runs.kind.second
-    added = [*_ADDED, *([second[1]] if second and second[0] in runs.header else [])]
+    runs = found.runs
+    added = [*_ADDED, *([runs.second.predicted] if runs.second else [])]
     given = [column for column in runs.header if column not in added]
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -14,12 +14,15 @@ from .work import Collective, Message
 _UPDATE_BYTES = {"adam": 30, "sgd": 14}
 
 
+def _replicas(module: ModulePlan) -> tuple[int, int]:
+    """Ranks that hold the same (dense parameters, experts)."""
+    size = module.grid.size_of
+    return size(Axis.DP) * size(Axis.CP), size(Axis.EXPT_DP)
+
+
 def state_shards(plan: Plan, module: ModulePlan) -> tuple[int, int]:
     """Ranks that share out the optimizer's state: (of dense parameters, of experts). Ones without sharding."""
-    size = module.grid.size_of
-    if not plan.training.distributed_optimizer:
-        return 1, 1
-    return size(Axis.DP) * size(Axis.CP), size(Axis.EXPT_DP)
+    return _replicas(module) if plan.training.distributed_optimizer else (1, 1)
 
 
 def update_messages(
@@ -28,13 +31,9 @@ def update_messages(
     """Reduction of gradients over the lanes, gathering of updated weights, the sum of tied embeddings, and that of
     what sequence parallelism computes on a part of the sequence."""
     found: list[Message] = []
-    groups = ((GroupKind.DP_CP, parameters.dense), (GroupKind.EXPT_DP, parameters.experts))
-    sizes = {
-        GroupKind.DP_CP: module.grid.size_of(Axis.DP) * module.grid.size_of(Axis.CP),
-        GroupKind.EXPT_DP: module.grid.size_of(Axis.EXPT_DP),
-    }
-    for kind, count in groups:
-        if not count or sizes[kind] == 1:
+    counts = parameters.dense, parameters.experts
+    for kind, size, count in zip((GroupKind.DP_CP, GroupKind.EXPT_DP), _replicas(module), counts, strict=True):
+        if not count or size == 1:
             continue
         gradients = settings.gradient_bytes * count
         if plan.training.distributed_optimizer:
