@@ -86,6 +86,14 @@ class BridgeCost:
     forward_seconds: float
     backward_seconds: float
 
+    @property
+    def ways(self) -> tuple[tuple[Direction, Crossing, float], ...]:
+        """(direction, what crosses, seconds) of both."""
+        return (
+            (Direction.FORWARD, self.forward, self.forward_seconds),
+            (Direction.BACKWARD, self.backward, self.backward_seconds),
+        )
+
 
 def crossing_of(plan: Plan, bridge: Bridge, direction: Direction) -> Crossing:
     """What crosses an edge in a direction; nothing where no model says how wide its tensor is."""

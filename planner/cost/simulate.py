@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
 
-from ..ir import Direction
 from ..plan import Plan
 from .durations import Durations
 from .schedule import Call, Hop, Schedule, Stage, schedule_of
@@ -135,7 +134,7 @@ def _wait_in_words(worker: Worker, schedule: Schedule) -> str:
     if waits is None:
         return f"{worker.unit} has ended"
     channel, as_sender = waits
-    what = "activations" if channel.direction is Direction.FORWARD else "gradients"
+    what = channel.direction.tensors
     other = schedule.units[channel.party(not as_sender)]
     k = len(channel.ends)
     verb = f"to hand {what} of microbatch {k} to" if as_sender else f"for {what} of microbatch {k} from"

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ..cost.bridging import BridgeCost, Crossing
+from ..cost.bridging import BridgeCost
 from ..cost.links import DEFAULT_PER_NODE
 from ..cost.prediction import Prediction, StageCost
 from ..cost.words import excess
@@ -133,19 +133,12 @@ def _traffic(p: Prediction, style: Style) -> list[str]:
         bridges = [["bridge, one microbatch", "strategy", "way", "MiB", "between nodes", "ms"]]
         for bridge in p.bridges:
             names = [bridge.name, bridge.strategy.value]
-            for way, crossing, seconds in _ways(bridge):
+            for way, crossing, seconds in bridge.ways:
                 sizes = (crossing.num_bytes / 2**20, crossing.network_bytes / 2**20)
                 bridges.append([*names, way, *(f"{size:,.1f}" for size in sizes), f"{1e3 * seconds:.2f}"])
                 names = ["", ""]
         lines += _table(bridges, style, right=frozenset({3, 4, 5}))
     return lines
-
-
-def _ways(bridge: BridgeCost) -> tuple[tuple[str, Crossing, float], ...]:
-    return (
-        ("forward", bridge.forward, bridge.forward_seconds),
-        ("backward", bridge.backward, bridge.backward_seconds),
-    )
 
 
 def _table(rows: list[list[str]], style: Style, right: frozenset[int] | None = None) -> list[str]:
@@ -189,8 +182,8 @@ def costs_document(prediction: Prediction) -> dict[str, Any]:
 
 def _bridge_document(bridge: BridgeCost) -> dict[str, Any]:
     document: dict[str, Any] = {"name": bridge.name, "strategy": bridge.strategy.value}
-    for way, crossing, seconds in _ways(bridge):
-        document[way] = {
+    for way, crossing, seconds in bridge.ways:
+        document[way.value] = {
             "num_bytes": crossing.num_bytes,
             "network_bytes": crossing.network_bytes,
             "rank_bytes": crossing.rank_bytes,

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import attrs
 
-from ..cost.bridging import BridgeCost, Crossing
+from ..cost.bridging import BridgeCost
 from ..cost.memory import communicator_bytes
 from ..cost.prediction import Prediction, StageCost
 from ..cost.ranks import rank_memory
@@ -122,17 +122,13 @@ def _of_stages(stages: list[StageCost]) -> Iterator[TrafficRow]:
 
 
 def _of_bridge(bridge: BridgeCost, num_microbatches: int) -> Iterator[TrafficRow]:
-    ways: list[tuple[str, Crossing, float]] = [
-        ("activations", bridge.forward, bridge.forward_seconds),
-        ("gradients", bridge.backward, bridge.backward_seconds),
-    ]
-    for what, crossing, seconds in ways:
+    for way, crossing, seconds in bridge.ways:
         if not crossing.num_bytes:
             continue
         yield TrafficRow(
             owner=typeset(bridge.name),
             kind=f"bridge ({bridge.strategy})",
-            what=f"{what}, by the rank that sends most",
+            what=f"{way.tensors}, by the rank that sends most",
             wire="network" if crossing.network_bytes else "NVLink",
             bytes_per_rank=crossing.rank_bytes * num_microbatches,
             seconds=seconds * num_microbatches,
