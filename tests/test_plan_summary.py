@@ -12,6 +12,7 @@ from strategies import Case, cases
 
 from planner import Batch, Cluster, Model, Module, Parallel, Plan, Spec, compile_spec, load_spec
 from planner.cli import main
+from planner.cost.hardware import hardware_text, load_hardware
 from planner.cost.predict import predict
 from planner.cost.words import duration
 from planner.render.costs import costs_document
@@ -73,6 +74,18 @@ def test_the_gpu_that_is_assumed_is_said(gpu: str | None, said: list[str]) -> No
     lines = lines_of(llava(gpu))
     assert lines[3:] == said
     assert ("b200" in lines[0]) == (gpu == "b200")
+
+
+def test_memory_that_does_not_fit_by_a_little_says_how_much(tmp_path: Path) -> None:
+    """72.6 of 72.6 GiB would read like a fit."""
+    gpu, total = load_hardware("h100"), predict(llava("h100")).worst.total
+    limit = attrs.evolve(gpu.memory_gib, value=total / 2**30 - 0.01)
+    (tmp_path / "tight.yaml").write_text(hardware_text(attrs.evolve(gpu, name="tight", memory_gib=limit)))
+    said = " ".join(" ".join(lines_of(llava("h100"))).split())
+    assert "too much" not in said
+    plan = attrs.evolve(llava("h100"), cluster=Cluster(nodes=1, gpus_per_node=8, gpu=str(tmp_path / "tight.yaml")))
+    said = " ".join(" ".join(lines_of(plan)).split())
+    assert f"{total / 2**30:.3g} of {limit.value:g} GiB, 0.1 too much; " in said
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])

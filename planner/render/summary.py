@@ -7,7 +7,7 @@ from ..cost.hardware import DEFAULT, Hardware, load_hardware
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
 from ..cost.schedule import num_passes
-from ..cost.words import critical_path, duration
+from ..cost.words import critical_path, duration, excess
 from ..errors import PlanError
 from ..plan import Plan
 from .costs import assumptions
@@ -64,4 +64,5 @@ def _memory(p: Prediction, style: Style) -> str:
     fits = "fits" if p.fits else style.error("DOES NOT FIT")
     where = f"rank {worst.rank} ({worst.module} stage {worst.stage})"
     remedy = f"; {p.remedies[0]}" if p.remedies else ""
-    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.3g} of {limit:g} GiB{remedy}"
+    over = "" if p.fits else f", {excess(-p.spare(worst))} too much"
+    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.3g} of {limit:g} GiB{over}{remedy}"
