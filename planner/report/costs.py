@@ -30,6 +30,7 @@ _WHAT = {
     "tp": "activations inside layers",
     "cp": "keys and values",
     "ep": "tokens to experts and back",
+    "expt_tp": "tokens inside experts",
     "dp_cp": "gradients and weights",
     "expt_dp": "gradients and weights of experts",
     "embd": "gradients of tied embeddings",
@@ -114,7 +115,7 @@ def _of_stages(stages: list[StageCost]) -> Iterator[TrafficRow]:
         yield TrafficRow(
             owner=f"{first.module} {numbers}",
             kind=one.kind,
-            what=_WHAT.get(one.kind, ""),
+            what=_WHAT[one.kind],
             wire=_WIRES[one.link],
             bytes_per_rank=one.num_bytes,
             seconds=one.seconds,
