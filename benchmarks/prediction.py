@@ -17,8 +17,8 @@ from pathlib import Path
 import attrs
 
 from planner import Parallel, compile_spec, load_spec
-from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicted, samples_of, spearman
-from planner.cost.calibrate import unfitted
+from planner.cost.accuracy import Errors, choice_loss, cross_validated, samples_of, spearman
+from planner.cost.calibrate import predicted, unfitted
 from planner.cost.hardware import load_hardware
 from planner.cost.predict import predict
 from planner.cost.predict_runs import row_gib

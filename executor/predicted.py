@@ -87,7 +87,7 @@ def software() -> Software:
     """What this executor's models do, with the layers that this machine has."""
     if choose_layers() is Layers.TRANSFORMER_ENGINE:
         return EXECUTOR
-    return attrs.evolve(EXECUTOR, flash_attention=False, workspace_bytes=EXECUTOR.workspace_bytes // 2)
+    return attrs.evolve(EXECUTOR, flash_attention=False, num_workspaces=1)
 
 
 def gpu_of(runs_on: str) -> str:

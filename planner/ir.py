@@ -333,8 +333,13 @@ class Transfer:
 
 
 class Direction(StrEnum):
-    FORWARD = "forward"  # activations, from source to destination
-    BACKWARD = "backward"  # gradients, from destination to source
+    FORWARD = "forward"  # from source to destination
+    BACKWARD = "backward"  # from destination to source
+
+    @property
+    def tensors(self) -> str:
+        """What moves that way, in words."""
+        return "activations" if self is Direction.FORWARD else "gradients"
 
 
 @attrs.frozen

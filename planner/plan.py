@@ -101,6 +101,11 @@ class Plan:
         return self.cluster.gpus_per_node if self.cluster else None
 
     @property
+    def gpu(self) -> str | None:
+        """The GPU that the spec's cluster names, if it names one."""
+        return self.cluster.gpu if self.cluster else None
+
+    @property
     def num_nodes(self) -> int | None:
         """Nodes in use, the last one perhaps in part; None where gpus_per_node is not known."""
         return -(-self.world_size // self.gpus_per_node) if self.gpus_per_node else None

@@ -20,7 +20,7 @@ import attrs
 
 from . import codes
 from .axes import DEFAULT_ORDER, format_order, parse_order
-from .errors import Faults, Path, PlanError, format_key
+from .errors import Faults, Path, PlanError, format_key, format_path
 from .frozenmap import FrozenMap
 
 MAX_SIZE = 2**24  # ranks of a world, and the bound of every other count
@@ -71,6 +71,12 @@ def _did_you_mean(word: str) -> str:
     return f'did you mean "{word}"? '
 
 
+def _named(path: Path) -> str:
+    """What a rule is about: the key, with its place where it is an item of a list: `tp`, `stages[4]`."""
+    start = max((at for at, part in enumerate(path) if isinstance(part, str)), default=0)
+    return format_path(path[start:]) if path else "value"
+
+
 def _wrong_type(value: object, wanted: str, path: Path, faults: Faults, hint: str = "") -> _Invalid:
     kinds = (
         (bool, "a boolean"),
@@ -97,7 +103,7 @@ class Integer:
             return _wrong_type(value, "an integer", path, faults)
         if self.low <= value <= self.high:
             return int(value)
-        rule = f"{self.low} <= {format_key(path[-1]) if path else 'value'} <= {self.high}, got {show(value)}"
+        rule = f"{self.low} <= {_named(path)} <= {self.high}, got {show(value)}"
         remedy = f"choose a value from {self.low} to {self.high}" if self.low < self.high else f"write {self.low}"
         faults.add(codes.OUT_OF_RANGE, path, rule, remedy)
         return INVALID
@@ -120,7 +126,7 @@ class Positive:
             return _wrong_type(value, "a number", path, faults)
         if 0 < value <= self.high:
             return float(value)
-        rule = f"0 < {format_key(path[-1]) if path else 'value'} <= {self.high:g}, got {show(value)}"
+        rule = f"0 < {_named(path)} <= {self.high:g}, got {show(value)}"
         faults.add(codes.OUT_OF_RANGE, path, rule, f"choose a number above 0 and at most {self.high:g}")
         return INVALID
 
@@ -156,7 +162,7 @@ class Choice:
             return str(value)
         if not isinstance(value, str):
             return _wrong_type(value, "one of " + ", ".join(self.words), path, faults)
-        rule = f"{format_key(path[-1]) if path else 'value'} is one of {', '.join(self.words)}; got {show(value)}"
+        rule = f"{_named(path)} is one of {', '.join(self.words)}; got {show(value)}"
         remedy = suggest(value, list(self.words)) + f"use one of {', '.join(self.words)}"
         faults.add(codes.BAD_CHOICE, path, rule, remedy)
         return INVALID

@@ -138,6 +138,7 @@ SPECS = [
     case("S104", "modules.language.parallel.tp", language(f"parallel: {{«tp: -0x{'f' * 5000}}}"), "huge"),
     case("S103", "modules.language.parallel.tp", language(f"parallel: {{«tp: 0b{'1' * 20000}}}"), "0b111"),
     case("S104", "modules.language.parallel.rank_offset", language("parallel: {«rank_offset: -1}"), "0 <= rank_offset", "-1"),
+    case("S104", "modules.language.stages[1]", language("parallel: {pp: 2}, stages: [1, «0]"), "1 <= stages[1] <= 16777216, got 0"),
     case("S104", "schema", "«schema: 2\n" + LONE, "1 <= schema <= 1", "2"),
     case("S104", "training.lr", LONE + "training: {«lr: 0}\n", "0 < lr <= 1e+06", "0"),
     case("S104", "training.lr", LONE + "training: {«lr: .nan}\n", "nan"),

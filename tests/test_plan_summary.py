@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from strategies import Case, cases
 
-from planner import Cluster, Plan, Spec, compile_spec, load_spec
+from planner import Batch, Cluster, Model, Module, Parallel, Plan, Spec, compile_spec, load_spec
 from planner.cli import main
+from planner.cost.hardware import hardware_text, load_hardware
 from planner.cost.predict import predict
 from planner.cost.words import duration
+from planner.render.costs import costs_document
 from planner.render.overview import overview
 from planner.render.style import Style
 from planner.render.summary import MAX_PASSES, prediction_lines
@@ -75,6 +77,27 @@ def test_the_gpu_that_is_assumed_is_said(gpu: str | None, said: list[str]) -> No
     assert ("b200" in lines[0]) == (gpu == "b200")
 
 
+def test_memory_that_does_not_fit_by_a_little_says_how_much(tmp_path: Path) -> None:
+    """72.6 of 72.6 GiB would read like a fit."""
+    gpu, total = load_hardware("h100"), predict(llava("h100")).worst.total
+    limit = attrs.evolve(gpu.memory_gib, value=total / 2**30 - 0.01)
+    (tmp_path / "tight.yaml").write_text(hardware_text(attrs.evolve(gpu, name="tight", memory_gib=limit)))
+    said = " ".join(" ".join(lines_of(llava("h100"))).split())
+    assert "too much" not in said
+    plan = attrs.evolve(llava("h100"), cluster=Cluster(nodes=1, gpus_per_node=8, gpu=str(tmp_path / "tight.yaml")))
+    said = " ".join(" ".join(lines_of(plan)).split())
+    assert f"{total / 2**30:.1f} of {limit.value:g} GiB, 0.1 too much; " in said
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_times_that_are_not_of_the_specs_dtype_are_said(dtype: str) -> None:
+    plan = llava("h100")
+    plan = attrs.evolve(plan, training=attrs.evolve(plan.training, dtype=dtype))
+    note = "kernels are timed as in bf16: those in fp32 take longer"
+    assert (note in costs_document(predict(plan))["notes"]) == (dtype == "fp32")
+    assert (f"  {note}" in lines_of(plan)) == (dtype == "fp32")
+
+
 def test_a_hardware_file_with_faults_is_not_called_unknown(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\n")
     said = " ".join(" ".join(lines_of(llava(str(tmp_path / "mine.yaml")))[3:]).split())
@@ -100,8 +123,14 @@ def test_a_schedule_that_stops_is_said() -> None:
     }
     modules["images"] = attrs.evolve(modules["images"], stages=(12, 11))
     plan = compile_spec(attrs.evolve(spec, modules=modules))
-    assert predict(plan).pipeline_seconds == float("inf")
+    found = predict(plan)
+    assert found.pipeline_seconds == float("inf")
     assert lines_of(plan)[0].startswith("  no step time: the schedule stops for good: ")
+    document = costs_document(found)
+    assert document["notes"][0].startswith("no step time: the schedule stops for good: ")
+    of_a_step = ("step_seconds", "pipeline_seconds", "bubble", "tokens_per_second", "tflops_per_gpu", "mfu")
+    assert [document[name] for name in of_a_step] == [None] * 6
+    json.dumps(document, allow_nan=False)
 
 
 def test_another_gpu_may_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,3 +163,17 @@ def test_plan_and_predict_show_the_same_numbers(name: str, capsys: pytest.Captur
         assert sum(map(float, parts.split())) == pytest.approx(float(total), abs=0.021)
     rank, worst = re.findall(r"rank (\d+) \(.*\) needs most, (\S+) of", short)[0]
     assert (rank, float(worst)) in [(rank, round(float(total), 1)) for rank, total, _ in peaks]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "num_gpus", "is_said"),
+    [(None, 16, True), (None, 8, False), (Cluster(gpus_per_node=8, gpu="h100"), 16, False)],
+)
+def test_nodes_that_are_assumed_are_said(cluster: Cluster | None, num_gpus: int, is_said: bool) -> None:
+    """Where the spec does not say how many GPUs a node has, and the ranks are more than one node's."""
+    language = Module(parallel=Parallel(dp=num_gpus), model=Model(preset="vicuna-7b"))
+    batch = Batch(global_size=num_gpus, micro_size=num_gpus, seq_length=512)
+    plan = compile_spec(Spec(cluster=cluster, batch=batch, modules={"language": language}))
+    note = "nodes of 8 GPUs are assumed: give `cluster: {gpus_per_node: N}`"
+    assert (note in costs_document(predict(plan))["notes"]) == is_said
+    assert (f"  {note}" in lines_of(plan)) == is_said

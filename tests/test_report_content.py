@@ -13,16 +13,17 @@ from hypothesis import given
 from report_samples import BIG, EXAMPLE, sample
 from strategies import Case, cases
 
-from planner import compile_spec, load_spec
+from planner import Parallel, compile_spec, load_spec
 from planner.cli import main
 from planner.cost.durations import Durations
 from planner.cost.predict import predict
 from planner.cost.schedule import Stage
+from planner.cost.settings import EXECUTOR
 from planner.cost.simulate import DeadlockError, simulate
 from planner.cost.words import duration
 from planner.report import page as page_module
 from planner.report.build import MAX_CELLS, MAX_OPERATIONS, build_report
-from planner.report.costs import limit_of
+from planner.report.costs import limit_of, memory_of, traffic_of
 from planner.report.page import embedded, render_page
 from planner.report.typeset import typeset
 
@@ -129,6 +130,26 @@ def content_of(page: Path) -> dict[str, Any]:
     assert content is not None
     found: dict[str, Any] = json.loads(content[1])
     return found
+
+
+def test_all_traffic_says_what_it_is() -> None:
+    """A layout that uses every kind of group that anything is sent over."""
+    spec = load_spec(EXAMPLE.parent / "moe_ep8_32gpu.yaml")
+    language = spec.modules["language"]
+    model = attrs.evolve(language.model, untie_embeddings_and_output_weights=False)
+    parallel = Parallel(tp=2, cp=2, pp=2, dp=4, ep=2, expt_tp=2)
+    modules = {"language": attrs.evolve(language, model=model, parallel=parallel)}
+    rows = list(traffic_of(predict(compile_spec(attrs.evolve(spec, cluster=None, modules=modules, topology={})))))
+    assert {row.kind for row in rows} == {"tp", "cp", "ep", "expt_tp", "dp_cp", "expt_dp", "embd", "pp"}
+    assert all(row.what for row in rows)
+
+
+def test_the_page_counts_memory_as_the_prediction_does() -> None:
+    plan = compile_spec(load_spec(EXAMPLE))
+    found = predict(plan, settings=EXECUTOR)
+    assert found.worst.total != predict(plan).worst.total
+    bars = memory_of(plan, found).bars
+    assert max(sum(part.bytes for part in bar.parts) for bar in bars) == pytest.approx(found.worst.total)
 
 
 @pytest.mark.parametrize("name", ["vision_audio_8gpu", "llava_8gpu_colocated", "vision_audio_64gpu"])

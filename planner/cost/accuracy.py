@@ -10,15 +10,13 @@ import attrs
 
 from .. import codes
 from ..errors import Fault, Mark, PlanError
-from .calibrate import Sample, calibrate, unfitted
+from .calibrate import Sample, calibrate, predicted, unfitted
 from .durations import Durations
 from .hardware import Hardware
-from .pipeline import step_seconds
 from .predict_runs import each_row, workload_of_row
 from .run_set import Row
 from .runs import Runs
 from .simulate import simulate
-from .timing import rates_of
 
 
 def samples_of(runs: Runs) -> tuple[Sample, ...]:
@@ -40,12 +38,6 @@ def samples_of(runs: Runs) -> tuple[Sample, ...]:
     if faults:
         raise PlanError(faults)
     return tuple(one for one in found if one)
-
-
-def predicted(samples: Sequence[Sample], hardware: Hardware) -> list[float]:
-    """Seconds of every run."""
-    rates = rates_of(hardware)
-    return [step_seconds(one.work, rates) for one in samples]
 
 
 @attrs.frozen(kw_only=True)

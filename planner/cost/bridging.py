@@ -18,13 +18,11 @@ from math import gcd, lcm
 
 import attrs
 
-from ..bridges import width_of
 from ..ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
 from ..plan import Plan
 from .links import ALONE, Span, gpus_per_node, span_of, spans_of
-from .step import parameter_bytes
 from .timing import Rates, collective_seconds
-from .tokens import tokens_of
+from .tokens import edge_bytes
 from .work import Collective
 
 
@@ -88,11 +86,19 @@ class BridgeCost:
     forward_seconds: float
     backward_seconds: float
 
+    @property
+    def ways(self) -> tuple[tuple[Direction, Crossing, float], ...]:
+        """(direction, what crosses, seconds) of both."""
+        return (
+            (Direction.FORWARD, self.forward, self.forward_seconds),
+            (Direction.BACKWARD, self.backward, self.backward_seconds),
+        )
+
 
 def crossing_of(plan: Plan, bridge: Bridge, direction: Direction) -> Crossing:
     """What crosses an edge in a direction; nothing where no model says how wide its tensor is."""
     source, destination = plan.module(bridge.src), plan.module(bridge.dst)
-    sample = parameter_bytes(plan) * tokens_of(plan, source).handed_on * (width_of(source, destination) or 0)
+    sample = edge_bytes(plan, source, destination)
     if not sample:
         return Crossing()
     per_node = gpus_per_node(plan)
@@ -181,12 +187,12 @@ def crossing_seconds(crossing: Crossing, rates: Rates) -> float:
     return lane(crossing.before) + max(map(messages, crossing.loads), default=0.0) + lane(crossing.after)
 
 
-def bridge_cost(name: str, strategy: Strategy, crossings: tuple[Crossing, Crossing], rates: Rates) -> BridgeCost:
+def bridge_cost(bridge: Bridge, crossings: tuple[Crossing, Crossing], rates: Rates) -> BridgeCost:
     """The cost of an edge from what crosses it forward and backward."""
     forward, backward = crossings
     return BridgeCost(
-        name=name,
-        strategy=strategy,
+        name=bridge.name,
+        strategy=bridge.strategy,
         forward=forward,
         backward=backward,
         forward_seconds=crossing_seconds(forward, rates),

@@ -14,7 +14,7 @@ import attrs
 
 from .fit import Point, minimise
 from .hardware import Hardware, constants
-from .pipeline import step_seconds
+from .step import step_seconds
 from .timing import rates_of
 from .workload import Workload
 
@@ -33,6 +33,12 @@ class Sample:
     seconds: float
 
 
+def predicted(samples: Sequence[Sample], hardware: Hardware) -> list[float]:
+    """Seconds of every run. Raises DeadlockError."""
+    rates = rates_of(hardware)
+    return [step_seconds(one.work, rates) for one in samples]
+
+
 def fitted(hardware: Hardware) -> tuple[str, ...]:
     """The constants that a fit may change."""
     return tuple(name for name, constant in constants(hardware).items() if constant.start is not None)
@@ -40,7 +46,7 @@ def fitted(hardware: Hardware) -> tuple[str, ...]:
 
 def unfitted(hardware: Hardware) -> Hardware:
     """The hardware before any fit."""
-    return _with(hardware, {name: getattr(hardware, name).start for name in fitted(hardware)}, "where a fit starts")
+    return _begun(hardware, fitted(hardware))
 
 
 def calibrate(
@@ -62,7 +68,7 @@ def calibrate(
     names = tuple(name for name in fitted(hardware) if felt[name] > NOTHING)
     if not names:
         return hardware
-    start = _with(hardware, {name: getattr(hardware, name).start for name in names}, "where a fit starts")
+    start = _begun(hardware, names)
     begin = tuple(log(getattr(start, name).value) for name in names)
 
     def cost(point: Point) -> float:
@@ -82,17 +88,16 @@ def calibrate(
 def influence(hardware: Hardware, files: Sequence[Sequence[Sample]]) -> dict[str, float]:
     """By how much, as a share, a step of the average run changes where a constant that a fit may change is MORE."""
     samples = [one for file in files for one in file]
-
-    def times(by: Hardware) -> list[float]:
-        rates = rates_of(by)
-        return [step_seconds(one.work, rates) for one in samples]
-
-    as_is = times(hardware)
+    as_is = predicted(samples, hardware)
     found = {}
     for name in fitted(hardware):
-        changed = times(_with(hardware, {name: MORE * getattr(hardware, name).value}, "tried"))
+        changed = predicted(samples, _with(hardware, {name: MORE * getattr(hardware, name).value}, "tried"))
         found[name] = sum(abs(new / old - 1) for new, old in zip(changed, as_is, strict=True)) / len(samples)
     return found
+
+
+def _begun(hardware: Hardware, names: tuple[str, ...]) -> Hardware:
+    return _with(hardware, {name: getattr(hardware, name).start for name in names}, "where a fit starts")
 
 
 def _at(hardware: Hardware, names: tuple[str, ...], point: Point) -> Hardware:

@@ -56,6 +56,11 @@ class Hardware:
     microbatch_ms: Constant = item(_CONSTANT, doc="host time of a stage per microbatch outside the layers")
     scale_out: Constant = item(_CONSTANT, doc="factor on a stage's time where a job spans several nodes")
 
+    @property
+    def memory_bytes(self) -> float:
+        """Memory that a process can use."""
+        return self.memory_gib.value * 2**30
+
 
 def constants(hardware: Hardware) -> dict[str, Constant]:
     """Every constant of a hardware, by its key."""

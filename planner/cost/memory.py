@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import attrs
 
-from ..bridges import width_of
 from ..ir import ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan
@@ -30,38 +29,37 @@ from ..spec import Model
 from .layers import Shape, expert_tokens, shape_of
 from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings
-from .sizes import Parameters, stage_parameters
+from .sizes import Parameters, parameter_bytes, stage_parameters
 from .stages import Gradients, gradients_of, language_width
-from .step import parameter_bytes, state_shards
-from .tokens import tokens_of
+from .tokens import edge_bytes, tokens_of
+from .update import state_shards
 
-# Bytes of a logit: until the backward pass in bf16 where the loss is fused, else as a softmax in fp32; at its beginning
-# or end there is a copy in bf16 (megatron-core 0.19, tensor_parallel/cross_entropy.py).
-KEPT_LOGIT = {True: 2, False: 4}
-COPIED_LOGIT = 2
+WORKSPACE_BYTES = 32 * 2**20  # of one cuBLAS workspace on Hopper and later; on an A100 it is smaller
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
 
 
 @attrs.frozen(kw_only=True)
 class Memory:
-    """Bytes on one rank, of one module's stage.
+    """Bytes on one rank, of one module's stage or of all that it holds.
 
     Attributes:
         states: weights, gradients, optimizer.
         activations: of all microbatches in flight.
         logits: of the last stage of a language model, of all microbatches in flight.
         buffers: Transformer Engine's placeholder for weight gradients, what two stages of a module hand one another,
-            what has come over bridges (activations of all microbatches in flight, and a gradient); cuBLAS's workspaces.
+            and what has come over bridges: activations of all microbatches in flight, and a gradient.
+        workspace: cuBLAS's, of a rank and of no module on it.
     """
 
     states: float = 0.0
     activations: float = 0.0
     logits: float = 0.0
     buffers: float = 0.0
+    workspace: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.states + self.activations + self.logits + self.buffers
+        return self.states + self.activations + self.logits + self.buffers + self.workspace
 
     def __add__(self, other: Memory) -> Memory:
         mine, theirs = attrs.astuple(self), attrs.astuple(other)
@@ -85,10 +83,10 @@ def state_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings
     )
 
 
-def token_activations(shape: Shape, recompute: str, bytes_each: int = 2, *, trains: bool = True) -> float:
+def token_activations(shape: Shape, recompute: str, *, trains: bool = True) -> float:
     """Bytes that one layer keeps per token of a rank, until the backward pass. `trains`: its weights have gradients."""
     w, settings = shape.w, shape.settings
-    unit = bytes_each / 2
+    unit = shape.unit / 2  # the formulas below are in bf16
     if recompute == "full":
         return unit * 2 * w.hidden / shape.split
     norms = 8 if trains else 6 if w.experts else 4  # a router keeps its input, frozen or not
@@ -146,35 +144,45 @@ def stage_memory(
     tokens = tokens_of(plan, module)
     shape = shape_of(module, tokens, settings, parameter_bytes(plan))
     gradients = gradients_of(plan, module, stage)
-    unit = parameter_bytes(plan)
     last = stage == module.num_stages - 1
     logits = 0.0
     if model.family == "gpt" and last:
-        vocab = padded_vocab_size(model, shape.tp) / shape.tp
-        logits = tokens.per_rank * vocab * (num_held * KEPT_LOGIT[settings.fused_loss] + COPIED_LOGIT)
+        kept, copied = _logit_bytes(shape)
+        logits = tokens.per_rank * padded_vocab_size(model, shape.tp) / shape.tp * (num_held * kept + copied)
     return Memory(
         states=state_bytes(plan, module, parameters, settings),
         activations=_activations(plan, module, stage, shape, gradients, num_held * _interleaved(module, settings)),
         logits=logits,
         buffers=_placeholder(shape, gradients)
-        + _between_stages(module, shape, unit)
+        + _between_stages(module, shape)
         + _received(plan, module, stage, num_held),
     )
+
+
+def _logit_bytes(shape: Shape) -> tuple[int, int]:
+    """(kept until the backward pass, once more at its beginning or end) of each logit.
+
+    Kept are the logits where the loss is fused, else their softmax in fp32, which takes the place of logits in fp32
+    and stands beside those in bf16 (megatron-core 0.19, tensor_parallel/cross_entropy.py).
+    """
+    if shape.settings.fused_loss:
+        return shape.unit, shape.unit
+    return 4, 0 if shape.unit == 4 else shape.unit
 
 
 def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, gradients: Gradients, held: float) -> float:
     """Of `held` microbatches."""
     assert module.stages is not None  # noqa: S101
     assert module.model is not None  # noqa: S101
-    count, rows, unit = module.stages[stage], shape.tokens.per_rank, parameter_bytes(plan)
+    count, rows = module.stages[stage], shape.tokens.per_rank
     handed_on = 0.0
     if module.model.family != "gpt" and stage == module.num_stages - 1:
         tokens = plan.batch.samples_per_lane[module.name] * shape.tokens.handed_on / shape.cp
-        handed_on = unit * tokens * _projector_values(module.model, shape, gradients, language_width(plan))
-    one_layer = token_activations(shape, "none", unit, trains=gradients.body) * rows
+        handed_on = shape.unit * tokens * _projector_values(module.model, shape, gradients, language_width(plan))
+    one_layer = token_activations(shape, "none", trains=gradients.body) * rows
     if not (gradients.before or gradients.body):  # nothing is kept: one layer is alive at a time
         return one_layer + held * handed_on
-    kept = token_activations(shape, module.recompute, unit, trains=gradients.body) * rows
+    kept = token_activations(shape, module.recompute, trains=gradients.body) * rows
     # What is computed again is alive for one layer at a time.
     return held * (count * kept + handed_on) + (one_layer - kept if count else 0.0)
 
@@ -203,19 +211,18 @@ def _placeholder(shape: Shape, gradients: Gradients) -> float:
     return shape.unit * (attention + w.hidden * (w.fc1 + w.ffn) / (shape.expt_tp if w.experts else shape.tp))
 
 
-def _between_stages(module: ModulePlan, shape: Shape, unit: int) -> float:
+def _between_stages(module: ModulePlan, shape: Shape) -> float:
     """Two hidden tensors on the way between stages of a module."""
-    return 2 * unit * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
+    return 2 * shape.unit * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
 
 
 def _received(plan: Plan, module: ModulePlan, stage: int, num_held: int) -> float:
     """What bridges bring, whole on each rank: to a first stage the rows of each source, kept for their gradient as
     long as the microbatch is; to a last stage a gradient for each destination."""
-    unit, samples = parameter_bytes(plan), plan.batch.samples_per_lane[module.name]
+    samples = plan.batch.samples_per_lane[module.name]
     total = 0.0
     for src, dst in plan.pipeline.hops:
-        source, destination = plan.module(src), plan.module(dst)
-        row = unit * samples * tokens_of(plan, source).handed_on * (width_of(source, destination) or 0)
+        row = samples * edge_bytes(plan, plan.module(src), plan.module(dst))
         if dst == module.name and stage == 0:
             total += num_held * row
         elif src == module.name and stage == module.num_stages - 1:

@@ -15,7 +15,6 @@ from .hardware import DEFAULT, Hardware, load_hardware
 from .layers import FLASH_BACKWARD
 from .links import ALONE, Span
 from .memory import stage_memory
-from .pipeline import interleaved
 from .prediction import Prediction, StageCost, Traffic
 from .ranks import first_rank, peaks, position_at
 from .remedies import remedies
@@ -24,6 +23,7 @@ from .settings import Settings
 from .simulate import DeadlockError, simulate
 from .sizes import stage_parameters
 from .stages import language_width, stage_work
+from .step import interleaved
 from .timeline import Timeline
 from .timing import Rates, message_seconds, rates_of
 from .work import Message
@@ -41,22 +41,21 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
     Raises:
         PlanError: the spec names a GPU that is not known.
     """
-    named = plan.cluster.gpu if plan.cluster else None
-    gpu_given = hardware is not None or named is not None
-    hardware = hardware or load_hardware(named or DEFAULT)
+    gpu_given = hardware is not None or plan.gpu is not None
+    hardware = hardware or load_hardware(plan.gpu or DEFAULT)
     rates, work = rates_of(hardware), workload_of(plan, settings)
     durations, updates = durations_of(work, rates), update_seconds(work, rates)
     timeline, deadlock = _simulated(plan, durations)
     largest = peaks(plan, work.settings)
     return Prediction(
         hardware=hardware,
+        settings=work.settings,
         gpu_given=gpu_given,
+        nodes_given=plan.gpus_per_node is not None,
+        dtype=plan.training.dtype,
         unsized=tuple(module.name for module in plan.modules if module.model is None),
         stages=tuple(_stage_cost(work, module, stage, durations, updates, rates) for module, stage in stages_of(plan)),
-        bridges=tuple(
-            bridge_cost(bridge.name, bridge.strategy, work.crossings[bridge.src, bridge.dst], rates)
-            for bridge in plan.bridges
-        ),
+        bridges=tuple(bridge_cost(bridge, work.crossings[bridge.src, bridge.dst], rates) for bridge in plan.bridges),
         peaks=largest,
         remedies=remedies(plan, largest, hardware, work.settings),
         timeline=timeline,
@@ -97,7 +96,7 @@ def _stage_cost(
         memory=stage_memory(work.plan, module, index, work.settings, position=position_at(work.plan, rank)),
         forward_seconds=durations.passes[stage, Direction.FORWARD],
         backward_seconds=durations.passes[stage, Direction.BACKWARD],
-        step_seconds=updates[stage],
+        update_seconds=updates[stage],
         forward_flops=work.works[stage].forward_flops,
         backward_flops=work.works[stage].backward_flops,
         traffic=_traffic(work, module, index, rates),
@@ -141,7 +140,7 @@ def _traffic(work: Workload, module: ModulePlan, index: int, rates: Rates) -> tu
     for part in work.works[stage].parts:
         for message in part.forward.messages + part.backward.messages:
             add(message, spans.get(message.kind, ALONE), num * part.count)
-    for message in work.steps[stage][0]:
+    for message in work.updates[stage][0]:
         add(message, spans.get(message.kind, ALONE), 1)
     for before in (Stage(module.name, index - 1), stage):  # a microbatch's gradients go back, and itself on
         if before in work.hops:

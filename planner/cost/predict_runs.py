@@ -11,11 +11,11 @@ import attrs
 
 from ..errors import Fault, PlanError
 from .hardware import DEFAULT, Hardware, load_hardware
-from .pipeline import step_seconds
 from .ranks import peaks
 from .run_set import CellError, PlanOf, Row, measured
 from .runs import Runs, check_cells, row_faults
 from .simulate import DeadlockError
+from .step import step_seconds
 from .timing import Rates, rates_of
 from .workload import Workload, workload_of
 
@@ -72,7 +72,7 @@ def workload_of_row(runs: Runs, row: Row, plan_of: PlanOf | None = None) -> Work
 
 def gpu_of(runs: Runs, work: Workload) -> str | None:
     """The GPU that a row ran on, where it is known."""
-    return runs.kind.gpu or (work.plan.cluster.gpu if work.plan.cluster else None)
+    return runs.kind.gpu or work.plan.gpu
 
 
 def row_gib(work: Workload) -> float:
@@ -99,14 +99,13 @@ def predict_runs(
         gpu = gpu_of(runs, work)
         assumed += hardware is None and gpu is None
         rates = rates_of(hardware) if hardware else rates_by_name(gpu or DEFAULT)
-        second = runs.kind.second
-        other = second[2] if second and second[0] in row else None
+        second = runs.second
         measured_ms, no_ms = _if_measured(lambda: runs.kind.measured_ms(row, runs.folder), row)
         measured_gib, no_gib = _if_measured(lambda: measured(row, runs.kind.gibibytes), row)
         return RowPrediction(
             ms=1e3 * step_seconds(work, rates),
             gib=row_gib(work),
-            second_ms=1e3 * step_seconds(workload_of_row(runs, row, other), rates) if other else None,
+            second_ms=1e3 * step_seconds(workload_of_row(runs, row, second.plan_of), rates) if second else None,
             measured_ms=measured_ms,
             measured_gib=measured_gib,
             unread=no_ms + no_gib,
@@ -127,11 +126,11 @@ def _if_measured(read: Callable[[], float], row: Row) -> tuple[float | None, tup
 def predictions_text(found: RunPredictions) -> str:
     """The rows as CSV with `predicted_ms` and `predicted_GiB`; these are empty in rows at fault.
 
-    Where a set measures a second method (the column `full_s`: full recomputation, no sequence parallelism), its
+    Where a file measures a second method (the column `full_s`: full recomputation, no sequence parallelism), its
     prediction is the column `predicted_full_ms`.
     """
-    runs, second = found.runs, found.runs.kind.second
-    added = [*_ADDED, *([second[1]] if second and second[0] in runs.header else [])]
+    runs = found.runs
+    added = [*_ADDED, *([runs.second.predicted] if runs.second else [])]
     given = [column for column in runs.header if column not in added]
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -8,6 +8,7 @@ from .bridging import BridgeCost
 from .hardware import Hardware
 from .memory import Memory
 from .ranks import RankMemory
+from .settings import Settings
 from .sizes import Parameters
 from .timeline import Timeline
 from .words import critical_path, longest_waits
@@ -34,7 +35,8 @@ class Traffic:
 
 @attrs.frozen(kw_only=True)
 class StageCost:
-    """One stage of one module, as each of its ranks has it. Seconds and FLOPs of one microbatch of its lane."""
+    """One stage of one module, as each of its ranks has it. Passes are of one microbatch of its lane, the update and
+    traffic of a whole step."""
 
     module: str
     stage: int
@@ -45,7 +47,7 @@ class StageCost:
     memory: Memory
     forward_seconds: float
     backward_seconds: float
-    step_seconds: float
+    update_seconds: float
     forward_flops: float
     backward_flops: float
     traffic: tuple[Traffic, ...]
@@ -57,7 +59,10 @@ class Prediction:
 
     Attributes:
         hardware: the GPU assumed.
+        settings: what is assumed of the training software.
         gpu_given: whether the user named it; else it is the default.
+        nodes_given: whether the spec says how many GPUs a node has; else it is the default.
+        dtype: of parameters and activations; times of kernels are those of bf16 all the same.
         unsized: modules without a model; they cost nothing.
         stages: every stage of every module, in plan order.
         bridges: every edge.
@@ -74,7 +79,10 @@ class Prediction:
     """
 
     hardware: Hardware
+    settings: Settings
     gpu_given: bool
+    nodes_given: bool
+    dtype: str
     unsized: tuple[str, ...]
     stages: tuple[StageCost, ...]
     bridges: tuple[BridgeCost, ...]
@@ -99,18 +107,12 @@ class Prediction:
         return self.pipeline_seconds + self.update_seconds
 
     @property
-    def busy_share(self) -> float:
-        """Busy time of the average rank over the pipeline's."""
-        if self.timeline is None or not self.pipeline_seconds:
-            return 0.0
-        return min(
-            1.0, self.timeline.gpu_seconds / (self.world_size * self.pipeline_seconds)
-        )  # sums of many times are rounded
-
-    @property
     def bubble(self) -> float:
-        """Share of the pipeline's time in which the average rank computes nothing."""
-        return 1 - self.busy_share if self.pipeline_seconds else 0.0
+        """Share of the pipeline's time in which the average rank computes nothing: all of it where it never ends."""
+        if not self.pipeline_seconds:
+            return 0.0
+        busy = self.timeline.gpu_seconds if self.timeline else 0.0
+        return max(0.0, 1 - busy / (self.world_size * self.pipeline_seconds))  # sums of many times are rounded
 
     @property
     def critical_path(self) -> tuple[str, ...]:
@@ -138,7 +140,7 @@ class Prediction:
     @property
     def memory_limit(self) -> float:
         """Bytes of the GPU."""
-        return self.hardware.memory_gib.value * 2**30
+        return self.hardware.memory_bytes
 
     @property
     def fits(self) -> bool:

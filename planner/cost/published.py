@@ -15,7 +15,7 @@ from .. import codes
 from ..compile import compile_spec
 from ..plan import Plan
 from ..spec import Batch, Cluster, Model, Module, Parallel, Spec, Training
-from .run_set import CellError, Row, RunSet, integer, measured
+from .run_set import CellError, Row, RunSet, SecondMethod, integer, measured
 from .settings import Settings
 
 # Megatron-LM of 2021 in fp16: learned positions, scores in memory, gradients in fp16, the cross entropy in fp32
@@ -266,10 +266,10 @@ PUBLISHED = (
         settings_of=partial(_sliced, settings=_MEGATRON_FP32_GRADIENTS, column="VP"),
         gpu="a100",
         measured_ms=partial(_time, column="sp_selective_s", milliseconds=1000.0),
-        second=(
-            "full_s",
-            "predicted_full_ms",
-            partial(_plan, common=_GPT_2022_FULL),
+        second=SecondMethod(
+            measured="full_s",
+            predicted="predicted_full_ms",
+            plan_of=partial(_plan, common=_GPT_2022_FULL),
         ),
     ),
 )

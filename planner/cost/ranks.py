@@ -7,23 +7,19 @@ import attrs
 from ..axes import Axis
 from ..ir import ModulePlan
 from ..plan import Plan
-from .memory import Memory, communicator_bytes, stage_memory
+from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
 from .schedule import Stage, position_of, schedule_of
 from .settings import Settings
 
 
 @attrs.frozen(kw_only=True)
 class RankMemory:
-    """The rank of a module that needs most memory, all modules on it together. Bytes.
-
-    `workspace` is cuBLAS's, which no module owns; `memory` counts it among the buffers.
-    """
+    """The rank of a module that needs most memory, all modules on it together. Bytes."""
 
     module: str
     stage: int
     rank: int
     memory: Memory
-    workspace: float
     communicators: float
 
     @property
@@ -48,7 +44,7 @@ def _stages_on(plan: Plan, rank: int) -> list[tuple[ModulePlan, int]]:
 
 def rank_memory(plan: Plan, rank: int, settings: Settings) -> Memory:
     """What all modules on a rank need, communicators left out."""
-    total, position = Memory(buffers=settings.workspace_bytes), position_at(plan, rank)
+    total, position = Memory(workspace=settings.num_workspaces * WORKSPACE_BYTES), position_at(plan, rank)
     for module, stage in _stages_on(plan, rank):
         total += stage_memory(plan, module, stage, settings, position=position)
     return total
@@ -67,7 +63,6 @@ def peaks(plan: Plan, settings: Settings) -> tuple[RankMemory, ...]:
                 stage=module.grid.coord(rank, Axis.PP),
                 rank=rank,
                 memory=memory[rank],
-                workspace=settings.workspace_bytes,
                 communicators=communicator_bytes(plan, rank),
             )
         )

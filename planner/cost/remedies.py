@@ -12,6 +12,7 @@ from ..plan import Plan
 from .hardware import Hardware
 from .ranks import RankMemory, peaks, rank_memory
 from .settings import Settings
+from .words import excess
 
 _GIB = 2**30
 _WORTH = 0.1 * _GIB  # what saves less is not worth a line
@@ -26,7 +27,7 @@ def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, se
     Where no single change is enough, the most helpful ones together come before them. A change fits where every rank
     of the module does after it.
     """
-    limit = hardware.memory_gib.value * _GIB
+    limit = hardware.memory_bytes
     found: list[str] = []
     for peak in fullest:
         if peak.total > limit:
@@ -73,7 +74,7 @@ def _line(one: _Try, peak: RankMemory, limit: float, settings: Settings) -> str:
     saved = peak.memory.total - rank_memory(one.plan, peak.rank, settings).total
     rest = one.fullest.total - limit
     where = "" if one.fullest.rank == peak.rank else f" on rank {one.fullest.rank}"
-    fits = "which fits" if rest <= 0 else f"still {rest / _GIB:.1f} GiB too much{where}"
+    fits = "which fits" if rest <= 0 else f"still {excess(rest)} GiB too much{where}"
     return f"{what} saves {saved / _GIB:.1f} GiB on rank {peak.rank}, {fits}"
 
 

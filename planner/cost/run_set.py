@@ -25,6 +25,21 @@ class CellError(ValueError):
 
 
 @attrs.frozen(kw_only=True)
+class SecondMethod:
+    """How the same rows ran another way.
+
+    Attributes:
+        measured: the column of its measured time.
+        predicted: the column of its predicted milliseconds.
+        plan_of: of a row and the folder of its file. Raises CellError, PlanError.
+    """
+
+    measured: str
+    predicted: str
+    plan_of: PlanOf
+
+
+@attrs.frozen(kw_only=True)
 class RunSet:
     """How rows of one kind are read.
 
@@ -36,7 +51,7 @@ class RunSet:
         gpu: hardware file; empty where each row's plan names it.
         measured_ms: measured milliseconds of a row. Raises CellError.
         gibibytes: the column of measured memory, or nothing.
-        second: a second method measured on the same rows: its column, what it is called, its plan.
+        second: a second method measured on the same rows.
     """
 
     name: str
@@ -46,7 +61,7 @@ class RunSet:
     gpu: str
     measured_ms: Callable[[Row, str], float]
     gibibytes: str = ""
-    second: tuple[str, str, PlanOf] | None = None
+    second: SecondMethod | None = None
 
 
 def integer(row: Row, column: str) -> int:

@@ -17,7 +17,7 @@ from .. import codes
 from ..errors import Fault, Mark, PlanError
 from .own_runs import OWN
 from .published import PUBLISHED
-from .run_set import CellError, Row, RunSet
+from .run_set import CellError, Row, RunSet, SecondMethod
 from .simulate import DeadlockError
 
 SETS = (*PUBLISHED, OWN)
@@ -47,6 +47,12 @@ class Runs:
     def folder(self) -> str:
         """Where the files are that rows name."""
         return os.path.dirname(self.file)
+
+    @property
+    def second(self) -> SecondMethod | None:
+        """The second method of its set, where the file measures it."""
+        second = self.kind.second
+        return second if second and second.measured in self.header else None
 
 
 def read_runs(text: str, file: str) -> Runs:
@@ -125,4 +131,4 @@ def row_faults(runs: Runs, index: int, error: CellError | PlanError | DeadlockEr
         ]
     if isinstance(error, CellError):
         return [Fault(error.code, (error.column,), error.rule, error.remedy, mark)]
-    return [Fault(codes.CONFLICT, ("row",), f"the schedule ends: {error}", "choose another layout", mark)]
+    return [Fault(codes.CONFLICT, ("row",), error.rule, error.remedy, mark)]

@@ -19,7 +19,7 @@ class Settings:
         fused_loss: the cross entropy is Transformer Engine's kernel over the logits, in their place.
         gradient_bytes: of each gradient that is accumulated and reduced.
         dummy_gradient: Transformer Engine's placeholder of 2 bytes for the weight gradients of one layer.
-        workspace_bytes: that cuBLAS works in: PyTorch's and Transformer Engine's own, 32 MiB each on Hopper and later.
+        num_workspaces: that cuBLAS works in: PyTorch's, and Transformer Engine's own.
         scattered_embedding: under sequence parallelism a language model that nothing feeds scatters its embedding's sum
             over tp; else, as in MimoModel, the sum is whole and scattered afterwards, without a message.
         scattered_hops: between stages each tp rank sends its share, and all gather after it: Megatron-LM of 2021.
@@ -34,7 +34,7 @@ class Settings:
     fused_loss: bool = False
     gradient_bytes: int = 4
     dummy_gradient: bool = True
-    workspace_bytes: int = 2 * 32 * 2**20
+    num_workspaces: int = 2
     scattered_embedding: bool = False
     scattered_hops: bool = False
     stages_per_rank: int = 1

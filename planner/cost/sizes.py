@@ -10,8 +10,10 @@ from __future__ import annotations
 import attrs
 
 from ..axes import Axis
+from ..bridges import BYTES_OF
 from ..ir import ModulePlan
 from ..models import padded_vocab_size
+from ..plan import Plan
 from ..spec import Model
 
 
@@ -89,30 +91,29 @@ def layer_parameters(model: Model, tp: int, expt_tp: int = 1, ep: int = 1) -> tu
     """(dense, expert) parameters of one transformer layer on one rank."""
     w = widths(model)
     # Fewer query groups than tp: each rank computes a share of every head's keys and values, then gathers them.
-    divided = w.hidden * (w.queries + 2 * w.keys) + w.queries * w.hidden
-    whole = 2 * w.norm
+    attention = w.hidden * (w.queries + 2 * w.keys) + w.queries * w.hidden
     if w.has_bias:
-        divided += w.queries + 2 * w.keys
-        whole += w.hidden
-    if not w.experts:
-        mlp, mlp_whole = _mlp(w)
-        return (divided + mlp) // tp + whole + mlp_whole, 0
+        attention += w.queries + 2 * w.keys
     mlp, mlp_whole = _mlp(w)
-    router = w.hidden * w.experts + (w.experts if w.has_bias else 0)
-    return divided // tp + whole + router, w.experts // ep * (mlp // expt_tp + mlp_whole)
+    if not w.experts:
+        return (attention + mlp) // tp + _whole(w), 0
+    return attention // tp + _whole(w), w.experts // ep * (mlp // expt_tp + mlp_whole)
 
 
 def summed_parameters(model: Model, num_layers: int, *, is_last: bool) -> int:
     """Parameters whose gradients sequence parallelism leaves as sums over a part of the sequence: they are whole on
-    every tp rank, and megatron-core adds them up over tp. Norms, routers, biases of row-parallel products."""
+    every tp rank, and megatron-core adds them up over tp."""
     w = widths(model)
-    each = 2 * w.norm + (w.hidden if w.has_bias else 0)
-    if w.experts:
-        each += w.hidden * w.experts + (w.experts if w.has_bias else 0)
-    else:
-        each += _mlp(w)[1]
     has_norm = is_last and model.family != "vit"
-    return num_layers * each + (w.norm if has_norm else 0)
+    return num_layers * _whole(w) + (w.norm if has_norm else 0)
+
+
+def _whole(w: Widths) -> int:
+    """Dense parameters of a layer that are whole on every tp rank: norms, router, biases of row-parallel products."""
+    of_attention = 2 * w.norm + (w.hidden if w.has_bias else 0)
+    if w.experts:
+        return of_attention + w.hidden * w.experts + (w.experts if w.has_bias else 0)
+    return of_attention + _mlp(w)[1]
 
 
 def _mlp(w: Widths) -> tuple[int, int]:
@@ -150,6 +151,11 @@ def projector_parameters(model: Model, width: int, tp: int) -> int:
     if inner is None:
         return (w.hidden * width + width) // tp
     return (w.hidden * inner + inner + inner * width) // tp + width
+
+
+def parameter_bytes(plan: Plan) -> int:
+    """Bytes of one parameter of the model, and of one value of its activations."""
+    return BYTES_OF[plan.training.dtype]
 
 
 def stage_parameters(module: ModulePlan, stage: int, width: int) -> Parameters:

@@ -17,8 +17,7 @@ from ..plan import Plan
 from . import layers
 from .layers import Shape, shape_of
 from .settings import Settings
-from .sizes import widths
-from .step import parameter_bytes
+from .sizes import parameter_bytes, widths
 from .tokens import Tokens, tokens_of
 from .work import Collective, Message, Part, Product, StageWork, Work
 

@@ -1,93 +1,56 @@
-"""What happens once per optimizer step: gradients are reduced, weights updated and gathered."""
+"""Seconds of one step, where nobody looks at its timeline: fits ask for it ten thousand times.
+
+The simulation (simulate.py) is the answer. One pipeline whose last stage sets the pace has it in closed form: the last
+stage never waits for anything but its own hop once it has begun, if every other stage with a hop takes no longer and
+all hops take the same. Then a step is one microbatch through all stages and back, and for each other microbatch the
+last stage's work and the exchange before it. A test compares the two.
+"""
 
 from __future__ import annotations
 
-from ..axes import Axis
-from ..ir import GroupKind, ModulePlan
-from ..models import padded_vocab_size
 from ..plan import Plan
-from .settings import Settings
-from .sizes import Parameters, summed_parameters, widths
-from .work import Collective, Message
-
-# Adam reads the gradient and three fp32 values of a parameter, and writes three and the model's own; SGD one.
-_UPDATE_BYTES = {"adam": 30, "sgd": 14}
+from .durations import Durations
+from .simulate import simulate
+from .timing import Rates
+from .workload import Workload, durations_of, longest_update, update_seconds
 
 
-def parameter_bytes(plan: Plan) -> int:
-    """Bytes of one parameter of the model."""
-    return 4 if plan.training.dtype == "fp32" else 2
+def step_seconds(work: Workload, rates: Rates) -> float:
+    """Seconds of one step. Raises DeadlockError."""
+    durations = durations_of(work, rates)
+    known = closed_form(work.plan, durations)
+    span = simulate(work.plan, durations).makespan if known is None else known
+    return interleaved(work, durations, span) + longest_update(work, update_seconds(work, rates))
 
 
-def state_shards(plan: Plan, module: ModulePlan) -> tuple[int, int]:
-    """Ranks that share out the optimizer's state: (of dense parameters, of experts). Ones without sharding."""
-    size = module.grid.size_of
-    if not plan.training.distributed_optimizer:
-        return 1, 1
-    return size(Axis.DP) * size(Axis.CP), size(Axis.EXPT_DP)
+def closed_form(plan: Plan, durations: Durations) -> float | None:
+    """Seconds from the first forward to the last backward pass; None where no closed form is known."""
+    if len(plan.modules) > 1:
+        return None
+    each = stage_sums(durations)
+    hop, *others = set(durations.hops.values()) or {0.0}
+    if others or any(seconds + hop > each[-1] for seconds in each[:-1]):
+        return None
+    there_and_back = sum(each) + 2 * hop * (len(each) - 1)
+    pace = each[-1] + (hop if len(each) > 1 else 0.0)
+    return there_and_back + (plan.batch.num_microbatches - 1) * pace
 
 
-def step_messages(
-    plan: Plan, module: ModulePlan, stage: int, parameters: Parameters, settings: Settings
-) -> tuple[Message, ...]:
-    """Reduction of gradients over the lanes, gathering of updated weights, the sum of tied embeddings, and that of
-    what sequence parallelism computes on a part of the sequence."""
-    found: list[Message] = []
-    groups = ((GroupKind.DP_CP, parameters.dense), (GroupKind.EXPT_DP, parameters.experts))
-    sizes = {
-        GroupKind.DP_CP: module.grid.size_of(Axis.DP) * module.grid.size_of(Axis.CP),
-        GroupKind.EXPT_DP: module.grid.size_of(Axis.EXPT_DP),
-    }
-    for kind, count in groups:
-        if not count or sizes[kind] == 1:
-            continue
-        gradients = settings.gradient_bytes * count
-        if plan.training.distributed_optimizer:
-            found.append(Message(kind, Collective.REDUCE_SCATTER, gradients))
-            found.append(
-                Message(kind, Collective.ALL_GATHER, parameter_bytes(plan) * count, _num_gathers(plan, module))
-            )
-        else:
-            found.append(Message(kind, Collective.ALL_REDUCE, gradients))
-    model, last = module.model, module.num_stages - 1
-    if (
-        model is not None
-        and module.sequence_parallel
-        and module.grid.size_of(Axis.TP) > 1
-        and not module.freeze.encoder
-    ):
-        count = summed_parameters(model, (module.stages or (0,))[stage], is_last=stage == last)
-        found.append(Message(GroupKind.TP, Collective.ALL_REDUCE, settings.gradient_bytes * count))
-    tied = module.is_language and model is not None and not model.untie_embeddings_and_output_weights
-    if model is not None and tied and last and stage in (0, last) and not module.freeze.all:
-        tp = module.grid.size_of(Axis.TP)
-        rows = padded_vocab_size(model, tp) // tp * widths(model).hidden
-        found.append(Message(GroupKind.EMBD, Collective.ALL_REDUCE, settings.gradient_bytes * rows))
-    return tuple(found)
+def stage_sums(durations: Durations) -> list[float]:
+    """Forward and backward of one microbatch, per stage in order."""
+    found: dict[object, float] = {}
+    for (stage, _), seconds in durations.passes.items():
+        found[stage] = found.get(stage, 0.0) + seconds
+    return list(found.values())
 
 
-def _num_gathers(plan: Plan, module: ModulePlan) -> int:
-    """How often a distributed optimizer gathers a module's weights.
+def interleaved(work: Workload, durations: Durations, span: float) -> float:
+    """The span of measured runs with several slices per rank: divided by them is what is not the slowest stage's work.
 
-    Where experts train there is one optimizer for them and one for the rest, and megatron-core 0.19 lets each gather
-    all weights of the module (optimizer/distrib_optimizer.py, start_param_sync_for_bucket_group_subset). Ranks gather
-    the kinds of their parameters from the whole world, module by module, so that other ranks' modules of the same
-    place in that order get an optimizer for experts too (optimizer/__init__.py, _get_param_groups).
+    Narayanan et al. 2021, 2.2; the simulated schedule has one slice.
     """
-    language = next(one for one in plan.modules if one.is_language)
-    has_experts = language.model is not None and language.model.num_moe_experts and not language.freeze.all
-    return 2 if has_experts and _place(plan, module) == _place(plan, language) else 1
-
-
-def _place(plan: Plan, module: ModulePlan) -> int:
-    """Modules before this one on its first rank."""
-    before = plan.modules[: plan.modules.index(module)]
-    return sum(module.grid.rank_offset in other.grid for other in before)
-
-
-def update_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings: Settings) -> float:
-    """Memory traffic of the update on one rank: the state that it holds, and gradients measured and cleared."""
-    dense, experts = state_shards(plan, module)
-    each = _UPDATE_BYTES[plan.training.optimizer]
-    trained = parameters.dense + parameters.experts
-    return each * (parameters.dense / dense + parameters.experts / experts) + 2 * settings.gradient_bytes * trained
+    slices = work.settings.stages_per_rank
+    if slices == 1:
+        return span
+    busy = work.plan.batch.num_microbatches * max(stage_sums(durations))
+    return busy + (span - busy) / slices

@@ -41,7 +41,7 @@ class Wait:
         return self.hop.dst if (self.direction is Direction.FORWARD) == self.by_sender else self.hop.src
 
     def __str__(self) -> str:
-        what = "activations" if self.direction is Direction.FORWARD else "gradients"
+        what = self.direction.tensors
         if self.hop.units[0] == self.hop.units[1]:
             return f"{what} to cross {self.hop.src.module}->{self.hop.dst.module} on its own ranks"
         return f"{self.on} to take {what}" if self.by_sender else f"{what} of {self.on}"

@@ -1,4 +1,4 @@
-"""How many tokens a module works on: sequences, their length, and what it hands on."""
+"""How many tokens a module works on: sequences, their length, and what it hands on, in tokens and bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from math import ceil
 import attrs
 
 from ..axes import Axis
+from ..bridges import width_of
 from ..ir import ModulePlan
 from ..plan import Plan
+from .sizes import parameter_bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -49,3 +51,8 @@ def tokens_of(plan: Plan, module: ModulePlan) -> Tokens:
         whole = length = max(1, (model.max_positions or 2) // 2)
     handed_on = module.output.tokens_per_sample or whole
     return Tokens(sequences=samples * ceil(handed_on / whole), length=length, handed_on=handed_on, cp=cp)
+
+
+def edge_bytes(plan: Plan, source: ModulePlan, destination: ModulePlan) -> int:
+    """Bytes of one sample's tensor on an edge; 0 where no model says how wide it is."""
+    return parameter_bytes(plan) * tokens_of(plan, source).handed_on * (width_of(source, destination) or 0)

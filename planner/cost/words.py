@@ -1,6 +1,8 @@
-"""A timeline in words: where the time of a step goes, and who waits for whom."""
+"""Numbers and timelines in words: where the time of a step goes, and who waits for whom."""
 
 from __future__ import annotations
+
+from math import ceil
 
 from .timeline import Timeline
 
@@ -14,8 +16,13 @@ def duration(seconds: float) -> str:
     return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} {unit}"
 
 
+def excess(num_bytes: float) -> str:
+    """GiB that are too much: rounded up, so that a little is not 0.0, and to save as much is enough."""
+    return f"{ceil(10 * num_bytes / 2**30) / 10:.1f}"
+
+
 def critical_path(timeline: Timeline, most: int = 4) -> list[str]:
-    """What the critical path consists of, the largest share first: `language stage 3 computes 620 ms (76 %)`."""
+    """What the critical path consists of, the largest share first: `language stage 3 backward: 620 ms (76%)`."""
     found: dict[str, float] = {}
     for segment in timeline.path:
         where = f"{segment.where} {segment.direction}"

@@ -131,7 +131,7 @@ class Part:
 
 @attrs.frozen(kw_only=True)
 class StageWork:
-    """A stage: its parts, and whether its backward pass does anything."""
+    """The parts of a stage, and the FLOPs of all of them."""
 
     parts: tuple[Part, ...]
 

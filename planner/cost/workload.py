@@ -18,11 +18,11 @@ from .durations import Durations
 from .links import ALONE, Span, gpus_per_node, hops_cross, spans_of
 from .schedule import Stage, schedule_of
 from .settings import Settings
-from .sizes import stage_parameters
+from .sizes import parameter_bytes, stage_parameters
 from .stages import language_width, stage_work
-from .step import parameter_bytes, step_messages, update_bytes
 from .timing import Rates, Spans, message_seconds, stage_seconds
 from .tokens import tokens_of
+from .update import update_bytes, update_messages
 from .work import Collective, Message, StageWork
 
 
@@ -35,7 +35,7 @@ class Workload:
         spans: of the groups of each module.
         hops: by stage that has one after it, the transfer between the two; none where no model says how large it is.
         crossings: one microbatch over each edge, forward and backward.
-        steps: the reduction and the update of each stage: messages, and bytes of memory traffic.
+        updates: of each stage, once per step: messages, and bytes of memory traffic.
         held: the stages that a rank holds together, of every kind of rank.
     """
 
@@ -45,7 +45,7 @@ class Workload:
     spans: Mapping[str, Spans]
     hops: Mapping[Stage, tuple[Message, Span]]
     crossings: Mapping[tuple[str, str], tuple[Crossing, Crossing]]
-    steps: Mapping[Stage, tuple[tuple[Message, ...], float]]
+    updates: Mapping[Stage, tuple[tuple[Message, ...], float]]
     held: tuple[tuple[Stage, ...], ...]
 
 
@@ -53,14 +53,14 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
     """Count the work of every stage and edge of a plan."""
     settings = settings or Settings()
     works: dict[Stage, StageWork] = {}
-    steps = {}
+    updates = {}
     for module, stage in stages_of(plan):
         key = Stage(module.name, stage)
         same = works.get(Stage(module.name, stage - 1)) if _like_the_one_before(module, stage) else None
         works[key] = same or stage_work(plan, module, stage, settings)
         parameters = stage_parameters(module, stage, language_width(plan))
-        messages = step_messages(plan, module, stage, parameters, settings)
-        steps[key] = (messages, update_bytes(plan, module, parameters, settings))
+        messages = update_messages(plan, module, stage, parameters, settings)
+        updates[key] = (messages, update_bytes(plan, module, parameters, settings))
     crossings = {
         (bridge.src, bridge.dst): (
             crossing_of(plan, bridge, Direction.FORWARD),
@@ -75,7 +75,7 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
         spans={module.name: spans_of(plan, module.name) for module in plan.modules},
         hops=dict(hop for module in plan.modules for hop in _hops(plan, module, settings)),
         crossings=crossings,
-        steps=steps,
+        updates=updates,
         held=tuple(unit.stages for unit in schedule_of(plan).units),
     )
 
@@ -120,7 +120,7 @@ def durations_of(work: Workload, rates: Rates) -> Durations:
 def update_seconds(work: Workload, rates: Rates) -> dict[Stage, float]:
     """Seconds of the update on every stage: reduction of gradients, optimizer, gathering of weights."""
     found = {}
-    for stage, (messages, num_bytes) in work.steps.items():
+    for stage, (messages, num_bytes) in work.updates.items():
         spans = work.spans[stage.module]
         reduced = sum(message_seconds(message, spans.get(message.kind, ALONE), rates) for message in messages)
         found[stage] = reduced + num_bytes / rates.memory

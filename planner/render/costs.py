@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import groupby
-from math import isfinite
 from typing import Any
 
 import attrs
 
-from ..cost.bridging import BridgeCost, Crossing
+from ..cost.bridging import BridgeCost
+from ..cost.links import DEFAULT_PER_NODE
 from ..cost.prediction import Prediction, StageCost
 from ..cost.words import duration
 from .style import Style, columns, plural, sentences, shorten
@@ -46,19 +46,26 @@ def _step(p: Prediction, style: Style) -> list[str]:
         ["TFLOP/s per GPU", f"{p.tflops_per_gpu:.1f}", f"MFU {p.mfu:.1%}"],
     ]
     lines = columns([*(times if p.timeline else []), ["memory", fits, f"{p.hardware.memory_gib.value:g} GiB per GPU"]])
-    return lines + sentences(assumptions(p), style.width)
+    return lines + sentences(notes(p), style.width)
+
+
+def notes(p: Prediction) -> list[str]:
+    """What a reader must know beside the numbers: sentences."""
+    return [*([f"no step time: {p.deadlock}"] if p.deadlock else []), *assumptions(p)]
 
 
 def assumptions(p: Prediction) -> list[str]:
-    """What a reader must know beside the numbers: sentences."""
-    notes = []
-    if p.deadlock:
-        notes.append(f"no step time: {p.deadlock}")
+    """What was assumed where the spec does not say: sentences."""
+    found = []
     if not p.gpu_given:
-        notes.append(f"{p.hardware.name} is assumed: give `cluster: {{gpu: NAME}}` or --gpu")
+        found.append(f"{p.hardware.name} is assumed: give `cluster: {{gpu: NAME}}` or --gpu")
+    if not p.nodes_given and p.world_size > DEFAULT_PER_NODE:
+        found.append(f"nodes of {DEFAULT_PER_NODE} GPUs are assumed: give `cluster: {{gpus_per_node: N}}`")
+    if p.dtype == "fp32":
+        found.append("kernels are timed as in bf16: those in fp32 take longer")
     if p.unsized and len(p.unsized) < len({stage.module for stage in p.stages}):
-        notes.append(f"no model is given for {', '.join(p.unsized)}, which counts as nothing")
-    return notes
+        found.append(f"no model is given for {', '.join(p.unsized)}, which counts as nothing")
+    return found
 
 
 def _path(p: Prediction, style: Style) -> list[str]:
@@ -91,7 +98,7 @@ def _time(p: Prediction, style: Style) -> list[str]:
                 f"{1e3 * cost.forward_seconds:.2f}",
                 f"{1e3 * cost.backward_seconds:.2f}",
                 f"{rate:.0f}",
-                f"{1e3 * cost.step_seconds:.1f}",
+                f"{1e3 * cost.update_seconds:.1f}",
             ]
         )
     return _table(rows, style)
@@ -111,8 +118,8 @@ def _peaks(p: Prediction, style: Style) -> list[str]:
     """The fullest rank of each module: its stages, of every module that it holds, and what no module owns."""
     rows = [["peak of", "rank", "total", "to spare", "its stages", "workspace", "communicators"]]
     for peak in p.peaks:
-        stages = peak.memory.total - peak.workspace
-        parts = (peak.total, p.spare(peak), stages, peak.workspace, peak.communicators)
+        workspace = peak.memory.workspace
+        parts = (peak.total, p.spare(peak), peak.memory.total - workspace, workspace, peak.communicators)
         rows.append([peak.module, str(peak.rank), *(f"{part / _GIB:.2f}" for part in parts)])
     title, *lines = _table(rows, style)
     return [
@@ -133,19 +140,12 @@ def _traffic(p: Prediction, style: Style) -> list[str]:
         bridges = [["bridge, one microbatch", "strategy", "way", "MiB", "between nodes", "ms"]]
         for bridge in p.bridges:
             names = [bridge.name, bridge.strategy.value]
-            for way, crossing, seconds in _ways(bridge):
+            for way, crossing, seconds in bridge.ways:
                 sizes = (crossing.num_bytes / 2**20, crossing.network_bytes / 2**20)
                 bridges.append([*names, way, *(f"{size:,.1f}" for size in sizes), f"{1e3 * seconds:.2f}"])
                 names = ["", ""]
         lines += _table(bridges, style, right=frozenset({3, 4, 5}))
     return lines
-
-
-def _ways(bridge: BridgeCost) -> tuple[tuple[str, Crossing, float], ...]:
-    return (
-        ("forward", bridge.forward, bridge.forward_seconds),
-        ("backward", bridge.backward, bridge.backward_seconds),
-    )
 
 
 def _table(rows: list[list[str]], style: Style, right: frozenset[int] | None = None) -> list[str]:
@@ -154,23 +154,29 @@ def _table(rows: list[list[str]], style: Style, right: frozenset[int] | None = N
 
 
 def costs_document(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as plain data: seconds, bytes, FLOPs; sums beside their parts."""
+    """The prediction as plain data: seconds, bytes, FLOPs; sums beside their parts.
+
+    Where the schedule stops for good there is no step, and what is of one is null.
+    """
     p = prediction
-    return {
-        "gpu": p.hardware.name,
-        "gpu_given": p.gpu_given,
-        "world_size": p.world_size,
-        "notes": assumptions(p),
-        "unsized": list(p.unsized),
-        "step_seconds": _finite(p.step_seconds),
-        "pipeline_seconds": _finite(p.pipeline_seconds),
-        "update_seconds": p.update_seconds,
+    times = {
+        "step_seconds": p.step_seconds,
+        "pipeline_seconds": p.pipeline_seconds,
         "bubble": p.bubble,
         "tokens_per_second": p.tokens_per_second,
         "tflops_per_gpu": p.tflops_per_gpu,
         "mfu": p.mfu,
+    }
+    return {
+        "gpu": p.hardware.name,
+        "gpu_given": p.gpu_given,
+        "world_size": p.world_size,
+        "notes": notes(p),
+        "unsized": list(p.unsized),
+        **(times if p.timeline else dict.fromkeys(times)),
+        "update_seconds": p.update_seconds,
         "fits": p.fits,
-        "memory_limit_bytes": p.hardware.memory_gib.value * _GIB,
+        "memory_limit_bytes": p.memory_limit,
         "peaks": [{**attrs.asdict(peak), "total": peak.total} for peak in p.peaks],
         "remedies": list(p.remedies),
         "stages": [_stage_document(cost) for cost in p.stages],
@@ -181,15 +187,10 @@ def costs_document(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _finite(seconds: float) -> float | None:
-    """JSON has no infinity: null where the schedule stops for good."""
-    return seconds if isfinite(seconds) else None
-
-
 def _bridge_document(bridge: BridgeCost) -> dict[str, Any]:
     document: dict[str, Any] = {"name": bridge.name, "strategy": bridge.strategy.value}
-    for way, crossing, seconds in _ways(bridge):
-        document[way] = {
+    for way, crossing, seconds in bridge.ways:
+        document[way.value] = {
             "num_bytes": crossing.num_bytes,
             "network_bytes": crossing.network_bytes,
             "rank_bytes": crossing.rank_bytes,

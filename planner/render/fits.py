@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..cost.accuracy import Errors, predicted
-from ..cost.calibrate import MORE, NOTHING, Sample
+from ..cost.accuracy import Errors
+from ..cost.calibrate import MORE, NOTHING, Sample, predicted
 from ..cost.hardware import Hardware, constants
 from ..cost.predict_runs import RunPredictions
 from .style import Style, columns, plural, wrap

@@ -7,9 +7,10 @@ from ..cost.hardware import DEFAULT, Hardware, known_hardware, load_hardware
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
 from ..cost.schedule import num_passes
-from ..cost.words import critical_path, duration
+from ..cost.words import critical_path, duration, excess
 from ..errors import PlanError
 from ..plan import Plan
+from .costs import assumptions
 from .style import Style, sentences
 
 # About a fifth of a second; a plan is not to wait longer for it.
@@ -27,21 +28,20 @@ def prediction_lines(plan: Plan, style: Style, gpu: str | None = None) -> list[s
         return ["  large: `mimo predict` takes its time for it"]
     hardware, assumed = (load_hardware(gpu), []) if gpu is not None else _hardware(plan)
     prediction = predict(plan, hardware)
-    return sentences([*_step(prediction), _memory(prediction, style), *assumed], style.width)
+    return sentences([*_step(prediction), _memory(prediction, style), *assumed, *assumptions(prediction)], style.width)
 
 
 def _hardware(plan: Plan) -> tuple[Hardware, list[str]]:
     """The cluster's GPU, and what is to be said of it."""
-    named = plan.cluster.gpu if plan.cluster else None
-    if named is None:
+    if plan.gpu is None:
         return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: the spec names no cluster.gpu"]
     try:
-        return load_hardware(named), []
+        return load_hardware(plan.gpu), []
     except PlanError as error:
         fault = error.faults[0]
         reasons = {codes.BAD_CHOICE: f"is none of {', '.join(known_hardware())}", codes.UNREADABLE: "cannot be read"}
         reason = reasons.get(fault.code, f"has faults, the first: {fault.rule}")
-        return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: cluster.gpu {named!r} {reason}"]
+        return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: cluster.gpu {plan.gpu!r} {reason}"]
 
 
 def _step(p: Prediction) -> list[str]:
@@ -59,4 +59,5 @@ def _memory(p: Prediction, style: Style) -> str:
     fits = "fits" if p.fits else style.error("DOES NOT FIT")
     where = f"rank {worst.rank} ({worst.module} stage {worst.stage})"
     remedy = f"; {p.remedies[0]}" if p.remedies else ""
-    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.1f} of {limit:g} GiB{remedy}"
+    over = "" if p.fits else f", {excess(-p.spare(worst))} too much"
+    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.1f} of {limit:g} GiB{over}{remedy}"

@@ -11,6 +11,7 @@ from itertools import groupby
 import attrs
 
 from ..axes import Axis
+from ..cost.links import gpus_per_node
 from ..cost.timeline import Segment, Timeline, stage_passes
 from ..cost.words import critical_path
 from ..cost.words import duration as seconds_in_words
@@ -40,7 +41,6 @@ from .typeset import typeset
 MAX_CELLS = 4096  # GPUs drawn one by one
 MAX_OPERATIONS = 150_000  # in the page; about 5 MB
 _TICKS = 10_000_000  # of a makespan: a tenth of a pixel at a zoom of 1,000
-_NODE_WITHOUT_CLUSTER = 8
 _MAX_WAITS = 3
 
 
@@ -116,7 +116,7 @@ def _module(module: ModulePlan) -> ModuleRow:
 
 
 def _nodes(plan: Plan) -> Iterator[NodeRow]:
-    per_row = plan.gpus_per_node or _NODE_WITHOUT_CLUSTER
+    per_row = gpus_per_node(plan)
     for number, start in enumerate(range(0, plan.world_size, per_row)):
         stop = min(start + per_row, plan.world_size)
         label = f"node {number}" if plan.gpus_per_node else f"ranks {start}-{stop - 1}"

@@ -7,12 +7,11 @@ from itertools import groupby
 
 import attrs
 
-from ..cost.bridging import BridgeCost, Crossing
+from ..cost.bridging import BridgeCost
 from ..cost.memory import communicator_bytes
 from ..cost.prediction import Prediction, StageCost
 from ..cost.ranks import rank_memory
 from ..cost.schedule import Stage, schedule_of
-from ..cost.settings import Settings
 from ..cost.timeline import Timeline
 from ..cost.words import duration
 from ..plan import Plan
@@ -31,6 +30,7 @@ _WHAT = {
     "tp": "activations inside layers",
     "cp": "keys and values",
     "ep": "tokens to experts and back",
+    "expt_tp": "tokens inside experts",
     "dp_cp": "gradients and weights",
     "expt_dp": "gradients and weights of experts",
     "embd": "gradients of tied embeddings",
@@ -86,7 +86,8 @@ def memory_of(plan: Plan, p: Prediction) -> Memory:
     bars = []
     for unit in schedule_of(plan).units:
         rank = unit.ranks[0]
-        memory = attrs.asdict(rank_memory(plan, rank, Settings()))
+        memory = attrs.asdict(rank_memory(plan, rank, p.settings))
+        memory["buffers"] += memory.pop("workspace")  # too small for a colour of its own
         parts = [MemoryPart(_PARTS[name], count) for name, count in memory.items()]
         parts.append(MemoryPart("communicators", communicator_bytes(plan, rank)))
         bars.append(
@@ -115,7 +116,7 @@ def _of_stages(stages: list[StageCost]) -> Iterator[TrafficRow]:
         yield TrafficRow(
             owner=f"{first.module} {numbers}",
             kind=one.kind,
-            what=_WHAT.get(one.kind, ""),
+            what=_WHAT[one.kind],
             wire=_WIRES[one.link],
             bytes_per_rank=one.num_bytes,
             seconds=one.seconds,
@@ -123,17 +124,13 @@ def _of_stages(stages: list[StageCost]) -> Iterator[TrafficRow]:
 
 
 def _of_bridge(bridge: BridgeCost, num_microbatches: int) -> Iterator[TrafficRow]:
-    ways: list[tuple[str, Crossing, float]] = [
-        ("activations", bridge.forward, bridge.forward_seconds),
-        ("gradients", bridge.backward, bridge.backward_seconds),
-    ]
-    for what, crossing, seconds in ways:
+    for way, crossing, seconds in bridge.ways:
         if not crossing.num_bytes:
             continue
         yield TrafficRow(
             owner=typeset(bridge.name),
             kind=f"bridge ({bridge.strategy})",
-            what=f"{what}, by the rank that sends most",
+            what=f"{way.tensors}, by the rank that sends most",
             wire="network" if crossing.network_bytes else "NVLink",
             bytes_per_rank=crossing.rank_bytes * num_microbatches,
             seconds=seconds * num_microbatches,
@@ -150,4 +147,4 @@ def notices_of(p: Prediction) -> Iterator[Notice]:
         text = f"{where} <= {limit:g} GiB, got {worst.total / _GIB:.1f} GiB"
         words = (f"    {'fix' if index == 0 else 'or'}: {remedy}" for index, remedy in enumerate(p.remedies))
         yield Notice("\n".join([text, *words]), is_problem=True)
-    yield from map(Notice, assumptions(attrs.evolve(p, deadlock="")))  # which is said above
+    yield from map(Notice, assumptions(p))

@@ -120,7 +120,7 @@ def test_slices_use_all_cards_and_then_gather() -> None:
 def test_what_ranks_have_themselves_is_free() -> None:
     plan = bridged(Parallel(tp=2, dp=2), Parallel(tp=2, dp=2), 8, "colocated")
     (bridge,) = plan.bridges
-    cost = bridge_cost(bridge.name, bridge.strategy, (crossing_of(plan, bridge, Direction.FORWARD),) * 2, RATES)
+    cost = bridge_cost(bridge, (crossing_of(plan, bridge, Direction.FORWARD),) * 2, RATES)
     assert (cost.forward.num_bytes, cost.forward_seconds) == (0, 0)
 
 

@@ -146,7 +146,7 @@ FAULTY = {
     "other metrics": ("spec,metrics\ntp1_2.yaml,runs.csv\n", "runs.csv:2:1: error[S103] metrics: ", "line 1 of "),
     "metrics of a CPU": ("spec,metrics\ntp1_2.yaml,cpu.jsonl\n", "error[S107] metrics: ", "got the device cpu"),
     "empty metrics": ("spec,metrics\ntp1_2.yaml,empty.jsonl\n", "error[S103] metrics: ", "a step or more, got none"),
-    "a plan that stops": ("spec,ms\nstops.yaml,5\n", "error[S107] row: ", "the schedule stops for good"),
+    "a plan that stops": ("spec,ms\nstops.yaml,5\n", "error[S107] row: the schedule stops", "fix: give modules that"),
 }
 
 

@@ -32,7 +32,6 @@ from planner.cost.hardware import Hardware, hardware_text, known_hardware, load_
 from planner.cost.layers import shape_of
 from planner.cost.links import span_of, spans_of
 from planner.cost.memory import stage_memory, state_bytes, token_activations
-from planner.cost.pipeline import closed_form, step_seconds
 from planner.cost.predict import predict
 from planner.cost.ranks import position_at
 from planner.cost.schedule import schedule_of, warmup_at
@@ -40,6 +39,7 @@ from planner.cost.settings import Settings
 from planner.cost.simulate import simulate
 from planner.cost.sizes import Parameters
 from planner.cost.stages import stage_work
+from planner.cost.step import closed_form, step_seconds
 from planner.cost.timing import message_seconds, product_seconds, rates_of, tile_operations
 from planner.cost.tokens import tokens_of
 from planner.cost.work import Collective, Message, Product, share_moved

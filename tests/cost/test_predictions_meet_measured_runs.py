@@ -8,8 +8,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from planner.cost.accuracy import Errors, choice_loss, cross_validated, predicted, samples_of, spearman
-from planner.cost.calibrate import fitted, unfitted
+from planner.cost.accuracy import Errors, choice_loss, cross_validated, samples_of, spearman
+from planner.cost.calibrate import fitted, predicted, unfitted
 from planner.cost.hardware import load_hardware
 from planner.cost.predict_runs import row_gib
 from planner.cost.run_set import Row

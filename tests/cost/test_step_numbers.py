@@ -7,8 +7,8 @@ import pytest
 
 from planner import Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, compile_spec
 from planner.cost.hardware import load_hardware
-from planner.cost.pipeline import step_seconds
 from planner.cost.predict import model_flops, predict
+from planner.cost.step import step_seconds
 from planner.cost.timing import rates_of
 from planner.cost.workload import durations_of, update_seconds, workload_of
 

@@ -24,7 +24,7 @@ import specs
 from planner import Axis, Freeze, GroupKind, Plan, Strategy, Training, compile_spec
 from planner.cost.predict import predict
 from planner.cost.schedule import Stage
-from planner.cost.step import parameter_bytes
+from planner.cost.sizes import parameter_bytes
 from planner.cost.work import Collective, Message, share_moved
 from planner.cost.workload import Workload, workload_of
 
@@ -156,7 +156,7 @@ def messages_of(work: Workload, name: str, stage: int) -> Iterator[tuple[Message
     for part in work.works[key].parts:
         for message in part.forward.messages + part.backward.messages:
             yield message, num * part.count
-    for message in work.steps[key][0]:
+    for message in work.updates[key][0]:
         yield message, 1
 
 

@@ -1,0 +1,200 @@
+"""A unit at work: it runs its program, and tensors cross the channels between it and others.
+
+Nothing is shared but channels: each keeps, per microbatch, when either end came to it, and says when it has been
+taken. A worker that must wait for that goes to sleep, and is woken by whoever comes to the other end (simulate.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from ..ir import Direction
+from .durations import Durations
+from .schedule import NONE, Call, Hop, Schedule, program
+from .timeline import PASS, Track
+
+
+class Channel:
+    """One hop in one direction. Microbatches cross it in order, and are numbered.
+
+    Attributes:
+        code: as `Track.codes` has it, of a wait at the receiving end.
+        seconds: that a microbatch is on its way.
+        waited: whether a sender waits until its tensors have been taken.
+        offers, wants: per microbatch, when the sender and the receiver came to it.
+        offered_after, wanted_after: and after which of their events.
+        ends: per microbatch, when it has been taken.
+        asleep: a worker that waits here, at either end.
+    """
+
+    __slots__ = (
+        "asleep", "code", "ends", "hop", "offered_after", "offers", "seconds", "waited", "wanted_after", "wants",
+    )  # fmt: skip
+
+    def __init__(self, hop: Hop, code: int, seconds: float, waited: bool) -> None:
+        self.hop, self.code, self.seconds, self.waited = hop, code, seconds, waited
+        self.offers: list[float] = []
+        self.wants: list[float] = []
+        self.offered_after: list[int] = []
+        self.wanted_after: list[int] = []
+        self.ends: list[float] = []
+        self.asleep: Worker | None = None
+
+    @property
+    def direction(self) -> Direction:
+        return Direction.BACKWARD if self.code & 2 else Direction.FORWARD
+
+    def party(self, sends: bool) -> int:
+        """Index of the unit at one end."""
+        return self.hop.units[0] if (self.direction is Direction.FORWARD) == sends else self.hop.units[1]
+
+
+@attrs.frozen
+class Pipes:
+    """Both channels of a hop."""
+
+    hop: Hop
+    forward: Channel
+    backward: Channel
+
+    @classmethod
+    def of(cls, hop: Hop, index: int, durations: Durations, waited: bool) -> Pipes:
+        src, dst = hop.src.module, hop.dst.module
+        there, back = (durations.edges[src, dst, way] if hop.is_edge else durations.hops[hop.src] for way in Direction)
+        return cls(hop, Channel(hop, 4 * index, there, waited), Channel(hop, 4 * index + 2, back, waited))
+
+
+Exchange = tuple[list[Channel], list[Channel]]
+"""(to send into, to receive from): all posted before any is waited for."""
+
+
+class Worker:
+    """A unit on its way through its program. `run` gives control back when it waits or has ended.
+
+    What it did are its *events*, as columns, because a few hundred thousand tuples would be looked at by the garbage
+    collector again and again: when each ended, and so the next began; PASS, or the code of the channel waited at (+ 1
+    as its sender); the number of the pass, or of the microbatch.
+    """
+
+    def __init__(
+        self, index: int, schedule: Schedule, durations: Durations, pipes: Sequence[Pipes], ready: deque[Worker]
+    ) -> None:
+        self.index, self.unit, self.num_microbatches = index, schedule.units[index], schedule.num_microbatches
+        self.now, self.num_passes = 0.0, 0
+        self.ends: list[float] = []
+        self.codes: list[int] = []
+        self.numbers: list[int] = []
+        self.asleep_on: tuple[Channel, bool] | None = None
+        self._ready = ready
+        apart = [pipe for pipe in pipes if not pipe.hop.is_shared]
+        self._up = _exchanges([(pipe.backward, pipe.forward) for pipe in apart if pipe.hop.units[1] == index])
+        self._down = _exchanges([(pipe.forward, pipe.backward) for pipe in apart if pipe.hop.units[0] == index])
+        self._forward = list(self._steps(schedule, durations, pipes, Direction.FORWARD))
+        self._backward = list(self._steps(schedule, durations, pipes, Direction.BACKWARD))[::-1]
+        self.run = self._run()
+
+    def _steps(
+        self, schedule: Schedule, durations: Durations, pipes: Sequence[Pipes], way: Direction
+    ) -> Iterator[float | Exchange]:
+        """A pass in the order of the DAG: seconds of each stage, after what comes to its module on shared ranks."""
+        stages = {stage.module: stage for stage in self.unit.stages}
+        joined: dict[tuple[str, str], list[Channel]] = {}
+        for pipe in pipes:
+            if pipe.hop.is_shared and self.index in pipe.hop.units:
+                channel = pipe.forward if way is Direction.FORWARD else pipe.backward
+                joined.setdefault((pipe.hop.src.module, pipe.hop.dst.module), []).append(channel)
+        for name in schedule.modules:
+            for (_, dst), channels in joined.items():
+                if dst == name:
+                    outs, ins = ([one for one in channels if one.party(sends) == self.index] for sends in (True, False))
+                    yield outs, ins
+            if name in stages:
+                yield durations.passes[stages[name], way]
+
+    def track(self) -> Track:
+        """Until the last pass; a unit then waits for the others."""
+        num_waits = self.codes[::-1].index(PASS)  # for what it sent last
+        stop = len(self.codes) - num_waits
+        return Track(tuple(self.ends[:stop]), tuple(self.codes[:stop]))
+
+    def _run(self) -> Iterator[None]:
+        for call, forward, backward in program(self.unit.num_warmup, self.num_microbatches):
+            if call is Call.UPSTREAM:
+                for outs, ins in self._up:
+                    yield from self._exchange(outs if backward != NONE else (), ins if forward != NONE else ())
+            elif call is Call.DOWNSTREAM:
+                for outs, ins in self._down:
+                    yield from self._exchange(outs if forward != NONE else (), ins if backward != NONE else ())
+            else:
+                for step in self._forward if call is Call.FORWARD else self._backward:
+                    if isinstance(step, tuple):
+                        yield from self._exchange(*step)
+                    else:
+                        self._compute(step)
+
+    def _compute(self, seconds: float) -> None:
+        self._add(self.now + seconds, PASS, self.num_passes)
+        self.num_passes += 1
+
+    def _exchange(self, outs: Sequence[Channel], ins: Sequence[Channel]) -> Iterator[None]:
+        """Post everything, then wait for what is to be waited for."""
+        last = len(self.ends) - 1
+        for channel in outs:
+            channel.offers.append(self.now)
+            channel.offered_after.append(last)
+            self._settle(channel)
+        for channel in ins:
+            channel.wants.append(self.now)
+            channel.wanted_after.append(last)
+            self._settle(channel)
+        for channel in ins:
+            k = len(channel.wants) - 1
+            if len(channel.ends) <= k:
+                self.asleep_on, channel.asleep = (channel, False), self
+                yield
+            self._arrive(channel.ends[k], channel.code, k)
+        for channel in outs:
+            if channel.waited:
+                k = len(channel.offers) - 1
+                if len(channel.ends) <= k:
+                    self.asleep_on, channel.asleep = (channel, True), self
+                    yield
+                self._arrive(channel.ends[k], channel.code + 1, k)
+
+    def _arrive(self, end: float, code: int, k: int) -> None:
+        if end > self.now:
+            self._add(end, code, k)
+
+    def _add(self, end: float, code: int, number: int) -> None:
+        self.now = end
+        self.ends.append(end)
+        self.codes.append(code)
+        self.numbers.append(number)
+
+    def _settle(self, channel: Channel) -> None:
+        """If both ends have come to the next microbatch: say when it arrives, and wake who waits for it."""
+        k = len(channel.ends)
+        if min(len(channel.offers), len(channel.wants)) <= k:
+            return
+        channel.ends.append(max(channel.offers[k], channel.wants[k]) + channel.seconds)
+        if channel.asleep is not None:
+            self._ready.append(channel.asleep)
+            channel.asleep.asleep_on, channel.asleep = None, None
+
+
+def _exchanges(pairs: Sequence[tuple[Channel, Channel]]) -> list[Exchange]:
+    """Of (to send into, to receive from): what is posted together.
+
+    Hops whose sends are posted are, all of them; those whose sends are waited for where they are of one edge or module:
+    other units are other lanes of it.
+    """
+    found: dict[tuple[str, str] | None, Exchange] = {None: ([], [])}
+    for pair in pairs:
+        hop, waited = pair[0].hop, pair[0].waited
+        together = found.setdefault((hop.src.module, hop.dst.module) if waited else None, ([], []))
+        for channels, channel in zip(together, pair, strict=True):
+            channels.append(channel)
+    return [exchange for exchange in found.values() if exchange[0]]
