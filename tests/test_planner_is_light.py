@@ -71,8 +71,7 @@ def test_files_import_what_the_rooms_table_allows() -> None:
     table = rooms()
     assert set(table) == set(files)
     for name, path in files.items():
-        if name != "cli":
-            assert imports(path) <= table[name], name
+        assert imports(path) <= table[name], name
 
 
 def test_passes_do_not_import_each_other() -> None:
@@ -114,4 +113,4 @@ def test_files_of_report_import_what_their_rows_allow() -> None:
 def test_only_commands_and_pictures_use_cost() -> None:
     """Plans never depend on what is predicted of them."""
     for path in (ROOT / "planner").glob("*.py"):
-        assert path.stem == "cli" or "cost" not in imports(path), path.name
+        assert "cost" not in imports(path), path.name

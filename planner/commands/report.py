@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..plan import Plan
+from .options import add_gpu, add_world, load
+from .output import announce, write
 
 if TYPE_CHECKING:
     from ..cost.prediction import Prediction  # `mimo plan` imports this file and needs nothing of the report
     from ..cost.timeline import Timeline
-    from .content import Report
-
-_MANY_OPERATIONS = 200_000  # about a second of simulation
+    from ..report.content import Report
 
 
-def add_report(
-    commands: Any,
-    add_gpu: Callable[[argparse.ArgumentParser], None],
-    add_world: Callable[[argparse.ArgumentParser], None],
-    load: Callable[[str, argparse.Namespace], Plan],
-    write: Callable[[str, str, str], None],
-) -> None:
-    """Add the command. The four functions are those of the other commands: options, reading and writing."""
+def add_report(commands: Any) -> None:
+    """Add the command."""
     report = commands.add_parser("report", help="draw a plan as one self-contained HTML page")
     report.add_argument("spec", metavar="SPEC", help="spec (YAML) or plan (JSON); - reads standard input")
     report.add_argument("-o", "--out", metavar="FILE", help="the page; left out with --trace: no page")
@@ -39,16 +32,16 @@ def add_report(
     def run(options: argparse.Namespace) -> int:
         if options.out is None and options.trace is None:
             report.error("give -o FILE for the page, --trace FILE for the trace, or both")
-        return _report(options, load(options.spec, options), write)
+        return _report(options, load(options.spec, options))
 
     report.set_defaults(run=run, strict=False)
 
 
-def _report(options: argparse.Namespace, plan: Plan, write: Callable[[str, str, str], None]) -> int:
+def _report(options: argparse.Namespace, plan: Plan) -> int:
     from ..cost.simulate import DeadlockError  # noqa: PLC0415  only this command needs them
     from ..cost.trace import trace_text  # noqa: PLC0415
     from ..loader import file_name  # noqa: PLC0415
-    from .page import render_page  # noqa: PLC0415
+    from ..report.page import render_page  # noqa: PLC0415
 
     announce(plan)
     prediction = predicted(plan, options.gpu)
@@ -68,15 +61,6 @@ def _report(options: argparse.Namespace, plan: Plan, write: Callable[[str, str, 
     if options.trace is not None and timeline is not None:
         write(options.trace, "".join(trace_text(timeline)), options.spec)
     return 0 if timeline or options.trace is None else 1
-
-
-def announce(plan: Plan) -> None:
-    """Say so before a simulation that may take a second or more."""
-    from ..cost.schedule import num_passes  # noqa: PLC0415
-
-    passes = num_passes(plan)
-    if passes > _MANY_OPERATIONS:
-        print(f"simulating {passes:,} operations ...", file=sys.stderr, flush=True)
 
 
 def predicted(plan: Plan, gpu: str | None = None) -> Prediction | None:
@@ -99,9 +83,9 @@ def drawn(plan: Plan) -> Timeline:
 
 def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: Timeline | None, stops: str) -> Report:
     """The page's content: with all that is predicted, or the drawn pipeline alone."""
-    from .build import build_report  # noqa: PLC0415
-    from .content import Notice  # noqa: PLC0415
-    from .costs import facts_of, memory_of, notices_of, traffic_of  # noqa: PLC0415
+    from ..report.build import build_report  # noqa: PLC0415
+    from ..report.content import Notice  # noqa: PLC0415
+    from ..report.costs import facts_of, memory_of, notices_of, traffic_of  # noqa: PLC0415
 
     if prediction is None:
         notices = (Notice(f"no timeline: {stops}", is_problem=True),) if stops else ()

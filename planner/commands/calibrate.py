@@ -1,0 +1,121 @@
+"""`mimo calibrate`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .options import MisuseError
+from .output import progress, target_of, write
+from .predict import read_runs
+
+if TYPE_CHECKING:
+    from ..cost.calibrate import Sample
+    from ..cost.hardware import Hardware
+    from ..cost.runs import Runs
+
+
+def add_calibrate(commands: Any) -> None:
+    """Add the command."""
+    calibrate = commands.add_parser("calibrate", help="fit a GPU's constants to measured runs")
+    calibrate.add_argument(
+        "runs", metavar="CSV", nargs="+", help="files of measured runs, each counting alike (README: Measured runs)"
+    )
+    calibrate.add_argument("--gpu", metavar="NAME", help="where to begin; else the GPU of the runs")
+    calibrate.add_argument(
+        "--leave-out",
+        metavar="COLUMNS",
+        help="cross-validate too: predict the runs of each value of these columns by a fit to the others",
+    )
+    calibrate.add_argument("-o", "--out", metavar="FILE", help="write the hardware file there (.yaml)")
+    calibrate.set_defaults(run=_calibrate)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from ..cost.accuracy import samples_of  # noqa: PLC0415
+    from ..cost.calibrate import calibrate, fitted, influence, unfitted  # noqa: PLC0415
+    from ..cost.hardware import hardware_text, load_hardware  # noqa: PLC0415
+    from ..render.fits import error_lines, fit_lines  # noqa: PLC0415
+    from ..render.style import plural, style_of  # noqa: PLC0415
+
+    if options.out is not None:
+        _check_hardware_file(options.out, *options.runs)
+    files = [read_runs(path) for path in options.runs]
+    samples = [samples_of(runs) for runs in files]
+    hardware = load_hardware(options.gpu or _gpu_of(files, samples))
+    if not fitted(hardware):
+        raise MisuseError(f"{hardware.name} has no constant with a `start`: give those to be fitted one")
+    groups = _left_out(files, options.leave_out)
+    num_runs = sum(map(len, samples))
+    found = calibrate(hardware, samples, progress=progress(f"fitting to {plural(num_runs, 'run')}"))
+    lines = fit_lines(hardware, found, influence(unfitted(hardware), samples), num_runs, style_of(sys.stderr))
+    print(*lines, *error_lines(options.runs, samples, found), sep="\n", file=sys.stderr)
+    if groups:
+        _cross_validate(hardware, options, samples, groups)
+    if options.out is None:
+        sys.stdout.write(hardware_text(found))
+    else:
+        write(options.out, hardware_text(found), *options.runs)
+    return 0
+
+
+def _check_hardware_file(path: str, *sources: str) -> None:
+    """Raise MisuseError where a fit could not be written, before it takes its time."""
+    if not path.endswith((".yaml", ".yml")):
+        raise MisuseError(f"--out {path}: a hardware file is named .yaml or .yml, so that --gpu takes it")
+    target = target_of(path, *sources)
+    folder = os.path.dirname(target)
+    for is_wrong, reason in (
+        (os.path.isdir(target), "it is a directory"),
+        (not os.path.isdir(folder), f"there is no directory {folder}"),
+        (not os.access(folder, os.W_OK), f"no permission to write in {folder}"),
+    ):
+        if is_wrong:
+            raise MisuseError(f"cannot write {path!r}: {reason}")
+
+
+def _gpu_of(files: Sequence[Runs], samples: Sequence[Sequence[Sample]]) -> str:
+    """The one GPU that all runs name."""
+    from ..cost.predict_runs import gpu_of  # noqa: PLC0415
+
+    found = {gpu_of(runs, one.work) for runs, each in zip(files, samples, strict=True) for one in each}
+    if None in found:
+        raise MisuseError("not every spec of the runs names its cluster.gpu: name the GPU with --gpu")
+    gpus = sorted(gpu for gpu in found if gpu)
+    if len(gpus) > 1:
+        raise MisuseError(f"the runs are of {' and '.join(gpus)}: calibrate one GPU at a time, or name it with --gpu")
+    return gpus[0]
+
+
+def _left_out(files: Sequence[Runs], columns: str | None) -> list[list[tuple[str, ...]]]:
+    """What cross-validation leaves out together: per file and run, its cells in the named columns."""
+    if columns is None:
+        return []
+    names = [name.strip() for name in columns.split(",")]
+    for runs in files:
+        if missing := [name for name in names if name not in runs.header]:
+            have = ", ".join(runs.header)
+            raise MisuseError(f"--leave-out: {runs.file} has no column {missing[0]!r}; it has {have}")
+    groups = [[tuple(row[name] for name in names) for row in runs.rows] for runs in files]
+    if len({key for keys in groups for key in keys}) < 2:
+        raise MisuseError(f"--leave-out {columns}: all runs have the same value, so none would be left to fit to")
+    return groups
+
+
+def _cross_validate(
+    hardware: Hardware,
+    options: argparse.Namespace,
+    samples: Sequence[Sequence[Sample]],
+    groups: list[list[tuple[str, ...]]],
+) -> None:
+    from ..cost.accuracy import cross_validated  # noqa: PLC0415
+    from ..render.fits import errors_line  # noqa: PLC0415
+
+    told = progress("cross-validating")
+    held_out = cross_validated(hardware, samples, groups, progress=told)
+    print(f"each {options.leave_out} predicted by constants fitted to the others:", file=sys.stderr)
+    for path, seconds, each in zip(options.runs, held_out, samples, strict=True):
+        print("  " + errors_line(path, seconds, each), file=sys.stderr)

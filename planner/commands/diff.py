@@ -1,0 +1,27 @@
+"""`mimo diff`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .options import MisuseError, add_world, load
+
+
+def add_diff(commands: Any) -> None:
+    """Add the command."""
+    diff = commands.add_parser("diff", help="say what changed between two specs or plans")
+    diff.add_argument("before", metavar="A", help="spec or plan")
+    diff.add_argument("after", metavar="B", help="spec or plan")
+    add_world(diff)
+    diff.set_defaults(run=_diff, strict=False)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from ..diff import differences  # noqa: PLC0415
+
+    if options.before == "-" and options.after == "-":
+        raise MisuseError("only one of the two can be standard input")
+    lines = differences(load(options.before, options), load(options.after, options))
+    print("\n".join(lines) if lines else "no difference: the plans are equal")
+    return 0

@@ -1,0 +1,86 @@
+"""What commands give: files that are whole or not there, warnings, how far a long one is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from ..plan import Plan
+from .options import MisuseError
+
+_MANY_OPERATIONS = 200_000  # about a second of simulation
+
+
+def write(path: str, text: str, *sources: str) -> None:
+    """Write a regular file whole or not at all; anything else (a pipe, a device) in place."""
+    from tempfile import NamedTemporaryFile  # noqa: PLC0415
+
+    target = target_of(path, *sources)
+    try:
+        if os.path.exists(target) and not os.path.isfile(target):
+            with open(target, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            return
+        with NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(target), delete=False) as partial:
+            try:
+                partial.write(text)
+                partial.flush()
+                os.chmod(partial.name, 0o666 & ~_umask())
+                os.replace(partial.name, target)
+            except BaseException:  # a full disk, Ctrl-C: nothing is left behind
+                os.unlink(partial.name)
+                raise
+    except (OSError, ValueError) as error:
+        raise _cannot_write(path, error) from None
+
+
+def target_of(path: str, *sources: str) -> str:
+    """The file that is to be written. Raises MisuseError where it cannot be, or is one of those that are read."""
+    if not path:
+        raise MisuseError("--out needs the name of a file")
+    target = os.path.realpath(path)
+    for source in sources:
+        if target == os.path.realpath(source):
+            raise MisuseError(f"--out {path} would overwrite {source}, which is read")
+    return target
+
+
+def _cannot_write(path: str, error: Exception) -> MisuseError:
+    return MisuseError(f"cannot write {path!r}: {getattr(error, 'strerror', None) or error}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def print_warnings(plan: Plan) -> None:
+    """The warnings of a plan, on standard error."""
+    for warning in plan.warnings:
+        print(warning, file=sys.stderr)
+
+
+def announce(plan: Plan) -> None:
+    """Say so before a simulation that may take a second or more."""
+    from ..cost.schedule import num_passes  # noqa: PLC0415
+
+    passes = num_passes(plan)
+    if passes > _MANY_OPERATIONS:
+        print(f"simulating {passes:,} operations ...", file=sys.stderr, flush=True)
+
+
+def progress(what: str) -> Callable[[float], None]:
+    """Says what is being done and, on a terminal, how far it is; the share is written over by what comes next."""
+    live = sys.stderr.isatty()
+    print(f"{what} ...", end="\r" if live else "\n", file=sys.stderr, flush=True)
+    shown = -1
+
+    def told(share: float) -> None:
+        nonlocal shown
+        if live and int(100 * share) > shown:
+            shown = int(100 * share)
+            print(f"{what} ... {shown:2} %", end="\r", file=sys.stderr, flush=True)
+
+    return told

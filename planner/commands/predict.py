@@ -1,0 +1,102 @@
+"""`mimo predict`: of a spec, or of every run of a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .. import codes
+from ..errors import Fault, Mark, PlanError
+from .options import MisuseError, add_color, add_gpu, add_world, load
+from .output import announce, print_warnings, progress
+
+if TYPE_CHECKING:
+    from ..cost.hardware import Hardware
+    from ..cost.runs import Runs
+
+_MANY_RUNS = 100  # to predict them takes about a second
+
+
+def add_predict(commands: Any) -> None:
+    """Add the command."""
+    predict = commands.add_parser("predict", help="say what a plan will take: time, memory, traffic")
+    predict.add_argument("spec", metavar="SPEC", nargs="?", help="spec (YAML) or plan (JSON); - reads standard input")
+    predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of measured runs instead")
+    add_gpu(predict)
+    predict.add_argument("--json", action="store_true", help="print all numbers as JSON")
+    add_world(predict)
+    add_color(predict)
+    predict.set_defaults(run=_predict, strict=False)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    if (options.spec is None) == (options.csv is None):
+        raise MisuseError("predict takes a SPEC or --csv FILE, one of the two")
+    from ..cost.hardware import load_hardware  # noqa: PLC0415
+
+    hardware = load_hardware(options.gpu) if options.gpu else None
+    if options.csv is not None:
+        if options.json or options.world_size or options.nodes or options.gpus_per_node:
+            raise MisuseError("--csv prints CSV, and its rows say the layout: it takes --gpu alone")
+        return _predict_runs(options.csv, hardware)
+    return _predict_spec(options, hardware)
+
+
+def _predict_runs(path: str, hardware: Hardware | None) -> int:
+    """Every row that can be predicted, then what is wrong with the others."""
+    from ..cost.hardware import DEFAULT  # noqa: PLC0415
+    from ..cost.predict_runs import predict_runs, predictions_text  # noqa: PLC0415
+    from ..render.fits import accuracy_lines  # noqa: PLC0415
+
+    runs = read_runs(path)
+    told = progress(f"predicting {len(runs.rows)} runs") if len(runs.rows) > _MANY_RUNS else None
+    found = predict_runs(runs, hardware, told)
+    sys.stdout.write(predictions_text(found))
+    sys.stdout.flush()
+    if found.num_assumed:
+        print(f"{DEFAULT} is assumed where a spec names no cluster.gpu: give --gpu", file=sys.stderr)
+    for line in accuracy_lines(found):
+        print(line, file=sys.stderr)
+    if found.faults:
+        raise PlanError(found.faults)
+    return 0
+
+
+def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int:
+    from ..cost.predict import predict  # noqa: PLC0415
+    from ..loader import file_name  # noqa: PLC0415
+    from ..render.costs import costs_document, costs_text  # noqa: PLC0415
+    from ..render.style import stdout_style  # noqa: PLC0415
+
+    if options.spec.endswith(".csv"):
+        raise MisuseError(f"{options.spec} is a file of runs, not a spec: predict --csv {options.spec}")
+    plan = load(options.spec, options)
+    print_warnings(plan)
+    if not any(module.model for module in plan.modules):
+        rule, mark = "a prediction needs sizes, and no module has a model", Mark(file_name(options.spec), 1, 1)
+        remedy = "add `model:` with a preset or sizes to the modules"
+        raise PlanError([Fault(codes.MISSING_KEY, ("modules",), rule, remedy, mark)])
+    announce(plan)
+    prediction = predict(plan, hardware)
+    if options.json:
+        print(json.dumps(costs_document(prediction), indent=2))
+    else:
+        sys.stdout.write(costs_text(prediction, file_name(options.spec), stdout_style(options.color)))
+    return 0
+
+
+def read_runs(path: str) -> Runs:
+    """The runs of a CSV file."""
+    from ..cost.runs import read_runs  # noqa: PLC0415
+    from ..loader import decode, file_name, read_bytes  # noqa: PLC0415
+
+    limit = 16 * 2**20
+    try:
+        data = read_bytes(path, limit)
+        if len(data) > limit:
+            raise MisuseError(f"{path} has more than {limit} bytes: check that it is a file of runs")
+        return read_runs(decode(data, file_name(path)), file_name(path))
+    except PlanError as error:
+        raise error.of("runs") from None

@@ -1,0 +1,20 @@
+"""`mimo schema`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_schema(commands: Any) -> None:
+    """Add the command."""
+    schema = commands.add_parser("schema", help="print the JSON Schema of the spec, for editors")
+    schema.set_defaults(run=_schema)
+
+
+def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its options
+    from ..schema import spec_schema  # noqa: PLC0415
+
+    print(json.dumps(spec_schema(), indent=2))
+    return 0
