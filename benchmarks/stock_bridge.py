@@ -47,3 +47,6 @@ class StockCommunicator(MultiModulePipelineCommunicator):
         self.bridge_comms += [
             StockBridge(bridge, self.module_to_grid_map, self._groups, dtype) for bridge in self._plan.bridges
         ]
+
+    def flush(self) -> None:
+        """What the executor's loop calls between steps: nothing is left to wait for, these sends are waited for."""

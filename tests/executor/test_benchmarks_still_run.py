@@ -1,0 +1,20 @@
+"""What benchmarks do beside the executor's own code, once each and small: they stay runnable as it changes."""
+
+from __future__ import annotations
+
+import pytest
+import ranks
+import specs
+
+PLAN = specs.plan({"tp": 2}, {"dp": 2}, micro_size=2, fixed=True)
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["own", "stock"])
+def test_a_training_step_over_either_bridge(stock: bool) -> None:
+    seconds = ranks.run(PLAN.world_size, "start_up_jobs:step", PLAN.to_json(), stock, timeout=120)
+    assert min(seconds) > 0
+
+
+@pytest.mark.parametrize("way", ["ours", "theirs"])
+def test_groups_opened_either_way(way: str) -> None:
+    assert len(ranks.run(PLAN.world_size, f"start_up_jobs:{way}", PLAN.to_json(), timeout=120)) == PLAN.world_size
