@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import ranks
 import specs
 
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # ranks take this process's path
 PLAN = specs.plan({"tp": 2}, {"dp": 2}, micro_size=2, fixed=True)
 
 
