@@ -94,10 +94,13 @@ def _times(gpu: str, runs: dict[str, Runs], left_out: str, key: object) -> None:
             found = Errors.of(seconds, measured)
             limited = how != "not fitted at all"
             mape = _limit(f"{name} {how}", found.mean, LIMITS[name]) if limited else f"{found.mean:.4f}"
-            print(f"  {name}, {how}: MAPE {mape}  max {found.largest:.3f}  Spearman {found.spearman:.4f}")
+            rho = (
+                _limit(f"{name} {how} Spearman", found.spearman, 0.97, low=True) if limited else f"{found.spearman:.4f}"
+            )
+            print(f"  {name}, {how}: MAPE {mape}  max {found.largest:.3f}  Spearman {rho}")
             rows = list(zip(one.rows, seconds, measured, strict=True))
             if "# GPUs" in one.header:
-                _choices(how, rows)
+                _choices(f"{name} {how}", rows, limit=0.03 if limited else None)
             if limited:
                 pooled.setdefault(how, []).extend(rows)
     for how, rows in pooled.items():

@@ -49,6 +49,9 @@ class Hardware:
     memory_gb_s: Constant = item(_CONSTANT, doc="memory bandwidth that kernels reach")
     nvlink_gb_s: Constant = item(_CONSTANT, doc="one way, per GPU, that collectives in a node reach")
     network_gb_s: Constant = item(_CONSTANT, doc="one way, per GPU, that collectives between nodes reach")
+    ring_share: Constant = item(
+        _CONSTANT, doc="share of its cards that a ring between nodes has with several ranks in a node, but not all"
+    )
     hop_us: Constant = item(_CONSTANT, doc="latency of each of a ring's size - 1 hops")
     kernel_us: Constant = item(_CONSTANT, doc="start and end of a kernel")
     launch_ms: Constant = item(_CONSTANT, doc="time a CPU takes to launch one layer's forward pass")

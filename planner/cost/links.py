@@ -1,9 +1,10 @@
 """Where a group's ranks are: how many of them share a node, and so which link carries its traffic.
 
-Node n holds the ranks n * gpus_per_node and on. A ring over several nodes enters each of them by the network card of
-one of its ranks and leaves by that of another, so a group uses its cards one way: half of what they carry, where it has
-several ranks in a node. Only a group that has a whole node's ranks has rings enough to use every card both ways. No
-group is faster than NVLink carries its bytes on.
+Node n holds the ranks n * gpus_per_node and on. Where a group has several ranks in a node, a ring over nodes enters by
+the network card of one of them and leaves by that of another: it uses its cards one way, and changes rails on its way
+to the next node. What it has of its cards is a constant of the hardware, ring_share. A single rank per node stays on
+its rail, and a whole node's ranks have rings enough to use every card both ways. No group is faster than NVLink carries
+its bytes on.
 """
 
 from __future__ import annotations
@@ -35,10 +36,9 @@ class Span:
     def crosses(self) -> bool:
         return self.num_nodes > 1
 
-    @property
-    def num_cards(self) -> float:
+    def num_cards(self, ring_share: float) -> float:
         """Network cards' worth of bandwidth that the group's rings have in a node."""
-        return self.per_node if self.is_full else max(1.0, self.per_node / 2)
+        return self.per_node * (1.0 if self.is_full or self.per_node == 1 else ring_share)
 
 
 ALONE = Span()
@@ -66,7 +66,7 @@ def _worst(family: Family, per_node: int) -> Span:
     total = len(family)
     step = max(1, total // _MAX_LOOKED_AT)
     spans = {span_of(family.group(index).ranks, per_node) for index in range(0, total, step)}
-    return max(spans, key=lambda span: (span.num_nodes, -span.num_cards), default=ALONE)
+    return max(spans, key=lambda span: (span.num_nodes, -span.per_node), default=ALONE)
 
 
 def hops_cross(plan: Plan, module: ModulePlan) -> tuple[bool, ...]:

@@ -38,6 +38,7 @@ class Rates:
     memory: float
     nvlink: float
     network: float
+    ring_share: float
     hop: float
     kernel: float
     launch: float
@@ -56,6 +57,7 @@ def rates_of(hardware: Hardware) -> Rates:
         memory=hardware.memory_gb_s.value * 1e9,
         nvlink=hardware.nvlink_gb_s.value * 1e9,
         network=hardware.network_gb_s.value * 1e9,
+        ring_share=hardware.ring_share.value,
         hop=hardware.hop_us.value * 1e-6,
         kernel=hardware.kernel_us.value * 1e-6,
         launch=hardware.launch_ms.value * 1e-3,
@@ -95,7 +97,8 @@ def collective_seconds(collective: Collective, num_bytes: float, span: Span, rat
     """One collective of a buffer."""
     if span.size <= 1:
         return 0.0
-    bandwidth = min(rates.nvlink, span.num_cards * rates.network) if span.crosses else rates.nvlink
+    network = span.num_cards(rates.ring_share) * rates.network
+    bandwidth = min(rates.nvlink, network) if span.crosses else rates.nvlink
     hops = 1 if collective is Collective.SEND else span.size - 1
     return num_bytes * share_moved(collective, span.size) / bandwidth + rates.hop * hops
 

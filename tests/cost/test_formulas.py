@@ -420,3 +420,10 @@ def test_counting_is_done_once_per_kind_of_stage() -> None:
     work = workload_of(one_module(gpt(16), Parallel(pp=8, dp=1)))
     assert len({id(each) for each in work.works.values()}) == 3
     assert math.isclose(sum(each.parts[0].count for each in work.works.values()), 16)
+
+
+def test_rings_that_change_rails_have_a_share_of_their_cards() -> None:
+    """Over 16 nodes: one rank of each stays on its rail, eight fill it, two enter by one card and leave by another."""
+    for num_ranks, cards in ((1, 1.0), (2, 0.6), (8, 8.0)):
+        ranks = [8 * node + at for node in range(16) for at in range(num_ranks)]
+        assert span_of(ranks, 8).num_cards(0.3) == cards
