@@ -111,7 +111,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Compile the layout of multimodal training into a proven plan, before asking for a GPU.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
     for add in _COMMANDS:
         add(commands)
     return parser

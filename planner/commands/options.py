@@ -28,7 +28,7 @@ def add_world(parser: argparse.ArgumentParser) -> None:
 
 
 def add_color(parser: argparse.ArgumentParser) -> None:
-    """--color."""
+    """--color: whether to print colour codes."""
     parser.add_argument(
         "--color",
         choices=("auto", "always", "never"),

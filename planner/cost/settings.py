@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The defaults are what Megatron-LM does in bf16 with Transformer Engine, unless told otherwise.
+    """The defaults are a MimoModel of Transformer Engine's layers, with rotary positions and Megatron-LM's fusions.
 
     Attributes:
         flash_attention: scores are never written to memory.
@@ -18,8 +18,8 @@ class Settings:
         dropout: dropout of 1 byte of mask per hidden value, twice a layer.
         fused_loss: the cross entropy is Transformer Engine's kernel over the logits, in their place.
         gradient_bytes: of each gradient that is accumulated and reduced.
-        dummy_gradient: Transformer Engine's placeholder of 2 bytes for the weight gradients of one layer.
-        num_workspaces: that cuBLAS works in: PyTorch's, and Transformer Engine's own.
+        dummy_gradient: Transformer Engine's placeholder for the weight gradients of one layer, in the weights' dtype.
+        num_workspaces: of cuBLAS: PyTorch's, and Transformer Engine's own.
         scattered_embedding: under sequence parallelism a language model that nothing feeds scatters its embedding's sum
             over tp; else, as in MimoModel, the sum is whole and scattered afterwards, without a message.
         scattered_hops: between stages each tp rank sends its share, and all gather after it: Megatron-LM of 2021.
