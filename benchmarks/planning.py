@@ -26,7 +26,7 @@ from statistics import median
 from layouts import three_modules
 
 from planner import Plan, Spec, compile_spec, load_spec
-from planner.errors import Faults
+from planner.base.errors import Faults
 from planner.models import resolve_models
 from planner.placement import place
 from planner.render.rank_view import view_lines

@@ -5,10 +5,10 @@ plan = compile_spec(load_spec("spec.yaml"))
 plan.view(rank)
 """
 
-from .axes import Axis
+from .base.axes import Axis
+from .base.errors import Fault, PlanError
+from .base.frozenmap import FrozenMap
 from .compile import compile_spec
-from .errors import Fault, PlanError
-from .frozenmap import FrozenMap
 from .ir import (
     Bridge,
     Direction,

@@ -12,10 +12,10 @@ from math import lcm
 
 import attrs
 
-from . import codes
-from .axes import Axis
-from .errors import Faults
-from .frozenmap import FrozenMap
+from .base import codes
+from .base.axes import Axis
+from .base.errors import Faults
+from .base.frozenmap import FrozenMap
 from .ir import Grid
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch
 

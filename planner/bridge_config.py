@@ -16,8 +16,8 @@ from typing import Any
 
 import attrs
 
-from . import codes
-from .errors import Faults, PlanError
+from .base import codes
+from .base.errors import Faults, PlanError
 from .rules import show, suggest
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Module, Parallel, Spec
 

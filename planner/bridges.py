@@ -24,7 +24,7 @@ from typing import overload
 
 import attrs
 
-from .axes import Axis
+from .base.axes import Axis
 from .coords import Box, Translates, merge
 from .ir import (
     Bridge,

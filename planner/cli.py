@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .codes import NOT_JSON
+from .base.codes import NOT_JSON
+from .base.errors import PlanError
 from .commands.calibrate import add_calibrate
 from .commands.diff import add_diff
 from .commands.explain import add_explain
@@ -22,7 +23,6 @@ from .commands.plan import add_plan
 from .commands.predict import add_predict
 from .commands.report import add_report
 from .commands.schema import add_schema
-from .errors import PlanError
 
 OK, FAULTS, MISUSE = 0, 1, 2
 _COMMANDS = (add_plan, add_report, add_predict, add_calibrate, add_diff, add_explain, add_schema)

@@ -14,10 +14,10 @@ from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
-from . import codes
+from .base import codes
+from .base.errors import Fault, Faults, Mark, Path, PlanError, Source
+from .base.frozenmap import FrozenMap
 from .compile import compile_spec
-from .errors import Fault, Faults, Mark, Path, PlanError, Source
-from .frozenmap import FrozenMap
 from .groups import Family
 from .ir import ModulePlan
 from .plan import Plan

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import attrs
 
+from .base.errors import Faults, PlanError
 from .batch import check_batch
-from .errors import Faults, PlanError
 from .ir import Grid, ModulePlan
 from .models import check_tokens, resolve_models, stage_layers
 from .placement import check_nodes, place

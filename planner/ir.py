@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol, overload
 
 import attrs
 
-from .axes import Axis, format_order
+from .base.axes import Axis, format_order
+from .base.frozenmap import FrozenMap
 from .coords import AxisView, Box, Translates, dense_view, expert_view
-from .frozenmap import FrozenMap
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Freeze, Model, Output
 
 if TYPE_CHECKING:

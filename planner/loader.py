@@ -17,9 +17,9 @@ from typing import Any, cast
 import attrs
 import yaml
 
-from . import codes
-from .codes import Code
-from .errors import Fault, Faults, Mark, Path, PlanError, Source, format_key
+from .base import codes
+from .base.codes import Code
+from .base.errors import Fault, Faults, Mark, Path, PlanError, Source, format_key
 from .rules import INVALID, Rule, show
 from .spec import SPEC_RULE, Spec
 

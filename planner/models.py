@@ -5,8 +5,8 @@ Checks need the sizes of axes but never dp, so that they report beside the fault
 
 from __future__ import annotations
 
-from . import codes
-from .errors import Faults, Path
+from .base import codes
+from .base.errors import Faults, Path
 from .presets import fill_in
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Model, Module, Parallel, Spec
 

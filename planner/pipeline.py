@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from .frozenmap import FrozenMap
+from .base.frozenmap import FrozenMap
 from .ir import ModulePlan
 from .spec import MIMO_LANGUAGE_MODULE_KEY
 from .topology import Edges, find_cycle, stages_before

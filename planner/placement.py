@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import gcd, prod
 
-from . import codes
-from .axes import DENSE_AXES, Axis
-from .errors import Faults, Path
+from .base import codes
+from .base.axes import DENSE_AXES, Axis
+from .base.errors import Faults, Path
 from .ir import Grid, ModuleLayout
 from .rules import INVALID, MAX_SIZE, Integer
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Module, Parallel, Spec

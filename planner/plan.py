@@ -11,12 +11,12 @@ from functools import cached_property
 
 import attrs
 
-from .axes import Axis
+from .base.axes import Axis
+from .base.errors import Fault
+from .base.frozenmap import FrozenMap
 from .batch import BatchContract
 from .bridges import Edge, connect
 from .data import data_needs
-from .errors import Fault
-from .frozenmap import FrozenMap
 from .groups import Family, ModuleFamilies, families
 from .ir import (
     Bridge,

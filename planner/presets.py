@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-from . import codes
-from .errors import Faults, Path
+from .base import codes
+from .base.errors import Faults, Path
 from .rules import suggest
 from .spec import Model
 

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import attrs
 
-from . import codes
-from .axes import DEFAULT_ORDER, format_order, parse_order
-from .errors import Faults, Path, PlanError, format_key, format_path
-from .frozenmap import FrozenMap
+from .base import codes
+from .base.axes import DEFAULT_ORDER, format_order, parse_order
+from .base.errors import Faults, Path, PlanError, format_key, format_path
+from .base.frozenmap import FrozenMap
 
 MAX_SIZE = 2**24  # ranks of a world, and the bound of every other count
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")

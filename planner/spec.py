@@ -19,10 +19,10 @@ from typing import Any
 
 import attrs
 
-from . import codes
-from .axes import DEFAULT_ORDER, Axis
-from .errors import Faults, Path, Source
-from .frozenmap import FrozenMap
+from .base import codes
+from .base.axes import DEFAULT_ORDER, Axis
+from .base.errors import Faults, Path, Source
+from .base.frozenmap import FrozenMap
 from .rules import (
     MAX_SIZE,
     Array,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from . import codes
-from .errors import Faults
+from .base import codes
+from .base.errors import Faults
 from .rules import suggest
 from .spec import MIMO_LANGUAGE_MODULE_KEY, Spec
 

@@ -22,7 +22,7 @@ from itertools import groupby, product, starmap
 from math import prod
 from typing import NamedTuple
 
-from .axes import EXPERT_AXES, Axis
+from .base.axes import EXPERT_AXES, Axis
 from .ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView, Strategy
 from .plan import Plan
 from .spec import MIMO_LANGUAGE_MODULE_KEY

@@ -15,7 +15,7 @@ import attrs
 from hypothesis import strategies as st
 
 from planner import Batch, Cluster, Freeze, Model, Module, Output, Parallel, Plan, Spec, compile_spec
-from planner.axes import DENSE_AXES, Axis
+from planner.base.axes import DENSE_AXES, Axis
 from planner.verify import verify
 
 MAX_WORLD = 64

@@ -19,7 +19,7 @@ import pytest
 from strategies import planned
 
 from planner import Fault, Plan, PlanError, Spec, compile_spec, load_spec, parse_spec
-from planner.codes import CODES
+from planner.base.codes import CODES
 from planner.loader import MAX_BYTES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import Case, cases, planned, simple
 
 from planner import Bridge, Plan
-from planner.axes import Axis
+from planner.base.axes import Axis
 
 
 def blocks(plan: Plan, name: str) -> list[list[int]]:

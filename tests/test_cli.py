@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from planner import Plan, compile_spec, load_spec
+from planner.base.codes import CODES
 from planner.cli import main
-from planner.codes import CODES
 
 ROOT = Path(__file__).parent.parent
 LLAVA = str(ROOT / "examples" / "llava_8gpu.yaml")

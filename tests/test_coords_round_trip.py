@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import ORDERS, Case, cases, grids
 
 from planner import Plan
-from planner.axes import DENSE_AXES, EXPERT_AXES, Axis
+from planner.base.axes import DENSE_AXES, EXPERT_AXES, Axis
 from planner.ir import Grid
 
 

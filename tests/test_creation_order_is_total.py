@@ -9,7 +9,7 @@ from hypothesis import given
 from strategies import Case, cases, grids, planned, simple
 
 from planner import GroupKind, Plan
-from planner.axes import Axis
+from planner.base.axes import Axis
 
 MODULE_KINDS = [
     "tp", "cp", "pp", "dp", "dp_cp", "tp_cp", "tp_dp_cp", "mp", "intra_dist_opt",

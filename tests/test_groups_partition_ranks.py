@@ -13,7 +13,7 @@ from hypothesis import given
 from strategies import Case, cases, grids, planned, simple
 
 from planner import GroupKind, ModulePlan, Plan
-from planner.axes import Axis
+from planner.base.axes import Axis
 
 AXES = {
     "tp": ["tp"],

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from strategies import proven
 
 from planner import Plan, PlanError, compile_spec, load_spec, parse_spec
-from planner.codes import CODES
+from planner.base.codes import CODES
 from planner.loader import MAX_BYTES
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import LANGUAGE, ORDERS, Case, cases, divisors, planned, proven, simple
 
 from planner import Batch, Cluster, Fault, Module, ModuleLayout, Output, Parallel, Plan, PlanError, Spec, compile_spec
-from planner.errors import Faults
+from planner.base.errors import Faults
 from planner.ir import Grid
 from planner.placement import MAX_RANKS, check_nodes, layout_of
 

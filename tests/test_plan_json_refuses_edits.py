@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from strategies import planned
 
 from planner import Plan, PlanError, load_spec
-from planner.codes import CODES
+from planner.base.codes import CODES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY = "tiny_4rank"

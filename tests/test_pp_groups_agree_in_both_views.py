@@ -11,7 +11,7 @@ from hypothesis import given
 from strategies import Case, cases, grids, planned, simple
 
 from planner import Plan
-from planner.axes import Axis
+from planner.base.axes import Axis
 from planner.coords import Partition
 from planner.ir import Groups
 

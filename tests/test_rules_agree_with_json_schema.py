@@ -18,8 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from planner import PlanError, load_spec
-from planner.axes import Axis
-from planner.errors import Faults
+from planner.base.axes import Axis
+from planner.base.errors import Faults
 from planner.rules import INVALID, Record, fields_of
 from planner.schema import spec_schema
 from planner.spec import SPEC_RULE, Batch, Cluster, Freeze, Model, Module, Output, Parallel, Spec, Training

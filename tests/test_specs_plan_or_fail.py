@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import Case, cases, documents, odd_documents
 
 from planner import Fault, Plan, PlanError, Spec, compile_spec, parse_spec
-from planner.codes import CODES
+from planner.base.codes import CODES
 from planner.verify import MAX_RANKS, MAX_SAMPLES, verify
 
 WORLDS = st.sampled_from([None, None, None, 1, 2, 4, 7, 8, 12])

@@ -36,7 +36,7 @@ from planner import (
     Strategy,
     compile_spec,
 )
-from planner.axes import Axis
+from planner.base.axes import Axis
 from planner.verify import VerificationError, verify
 
 DISJOINT = attrs.evolve(

@@ -9,7 +9,7 @@ from hypothesis import given
 from strategies import Case, cases, planned, simple
 
 from planner import ModuleLayout, RankRole
-from planner.axes import Axis
+from planner.base.axes import Axis
 
 
 @given(cases(max_modules=4))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .. import codes
+from ..base import codes
 from ..rules import suggest
 from .options import MisuseError
 

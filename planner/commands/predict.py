@@ -7,8 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .. import codes
-from ..errors import Fault, Mark, PlanError
+from ..base import codes
+from ..base.errors import Fault, Mark, PlanError
 from .options import MisuseError, add_color, add_gpu, add_world, load
 from .output import announce, print_warnings, progress
 

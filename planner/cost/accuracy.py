@@ -8,8 +8,8 @@ from statistics import mean
 
 import attrs
 
-from .. import codes
-from ..errors import Fault, Mark, PlanError
+from ..base import codes
+from ..base.errors import Fault, Mark, PlanError
 from .calibrate import Sample, calibrate, predicted, unfitted
 from .durations import Durations
 from .hardware import Hardware

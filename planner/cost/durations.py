@@ -8,7 +8,7 @@ from math import isfinite
 
 import attrs
 
-from ..frozenmap import FrozenMap
+from ..base.frozenmap import FrozenMap
 from ..ir import Direction
 from ..plan import Plan
 from .schedule import Stage

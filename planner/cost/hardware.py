@@ -12,8 +12,8 @@ from typing import cast
 
 import attrs
 
-from .. import codes
-from ..errors import Fault, PlanError
+from ..base import codes
+from ..base.errors import Fault, PlanError
 from ..loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
 from ..rules import Integer, Line, Positive, Record, Rule, item, suggest
 

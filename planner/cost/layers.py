@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import attrs
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..ir import GroupKind, ModulePlan
 from .settings import Settings
 from .sizes import Widths, layer_parameters, widths

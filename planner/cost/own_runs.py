@@ -16,8 +16,8 @@ import os
 from collections.abc import Iterator
 from statistics import median
 
-from .. import codes
-from ..errors import PlanError
+from ..base import codes
+from ..base.errors import PlanError
 from ..files import load_plan
 from ..loader import read_bytes
 from ..plan import Plan

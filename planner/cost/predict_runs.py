@@ -9,7 +9,7 @@ from io import StringIO
 
 import attrs
 
-from ..errors import Fault, PlanError
+from ..base.errors import Fault, PlanError
 from .hardware import DEFAULT, Hardware, load_hardware
 from .ranks import peaks
 from .run_set import CellError, PlanOf, Row, measured

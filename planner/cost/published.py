@@ -11,7 +11,7 @@ from functools import partial
 
 import attrs
 
-from .. import codes
+from ..base import codes
 from ..compile import compile_spec
 from ..plan import Plan
 from ..spec import Batch, Cluster, Model, Module, Parallel, Spec, Training

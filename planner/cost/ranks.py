@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..ir import ModulePlan
 from ..plan import Plan
 from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..plan import Plan
 from .hardware import Hardware
 from .ranks import RankMemory, peaks, rank_memory

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from .. import codes
-from ..codes import Code
+from ..base import codes
+from ..base.codes import Code
 from ..plan import Plan
 from ..rules import MAX_SIZE, show
 from .settings import Settings

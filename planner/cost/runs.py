@@ -13,8 +13,8 @@ from io import StringIO
 
 import attrs
 
-from .. import codes
-from ..errors import Fault, Mark, PlanError
+from ..base import codes
+from ..base.errors import Fault, Mark, PlanError
 from .own_runs import OWN
 from .published import PUBLISHED
 from .run_set import CellError, Row, RunSet, SecondMethod

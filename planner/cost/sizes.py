@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import attrs
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..bridges import BYTES_OF
 from ..ir import ModulePlan
 from ..models import padded_vocab_size

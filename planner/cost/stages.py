@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import attrs
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..ir import GroupKind, ModulePlan
 from ..models import padded_vocab_size
 from ..plan import Plan

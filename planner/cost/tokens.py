@@ -6,7 +6,7 @@ from math import ceil
 
 import attrs
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..bridges import width_of
 from ..ir import ModulePlan
 from ..plan import Plan

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..ir import Direction, GroupKind, ModulePlan
 from ..plan import Plan
 from .bridging import Crossing, crossing_of, crossing_seconds

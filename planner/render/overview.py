@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..axes import DEFAULT_ORDER, Axis, format_order
-from ..errors import Fault
+from ..base.axes import DEFAULT_ORDER, Axis, format_order
+from ..base.errors import Fault
 from ..groups import Family
 from ..ir import ModulePlan
 from ..plan import Plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from os.path import commonprefix
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..ir import Grid, ModulePlan
 from ..plan import Plan
 from .style import Style, listed, spans, wrap

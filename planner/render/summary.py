@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .. import codes
+from ..base import codes
+from ..base.errors import PlanError
 from ..cost.hardware import DEFAULT, Hardware, known_hardware, load_hardware
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
 from ..cost.schedule import num_passes
 from ..cost.words import critical_path, duration, excess
-from ..errors import PlanError
 from ..plan import Plan
 from .costs import assumptions
 from .style import Style, sentences

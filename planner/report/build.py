@@ -10,7 +10,7 @@ from itertools import groupby
 
 import attrs
 
-from ..axes import Axis
+from ..base.axes import Axis
 from ..cost.links import gpus_per_node
 from ..cost.timeline import Segment, Timeline, stage_passes
 from ..cost.words import critical_path

@@ -6,11 +6,11 @@ import pytest
 from strategies import planned
 
 from planner import Batch, Direction, Module, Parallel, Plan, Spec, compile_spec
+from planner.base.frozenmap import FrozenMap
 from planner.cost.durations import Durations
 from planner.cost.schedule import Stage, in_flight
 from planner.cost.simulate import DeadlockError, Sends, simulate
 from planner.cost.words import critical_path, duration, longest_waits
-from planner.frozenmap import FrozenMap
 
 
 def plan_of(num_microbatches: int, placement: str = "disjoint", **parallels: dict[str, int]) -> Plan:

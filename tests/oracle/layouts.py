@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from planner import Batch, Module, Parallel, Plan, Spec, compile_spec
-from planner.axes import DENSE_AXES, Axis
+from planner.base.axes import DENSE_AXES, Axis
 from planner.verify import verify
 
 LANGUAGE = "language"

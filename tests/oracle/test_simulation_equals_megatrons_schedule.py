@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from planner import Batch, Direction, Module, Parallel, Plan, Spec, compile_spec
-from planner.axes import Axis
+from planner.base.axes import Axis
 from planner.cost.durations import Durations
 from planner.cost.schedule import Call, Stage, program
 from planner.cost.simulate import DeadlockError, Sends, simulate

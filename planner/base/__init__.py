@@ -1,0 +1,1 @@
+"""What every other room stands on: diagnostics, faults, axes and the frozen mapping."""
