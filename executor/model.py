@@ -29,7 +29,7 @@ from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, ModulePlan, ModuleStageInfo, Plan
 from planner.ir import edge_name
-from planner.models import padded_vocab_size
+from planner.spec.presets import padded_vocab_size
 from planner.topology import topological_order
 
 from . import device

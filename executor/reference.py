@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from planner import Axis, FrozenMap, Parallel, Plan, compile_spec
-from planner.models import padded_vocab_size
+from planner.spec.presets import padded_vocab_size
 
 
 def reference_of(plan: Plan) -> Plan:

@@ -24,20 +24,10 @@ from .ir import (
     Traffic,
     Transfer,
 )
-from .loader import load_spec, parse_spec
 from .plan import Plan
-from .spec import (
-    MIMO_LANGUAGE_MODULE_KEY,
-    Batch,
-    Cluster,
-    Freeze,
-    Model,
-    Module,
-    Output,
-    Parallel,
-    Spec,
-    Training,
-)
+from .spec.loader import load_spec, parse_spec
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Freeze, Model, Module, Output, Parallel, Training
+from .spec.spec import Spec
 
 __all__ = [
     "MIMO_LANGUAGE_MODULE_KEY",

@@ -17,7 +17,7 @@ from .base.axes import Axis
 from .base.errors import Faults
 from .base.frozenmap import FrozenMap
 from .ir import Grid
-from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Batch
 
 
 @attrs.frozen

@@ -38,7 +38,7 @@ from .ir import (
     Transfer,
     edge_name,
 )
-from .spec import Batch
+from .spec.sections import Batch
 from .strategy import choose
 
 BYTES_OF = {"fp32": 4, "bf16": 2, "fp16": 2}

@@ -21,8 +21,9 @@ from .compile import compile_spec
 from .groups import Family
 from .ir import ModulePlan
 from .plan import Plan
-from .rules import INVALID, show
-from .spec import SPEC_RULE, Module, Parallel, Spec
+from .spec.fields import INVALID, show
+from .spec.sections import Module, Parallel
+from .spec.spec import SPEC_TYPE, Spec
 
 PLAN_VERSION = 1
 _VERSION_KEY = "mimo_plan"
@@ -71,7 +72,7 @@ def document(plan: Plan) -> dict[str, Any]:
         _VERSION_KEY: PLAN_VERSION,
         "world_size": plan.world_size,
         "layout": plan.layout.value,
-        "spec": SPEC_RULE.encode(resolved_spec(plan)),
+        "spec": SPEC_TYPE.encode(resolved_spec(plan)),
         "modules": [_module_document(plan, module) for module in plan.modules],
         "edges": [_edge_document(plan, index) for index in range(len(plan.edges))],
         "batch": {
@@ -163,7 +164,7 @@ def loads(text: str, file: str = _FILE) -> Plan:
         rule = f"{_VERSION_KEY} = {PLAN_VERSION}, got {show(version)}"
         faults.add(codes.PLAN_VERSION, (_VERSION_KEY,), rule, "compile the spec again with this version")
         faults.raise_errors()
-    spec = SPEC_RULE.parse(fields.get("spec"), ("spec",), faults)
+    spec = SPEC_TYPE.parse(fields.get("spec"), ("spec",), faults)
     faults.raise_errors()
     assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
     try:

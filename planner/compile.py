@@ -16,7 +16,8 @@ from .ir import Grid, ModulePlan
 from .models import check_tokens, resolve_models, stage_layers
 from .placement import check_nodes, place
 from .plan import Plan
-from .spec import Cluster, Model, Module, Parallel, Spec
+from .spec.sections import Cluster, Model, Module, Parallel
+from .spec.spec import Spec
 from .topology import find_edges
 
 

@@ -8,8 +8,9 @@ from .codec import resolved_spec
 from .ir import RankView
 from .plan import Plan
 from .render.style import plural, spans
-from .rules import Record, fields_of, show
-from .spec import Module, Spec
+from .spec.fields import Record, fields_of, show
+from .spec.sections import Module
+from .spec.spec import Spec
 
 MAX_COMPARED = 65_536  # ranks; two views each: above this, modules are compared whole
 

@@ -6,9 +6,9 @@ from pathlib import Path as FilePath
 
 from .codec import MAX_BYTES, is_plan_text, loads
 from .compile import compile_spec
-from .loader import check_size, file_name, parse_spec, read_bytes
 from .plan import Plan
-from .spec import Spec
+from .spec.loader import check_size, file_name, parse_spec, read_bytes
+from .spec.spec import Spec
 
 
 def read_plan_or_spec(path: str | FilePath) -> Plan | Spec:

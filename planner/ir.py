@@ -18,7 +18,7 @@ import attrs
 from .base.axes import Axis, format_order
 from .base.frozenmap import FrozenMap
 from .coords import AxisView, Box, Translates, dense_view, expert_view
-from .spec import MIMO_LANGUAGE_MODULE_KEY, Freeze, Model, Output
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Freeze, Model, Output
 
 if TYPE_CHECKING:
     from .plan import Plan

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from .base import codes
 from .base.errors import Faults, Path
-from .presets import fill_in
-from .spec import MIMO_LANGUAGE_MODULE_KEY, Model, Module, Parallel, Spec
+from .spec.presets import fill_in
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Model, Module, Parallel
+from .spec.spec import Spec
 
 
 def resolve_models(spec: Spec, faults: Faults) -> dict[str, Model | None]:
@@ -71,12 +72,6 @@ def stage_layers(module: Module, model: Model | None) -> tuple[int, ...] | None:
         return None
     pp = module.parallel.pp if module.parallel else 1
     return (model.num_layers // pp,) * pp
-
-
-def padded_vocab_size(model: Model, tp: int) -> int:
-    """The vocabulary of a language model, padded to a multiple of 128 * tp as megatron-core's users do."""
-    multiple = 128 * tp
-    return -(-(model.vocab_size or 1) // multiple) * multiple
 
 
 def _divides(code: codes.Code, what: str, values: tuple[int, int], path: Path, faults: Faults, remedy: str) -> None:

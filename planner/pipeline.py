@@ -16,7 +16,7 @@ import attrs
 
 from .base.frozenmap import FrozenMap
 from .ir import ModulePlan
-from .spec import MIMO_LANGUAGE_MODULE_KEY
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
 from .topology import Edges, find_cycle, stages_before
 
 

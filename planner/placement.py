@@ -12,8 +12,9 @@ from .base import codes
 from .base.axes import DENSE_AXES, Axis
 from .base.errors import Faults, Path
 from .ir import Grid, ModuleLayout
-from .rules import INVALID, MAX_SIZE, Integer
-from .spec import MIMO_LANGUAGE_MODULE_KEY, Module, Parallel, Spec
+from .spec.fields import INVALID, MAX_SIZE, Integer
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Module, Parallel
+from .spec.spec import Spec
 
 MAX_RANKS = MAX_SIZE
 

@@ -38,7 +38,8 @@ from .messages import messages_of, traffic_of
 from .pipeline import Pipeline, pipeline_of
 from .placement import layout_of
 from .sharing import communicators, num_communicators
-from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Spec, Training
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Training
+from .spec.spec import Spec
 from .topology import Edges, reached_from, stages_before
 
 

@@ -11,8 +11,9 @@ from graphlib import CycleError, TopologicalSorter
 
 from .base import codes
 from .base.errors import Faults
-from .rules import suggest
-from .spec import MIMO_LANGUAGE_MODULE_KEY, Spec
+from .spec.fields import suggest
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
+from .spec.spec import Spec
 
 Edges = tuple[tuple[str, str], ...]
 

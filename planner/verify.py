@@ -25,7 +25,7 @@ from typing import NamedTuple
 from .base.axes import EXPERT_AXES, Axis
 from .ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView, Strategy
 from .plan import Plan
-from .spec import MIMO_LANGUAGE_MODULE_KEY
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
 from .verify_messages import expected_strategy, message_facts
 
 MAX_RANKS = 4096

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from .ir import GroupKind, Message, Strategy
 from .plan import Plan
-from .spec import MIMO_LANGUAGE_MODULE_KEY
+from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
 
 Part = tuple[Fraction, Fraction]  # from, to: of a transfer's elements
 Due = dict[tuple[int, tuple[int, ...]], list[Part]]  # by rank and hop

@@ -20,7 +20,7 @@ from strategies import planned
 
 from planner import Fault, Plan, PlanError, Spec, compile_spec, load_spec, parse_spec
 from planner.base.codes import CODES
-from planner.loader import MAX_BYTES
+from planner.spec.loader import MAX_BYTES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILE = "bad.yaml"

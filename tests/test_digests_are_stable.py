@@ -18,7 +18,7 @@ from hypothesis import given
 from strategies import Case, cases, planned, simple
 
 from planner import Cluster, Freeze, Output, Plan, Spec, Training, load_spec, parse_spec
-from planner.spec import SPEC_RULE
+from planner.spec.spec import SPEC_TYPE
 
 ROOT = Path(__file__).parent.parent
 PRINT_DIGESTS = """
@@ -43,7 +43,7 @@ SPECS = [
 
 
 def as_yaml(spec: Spec) -> str:
-    return yaml.safe_dump(SPEC_RULE.encode(spec), sort_keys=False)
+    return yaml.safe_dump(SPEC_TYPE.encode(spec), sort_keys=False)
 
 
 def digests_in_another_process(seed: str) -> list[str]:
@@ -65,7 +65,7 @@ def test_other_processes_with_other_hash_seeds_agree(seed: str) -> None:
 def test_the_spelling_of_a_spec_does_not_count(case: Case) -> None:
     """YAML or Python, keys in another order, defaults written out or not: the same plan, the same digest."""
     plan = case.plan()
-    encoded = SPEC_RULE.encode(case.spec)
+    encoded = SPEC_TYPE.encode(case.spec)
     reordered = {key: encoded[key] for key in reversed(list(encoded))}
     for fields in (encoded, reordered):
         again = planned(parse_spec(yaml.safe_dump(fields, sort_keys=False)), case.world_size)

@@ -18,7 +18,7 @@ from strategies import proven
 
 from planner import Plan, PlanError, compile_spec, load_spec, parse_spec
 from planner.base.codes import CODES
-from planner.loader import MAX_BYTES
+from planner.spec.loader import MAX_BYTES
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 TEXTS = [path.read_text() for path in EXAMPLES]

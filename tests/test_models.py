@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import divisors, planned
 
 from planner import Batch, Fault, Model, Module, Output, Parallel, Plan, PlanError, Spec, compile_spec
-from planner.presets import PRESETS
+from planner.spec.presets import PRESETS
 
 GPT: dict[str, Any] = {
     "family": "gpt", "num_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 512,

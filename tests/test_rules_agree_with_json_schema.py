@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from planner import PlanError, load_spec
 from planner.base.axes import Axis
 from planner.base.errors import Faults
-from planner.rules import INVALID, Record, fields_of
-from planner.schema import spec_schema
-from planner.spec import SPEC_RULE, Batch, Cluster, Freeze, Model, Module, Output, Parallel, Spec, Training
+from planner.spec.fields import INVALID, Record, fields_of
+from planner.spec.json_schema import spec_schema
+from planner.spec.sections import Batch, Cluster, Freeze, Model, Module, Output, Parallel, Training
+from planner.spec.spec import SPEC_TYPE, Spec
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 DATA = [yaml.safe_load(path.read_text()) for path in EXAMPLES]
@@ -115,7 +116,7 @@ def test_examples_agree(path: Path) -> None:
     data = yaml.safe_load(path.read_text())
     if isinstance(data.get("training", {}).get("lr"), str):
         data["training"]["lr"] = float(data["training"]["lr"])
-    assert check(SPEC_RULE, WHOLE, data)
+    assert check(SPEC_TYPE, WHOLE, data)
 
 
 def test_every_key_is_described_and_described_once() -> None:
@@ -200,21 +201,21 @@ ANYTHING = st.recursive(
 @example({**DATA[0], "schema": None})
 @example({**DATA[0], "topology": {"2nd": []}})
 def test_rules_and_schema_agree(data: Any) -> None:
-    check(SPEC_RULE, WHOLE, data)
+    check(SPEC_TYPE, WHOLE, data)
 
 
 @pytest.mark.long
 @settings(max_examples=5000)
 @given(specs() | ANYTHING)
 def test_a_sweep_of_rules_and_schema_agrees(data: Any) -> None:
-    check(SPEC_RULE, WHOLE, data)
+    check(SPEC_TYPE, WHOLE, data)
 
 
 def test_what_a_spec_encodes_validates() -> None:
     for path in EXAMPLES:
-        data = SPEC_RULE.encode(load_spec(path))
+        data = SPEC_TYPE.encode(load_spec(path))
         assert json.loads(json.dumps(data)) == data
-        assert check(SPEC_RULE, WHOLE, data)
+        assert check(SPEC_TYPE, WHOLE, data)
 
 
 def test_defaults_in_the_schema_are_the_classes() -> None:

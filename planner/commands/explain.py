@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..base import codes
-from ..rules import suggest
+from ..spec.fields import suggest
 from .options import MisuseError
 
 

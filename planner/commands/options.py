@@ -7,8 +7,9 @@ import argparse
 import attrs
 
 from ..plan import Plan
-from ..rules import MAX_SIZE
-from ..spec import Cluster, Spec
+from ..spec.fields import MAX_SIZE
+from ..spec.sections import Cluster
+from ..spec.spec import Spec
 
 
 class MisuseError(Exception):

@@ -32,8 +32,8 @@ def add_plan(commands: Any) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from ..loader import file_name  # noqa: PLC0415
     from ..render.style import stdout_style  # noqa: PLC0415
+    from ..spec.loader import file_name  # noqa: PLC0415
 
     if options.gpu is not None and (options.format != "text" or options.rank is not None):
         raise MisuseError("--gpu is of the prediction, which --format json, --format jsonl and --rank leave out")

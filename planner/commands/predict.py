@@ -66,9 +66,9 @@ def _predict_runs(path: str, hardware: Hardware | None) -> int:
 
 def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int:
     from ..cost.predict import predict  # noqa: PLC0415
-    from ..loader import file_name  # noqa: PLC0415
     from ..render.costs import costs_document, costs_text  # noqa: PLC0415
     from ..render.style import stdout_style  # noqa: PLC0415
+    from ..spec.loader import file_name  # noqa: PLC0415
 
     if options.spec.endswith(".csv"):
         raise MisuseError(f"{options.spec} is a file of runs, not a spec: predict --csv {options.spec}")
@@ -90,7 +90,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
 def read_runs(path: str) -> Runs:
     """The runs of a CSV file."""
     from ..cost.runs import read_runs  # noqa: PLC0415
-    from ..loader import decode, file_name, read_bytes  # noqa: PLC0415
+    from ..spec.loader import decode, file_name, read_bytes  # noqa: PLC0415
 
     limit = 16 * 2**20
     try:

@@ -40,8 +40,8 @@ def add_report(commands: Any) -> None:
 def _report(options: argparse.Namespace, plan: Plan) -> int:
     from ..cost.simulate import DeadlockError  # noqa: PLC0415  only this command needs them
     from ..cost.trace import trace_text  # noqa: PLC0415
-    from ..loader import file_name  # noqa: PLC0415
     from ..report.page import render_page  # noqa: PLC0415
+    from ..spec.loader import file_name  # noqa: PLC0415
 
     announce(plan)
     prediction = predicted(plan, options.gpu)

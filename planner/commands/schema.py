@@ -14,7 +14,7 @@ def add_schema(commands: Any) -> None:
 
 
 def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its options
-    from ..schema import spec_schema  # noqa: PLC0415
+    from ..spec.json_schema import spec_schema  # noqa: PLC0415
 
     print(json.dumps(spec_schema(), indent=2))
     return 0

@@ -14,8 +14,8 @@ import attrs
 
 from ..base import codes
 from ..base.errors import Fault, PlanError
-from ..loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
-from ..rules import Integer, Line, Positive, Record, Rule, item, suggest
+from ..spec.fields import FieldType, Integer, Line, Positive, Record, field, suggest
+from ..spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
 
 _FOLDER = FilePath(__file__).parent.parent / "hardware"
 DEFAULT = "h100"
@@ -28,36 +28,36 @@ class Constant:
     A constant with a `start` is one that `mimo calibrate` fits: it starts there, and pays for leaving.
     """
 
-    value: float = item(Positive(1e9), doc="the number, in the unit of its key")
-    source: str = item(Line(200), doc="a data sheet, a published measurement, a fit to measured runs")
-    start: float | None = item(Positive(1e9), default=None, doc="where a fit starts: published by others, or assumed")
+    value: float = field(Positive(1e9), doc="the number, in the unit of its key")
+    source: str = field(Line(200), doc="a data sheet, a published measurement, a fit to measured runs")
+    start: float | None = field(Positive(1e9), default=None, doc="where a fit starts: published by others, or assumed")
 
 
-_CONSTANT: Rule = Record(Constant)
+_CONSTANT: FieldType = Record(Constant)
 
 
 @attrs.frozen(kw_only=True)
 class Hardware:
     """One kind of GPU in its nodes."""
 
-    name: str = item(Line(), doc="name of the GPU")
-    num_sms: int = item(Integer(1), doc="streaming multiprocessors, which share out the tiles of a product")
-    memory_gib: Constant = item(_CONSTANT, doc="memory that a process can use")
-    peak_tflops: Constant = item(_CONSTANT, doc="dense bf16 by the data sheet: what MFU is measured against")
-    product_tflops: Constant = item(_CONSTANT, doc="bf16 that a large matrix product reaches")
-    attention_share: Constant = item(_CONSTANT, doc="rate of flash attention's core over that of a large product")
-    memory_gb_s: Constant = item(_CONSTANT, doc="memory bandwidth that kernels reach")
-    nvlink_gb_s: Constant = item(_CONSTANT, doc="one way, per GPU, that collectives in a node reach")
-    network_gb_s: Constant = item(_CONSTANT, doc="one way, per GPU, that collectives between nodes reach")
-    ring_share: Constant = item(
+    name: str = field(Line(), doc="name of the GPU")
+    num_sms: int = field(Integer(1), doc="streaming multiprocessors, which share out the tiles of a product")
+    memory_gib: Constant = field(_CONSTANT, doc="memory that a process can use")
+    peak_tflops: Constant = field(_CONSTANT, doc="dense bf16 by the data sheet: what MFU is measured against")
+    product_tflops: Constant = field(_CONSTANT, doc="bf16 that a large matrix product reaches")
+    attention_share: Constant = field(_CONSTANT, doc="rate of flash attention's core over that of a large product")
+    memory_gb_s: Constant = field(_CONSTANT, doc="memory bandwidth that kernels reach")
+    nvlink_gb_s: Constant = field(_CONSTANT, doc="one way, per GPU, that collectives in a node reach")
+    network_gb_s: Constant = field(_CONSTANT, doc="one way, per GPU, that collectives between nodes reach")
+    ring_share: Constant = field(
         _CONSTANT, doc="share of its cards that a ring between nodes has with several ranks in a node, but not all"
     )
-    hop_us: Constant = item(_CONSTANT, doc="latency of each of a ring's size - 1 hops")
-    kernel_us: Constant = item(_CONSTANT, doc="start and end of a kernel")
-    launch_ms: Constant = item(_CONSTANT, doc="time a CPU takes to launch one layer's forward pass")
-    launch_wait: Constant = item(_CONSTANT, doc="share that launching takes longer per further rank of the tp group")
-    microbatch_ms: Constant = item(_CONSTANT, doc="host time of a stage per microbatch outside the layers")
-    scale_out: Constant = item(_CONSTANT, doc="factor on a stage's time where a job spans several nodes")
+    hop_us: Constant = field(_CONSTANT, doc="latency of each of a ring's size - 1 hops")
+    kernel_us: Constant = field(_CONSTANT, doc="start and end of a kernel")
+    launch_ms: Constant = field(_CONSTANT, doc="time a CPU takes to launch one layer's forward pass")
+    launch_wait: Constant = field(_CONSTANT, doc="share that launching takes longer per further rank of the tp group")
+    microbatch_ms: Constant = field(_CONSTANT, doc="host time of a stage per microbatch outside the layers")
+    scale_out: Constant = field(_CONSTANT, doc="factor on a stage's time where a job spans several nodes")
 
     @property
     def memory_bytes(self) -> float:
@@ -70,7 +70,7 @@ def constants(hardware: Hardware) -> dict[str, Constant]:
     return {name: value for name, value in attrs.asdict(hardware, recurse=False).items() if isinstance(value, Constant)}
 
 
-HARDWARE_RULE: Rule = Record(Hardware)
+HARDWARE_TYPE: FieldType = Record(Hardware)
 
 
 def known_hardware() -> list[str]:
@@ -103,7 +103,7 @@ def parse_hardware(text: str | bytes, file: str = "<string>") -> Hardware:
     """The GPU in a YAML text. Raises PlanError with every fault found."""
     empty = ("a hardware file has name, num_sms and constants; the document is empty", "start from planner/hardware/")
     try:
-        found, _ = parse_document(text, file, HARDWARE_RULE, empty)
+        found, _ = parse_document(text, file, HARDWARE_TYPE, empty)
     except PlanError as error:
         raise error.of("hardware") from None
     return cast("Hardware", found)

@@ -23,9 +23,9 @@ from __future__ import annotations
 import attrs
 
 from ..ir import ModulePlan
-from ..models import padded_vocab_size
 from ..plan import Plan
-from ..spec import Model
+from ..spec.presets import padded_vocab_size
+from ..spec.sections import Model
 from .layers import Shape, expert_tokens, shape_of
 from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings

@@ -19,9 +19,9 @@ from statistics import median
 from ..base import codes
 from ..base.errors import PlanError
 from ..files import load_plan
-from ..loader import read_bytes
 from ..plan import Plan
-from ..rules import show
+from ..spec.fields import show
+from ..spec.loader import read_bytes
 from .run_set import CellError, Row, RunSet, measured
 from .settings import EXECUTOR, Settings
 

@@ -14,7 +14,8 @@ import attrs
 from ..base import codes
 from ..compile import compile_spec
 from ..plan import Plan
-from ..spec import Batch, Cluster, Model, Module, Parallel, Spec, Training
+from ..spec.sections import Batch, Cluster, Model, Module, Parallel, Training
+from ..spec.spec import Spec
 from .run_set import CellError, Row, RunSet, SecondMethod, integer, measured
 from .settings import Settings
 

@@ -9,7 +9,7 @@ import attrs
 from ..base import codes
 from ..base.codes import Code
 from ..plan import Plan
-from ..rules import MAX_SIZE, show
+from ..spec.fields import MAX_SIZE, show
 from .settings import Settings
 
 Row = Mapping[str, str]

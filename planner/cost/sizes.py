@@ -12,9 +12,9 @@ import attrs
 from ..base.axes import Axis
 from ..bridges import BYTES_OF
 from ..ir import ModulePlan
-from ..models import padded_vocab_size
 from ..plan import Plan
-from ..spec import Model
+from ..spec.presets import padded_vocab_size
+from ..spec.sections import Model
 
 
 @attrs.frozen(kw_only=True)

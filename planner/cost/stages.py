@@ -12,8 +12,8 @@ import attrs
 
 from ..base.axes import Axis
 from ..ir import GroupKind, ModulePlan
-from ..models import padded_vocab_size
 from ..plan import Plan
+from ..spec.presets import padded_vocab_size
 from . import layers
 from .layers import Shape, shape_of
 from .settings import Settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..base.axes import Axis
 from ..ir import GroupKind, ModulePlan
-from ..models import padded_vocab_size
 from ..plan import Plan
+from ..spec.presets import padded_vocab_size
 from .settings import Settings
 from .sizes import Parameters, parameter_bytes, summed_parameters, widths
 from .work import Collective, Message

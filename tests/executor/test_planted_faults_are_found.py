@@ -13,7 +13,7 @@ import torch
 from parity import measure
 
 from executor.check import check_groups, numbers_of
-from planner.rules import MAX_SIZE
+from planner.spec.fields import MAX_SIZE
 
 PLAN = specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, fixed=True)
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from executor.encoders import EncoderSubmodules, VisionEncoder
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, Model, Plan
-from planner.models import padded_vocab_size
+from planner.spec.presets import padded_vocab_size
 
 
 class UserVision(VisionEncoder):

@@ -16,10 +16,10 @@ from typing import Any
 
 import attrs
 
-from .base import codes
-from .base.errors import Faults, PlanError
-from .rules import show, suggest
-from .spec import MIMO_LANGUAGE_MODULE_KEY, Batch, Module, Parallel, Spec
+from ..base import codes
+from ..base.errors import Faults, PlanError
+from .fields import show, suggest
+from .sections import MIMO_LANGUAGE_MODULE_KEY, Batch, Module, Parallel
 
 _AXIS_OF_NAME = {
     "tensor_model_parallel_size": "tp",
@@ -41,7 +41,7 @@ _AXIS_OF_NAME = {
 _MODES = ("colocated", "homogeneous", "heterogeneous")
 
 
-def from_parallelism(
+def fields_from_parallelism(
     module_parallelisms: Mapping[str, Any],
     *,
     global_batch_size: int,
@@ -51,24 +51,8 @@ def from_parallelism(
     deployment_mode: str | None = None,
     special_token_ids: Mapping[str, int] | None = None,
     topology: Mapping[str, Sequence[str]] | None = None,
-    **rest: Any,
-) -> Spec:
-    """The spec of a Megatron-Bridge configuration.
-
-    Args:
-        module_parallelisms: per module, an object or a mapping of sizes under Megatron-Bridge's names, old or
-            new. For the homogeneous mode, sizes may also be given once, under any of the modules, with None
-            for the others.
-        global_batch_size: samples per step.
-        micro_batch_size: samples per microbatch of the whole model (Megatron-Bridge's convention).
-        seq_length: tokens per sample in the language module.
-        llm_module_name: the module that becomes `language`.
-        deployment_mode: `colocated` (every module on all ranks), `homogeneous` (that, with one set of sizes
-            for all modules) or `heterogeneous` (each on its own ranks, by rank_offset, or end to end
-            where no module has one other than 0). Left out: by the offsets likewise, else as `placement` would be.
-        special_token_ids: per module, the id that marks its output.
-        topology: module -> modules that it feeds.
-        rest: further fields of Spec, such as cluster or training.
+) -> dict[str, Any]:
+    """The fields of `Spec` that a Megatron-Bridge configuration gives; `Spec.from_parallelism` has the arguments.
 
     Raises:
         PlanError: with every fault found.
@@ -94,13 +78,12 @@ def from_parallelism(
         renamed(name): Module(parallel=_placed(parallel, offsets[name]), special_token_id=tokens.get(name))
         for name, parallel in sizes.items()
     }
-    return Spec(
-        batch=Batch(global_size=global_batch_size, micro_size=micro_batch_size, seq_length=seq_length),
-        modules=modules,
-        topology={renamed(src): tuple(map(renamed, dsts)) for src, dsts in (topology or {}).items()},
-        placement=_placement(deployment_mode, offsets),
-        **rest,
-    )
+    return {
+        "batch": Batch(global_size=global_batch_size, micro_size=micro_batch_size, seq_length=seq_length),
+        "modules": modules,
+        "topology": {renamed(src): tuple(map(renamed, dsts)) for src, dsts in (topology or {}).items()},
+        "placement": _placement(deployment_mode, offsets),
+    }
 
 
 def _check_names(names: list[str], llm: str, tokens: list[str], faults: Faults) -> None:

@@ -6,7 +6,7 @@ Fields of the spec's classes carry their rule in attrs metadata; `item` is the o
 
     @attrs.frozen(kw_only=True)
     class Batch:
-        micro_size: int = item(Integer(1), doc="samples per microbatch")
+        micro_size: int = field(Integer(1), doc="samples per microbatch")
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import attrs
 
-from .base import codes
-from .base.axes import DEFAULT_ORDER, format_order, parse_order
-from .base.errors import Faults, Path, PlanError, format_key, format_path
-from .base.frozenmap import FrozenMap
+from ..base import codes
+from ..base.axes import DEFAULT_ORDER, format_order, parse_order
+from ..base.errors import Faults, Path, PlanError, format_key, format_path
+from ..base.frozenmap import FrozenMap
 
 MAX_SIZE = 2**24  # ranks of a world, and the bound of every other count
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -36,7 +36,7 @@ INVALID = _Invalid()
 Schema = dict[str, Any]
 
 
-class Rule(Protocol):
+class FieldType(Protocol):
     """What a field's value may be."""
 
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
@@ -243,7 +243,7 @@ class Order:
 class Array:
     """A list; stored as a tuple."""
 
-    item: Rule
+    item: FieldType
     max_items: int = 4096
 
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
@@ -268,7 +268,7 @@ class Array:
 class Table:
     """A mapping from names to values; stored as a FrozenMap, in the order written."""
 
-    item: Rule
+    item: FieldType
     max_items: int = 256
 
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
@@ -388,18 +388,18 @@ def _remedy_for_key(key: str, cls: type[Any]) -> str:
     return f"{suggestion}otherwise remove it" if suggestion else "remove it"
 
 
-def _keys(rule: Rule) -> list[str]:
+def _keys(rule: FieldType) -> list[str]:
     return [name for name, _, _ in fields_of(rule.cls)] if isinstance(rule, Record) else []
 
 
-def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], Rule]]:
+def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], FieldType]]:
     """Name, attribute and rule of each field of `cls` that was declared with `item`."""
     for field in attrs.fields(cls):
         if "rule" in field.metadata:
             yield field.name, field, field.metadata["rule"]
 
 
-def item(rule: Rule, *, doc: str, default: Any = attrs.NOTHING, elsewhere: tuple[str, ...] = ()) -> Any:
+def field(rule: FieldType, *, doc: str, default: Any = attrs.NOTHING, elsewhere: tuple[str, ...] = ()) -> Any:
     """Declare a field with its rule; a default of None makes the key optional and nullable.
 
     `elsewhere` is what other software calls it, where that is no likeness: who writes it is told our name.

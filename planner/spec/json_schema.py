@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .spec import SPEC_RULE
+from .spec import SPEC_TYPE
 
 
 def spec_schema() -> dict[str, Any]:
     """The schema (draft 2020-12) of a spec."""
     definitions: dict[str, Any] = {}
-    root = SPEC_RULE.schema(definitions)
+    root = SPEC_TYPE.schema(definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mimo spec",

@@ -10,10 +10,10 @@ from typing import Any
 
 import attrs
 
-from .base import codes
-from .base.errors import Faults, Path
-from .rules import suggest
-from .spec import Model
+from ..base import codes
+from ..base.errors import Faults, Path
+from .fields import suggest
+from .sections import Model
 
 PRESETS: dict[str, Model] = {
     "vicuna-7b": Model(
@@ -142,3 +142,9 @@ def _defaults(model: Model) -> dict[str, Any]:
     if model.num_moe_experts is not None:
         defaults["moe_router_topk"] = min(2, model.num_moe_experts)
     return {name: value for name, value in defaults.items() if getattr(model, name) is None}
+
+
+def padded_vocab_size(model: Model, tp: int) -> int:
+    """The vocabulary of a language model, padded to a multiple of 128 * tp as megatron-core's users do."""
+    multiple = 128 * tp
+    return -(-(model.vocab_size or 1) // multiple) * multiple

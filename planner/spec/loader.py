@@ -17,11 +17,11 @@ from typing import Any, cast
 import attrs
 import yaml
 
-from .base import codes
-from .base.codes import Code
-from .base.errors import Fault, Faults, Mark, Path, PlanError, Source, format_key
-from .rules import INVALID, Rule, show
-from .spec import SPEC_RULE, Spec
+from ..base import codes
+from ..base.codes import Code
+from ..base.errors import Fault, Faults, Mark, Path, PlanError, Source, format_key
+from .fields import INVALID, FieldType, show
+from .spec import SPEC_TYPE, Spec
 
 MAX_BYTES = 256 * 1024
 MAX_VALUES = 20_000
@@ -89,11 +89,11 @@ def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
         PlanError: with every fault found, each with file:line:column.
     """
     empty = "a spec has schema, batch and modules; the document is empty"
-    spec, source = parse_document(text, file, SPEC_RULE, (empty, "start from a file in examples/"))
+    spec, source = parse_document(text, file, SPEC_TYPE, (empty, "start from a file in examples/"))
     return cast("Spec", attrs.evolve(spec, source=source))
 
 
-def parse_document(text: str | bytes, file: str, kind: Rule, if_empty: tuple[str, str]) -> tuple[Any, Source]:
+def parse_document(text: str | bytes, file: str, kind: FieldType, if_empty: tuple[str, str]) -> tuple[Any, Source]:
     """What a rule makes of a YAML text, and the places of its keys.
 
     Args:

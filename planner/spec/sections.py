@@ -1,0 +1,179 @@
+"""The sections of a spec, as frozen classes: cluster, batch, modules and training.
+
+Each field says what it may be and what it means; the JSON Schema and the table in docs/spec.md are made from
+these. `Spec` (spec.py) puts the sections together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..base import codes
+from ..base.axes import DEFAULT_ORDER, Axis
+from ..base.errors import Faults
+from .fields import Array, Choice, Flag, Integer, Line, Order, Positive, Record, field
+
+MIMO_LANGUAGE_MODULE_KEY = "language"
+MAX_MODULES = 256
+_SIZE = Integer(1)
+
+
+@attrs.frozen(kw_only=True)
+class Cluster:
+    """The machines. With both numbers the world is nodes * gpus_per_node ranks."""
+
+    nodes: int | None = field(_SIZE, default=None, doc="number of nodes")
+    gpus_per_node: int | None = field(_SIZE, default=None, doc="GPUs (ranks) per node")
+    gpu: str | None = field(Line(255), default=None, doc="name of the GPU, such as h100, for predictions")
+
+
+@attrs.frozen(kw_only=True)
+class Batch:
+    """Samples per step and per microbatch, and the length of a sample."""
+
+    global_size: int = field(_SIZE, doc="samples per optimizer step")
+    micro_size: int = field(
+        _SIZE, doc="samples per microbatch of the whole model, shared out among each module's lanes"
+    )
+    seq_length: int = field(_SIZE, doc="tokens per sample in the language module")
+
+
+@attrs.frozen(kw_only=True)
+class Parallel:
+    """Sizes of a module's axes. Axes left out are 1, but dp follows from the world where that is known."""
+
+    tp: int = field(_SIZE, default=1, doc="tensor-parallel size")
+    cp: int = field(_SIZE, default=1, doc="context-parallel size")
+    pp: int = field(_SIZE, default=1, doc="pipeline-parallel size, in stages")
+    dp: int | None = field(_SIZE, default=None, doc="data-parallel size, in lanes")
+    ep: int = field(_SIZE, default=1, doc="expert-parallel size (language only)")
+    expt_tp: int = field(_SIZE, default=1, doc="tensor-parallel size of the experts (language only)")
+    rank_offset: int | None = field(Integer(0), default=None, doc="first rank; on every module or on none")
+    order: tuple[Axis, ...] = field(Order(), default=DEFAULT_ORDER, doc="axis order, fastest first")
+    sequence_parallel: bool = field(Flag(), default=False, doc="split sequences over tp between the layers")
+
+
+_FAMILIES = ("gpt", "vit", "audio")
+_NORMALIZATIONS = ("LayerNorm", "RMSNorm")
+_ACTIVATIONS = ("gelu", "quick_gelu", "silu", "relu")
+
+
+@attrs.frozen(kw_only=True)
+class Model:
+    """Sizes of a module's model: a preset, a family with its sizes, or a preset with some replaced.
+
+    Names are those of megatron-core's TransformerConfig where it has them.
+    """
+
+    preset: str | None = field(Line(), default=None, doc="name of a preset")
+    family: str | None = field(Choice(_FAMILIES), default=None, doc="kind of model")
+    num_layers: int | None = field(_SIZE, default=None, doc="transformer layers")
+    hidden_size: int | None = field(_SIZE, default=None, doc="width of the residual stream")
+    ffn_hidden_size: int | None = field(
+        _SIZE,
+        default=None,
+        doc="inner width of the MLP; 4 * hidden_size if left out",
+        elsewhere=("intermediate_size", "moe_intermediate_size"),
+    )
+    num_attention_heads: int | None = field(_SIZE, default=None, doc="attention heads")
+    num_query_groups: int | None = field(
+        _SIZE,
+        default=None,
+        doc="key/value heads (GQA); num_attention_heads if left out",
+        elsewhere=("num_key_value_heads", "num_kv_heads"),
+    )
+    kv_channels: int | None = field(
+        _SIZE,
+        default=None,
+        doc="width of a head; hidden_size / num_attention_heads if left out",
+        elsewhere=("head_dim",),
+    )
+    num_moe_experts: int | None = field(
+        _SIZE, default=None, doc="experts per layer; dense if left out", elsewhere=("num_local_experts",)
+    )
+    moe_router_topk: int | None = field(
+        _SIZE,
+        default=None,
+        doc="experts that each token visits; at most 2 if left out",
+        elsewhere=("num_experts_per_tok",),
+    )
+    normalization: str | None = field(Choice(_NORMALIZATIONS), default=None, doc="LayerNorm if left out")
+    activation: str | None = field(
+        Choice(_ACTIVATIONS), default=None, doc="gelu if left out", elsewhere=("hidden_act", "hidden_activation")
+    )
+    gated_linear_unit: bool | None = field(Flag(), default=None, doc="gated MLP (SwiGLU); false if left out")
+    add_bias_linear: bool | None = field(Flag(), default=None, doc="biases in linear layers; true if left out")
+    untie_embeddings_and_output_weights: bool | None = field(
+        Flag(), default=None, doc="output weights of their own (gpt); false if left out"
+    )
+    vocab_size: int | None = field(_SIZE, default=None, doc="vocabulary before padding (gpt)")
+    max_positions: int | None = field(_SIZE, default=None, doc="longest sequence (gpt) or number of frames (audio)")
+    image_size: int | None = field(_SIZE, default=None, doc="side of the image in pixels (vit)")
+    patch_size: int | None = field(_SIZE, default=None, doc="side of a patch in pixels (vit)")
+    num_mel_bins: int | None = field(_SIZE, default=None, doc="mel bins of the spectrogram (audio)")
+    projector_hidden_size: int | None = field(
+        _SIZE, default=None, doc="inner width of the projector MLP (encoders); a single layer if left out"
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Output:
+    """Form of the tensor that a module hands on."""
+
+    tensor_dims: int = field(Integer(2, 3), default=3, doc="2: (tokens, hidden); 3: with a batch dim")
+    batch_dim: int | None = field(Integer(0, 1), default=None, doc="position of the batch dim; 0 if left out")
+    tokens_per_sample: int | None = field(_SIZE, default=None, doc="tokens per sample; varies if left out")
+
+    def __attrs_post_init__(self) -> None:
+        if self.tensor_dims == 2 and self.batch_dim:
+            faults = Faults()
+            rule = f"a tensor of 2 dims (tokens, hidden) has its samples in dim 0, got batch_dim = {self.batch_dim}"
+            faults.add(codes.CONFLICT, ("batch_dim",), rule, "remove batch_dim, or set tensor_dims: 3")
+            faults.raise_errors()
+
+
+@attrs.frozen(kw_only=True)
+class Freeze:
+    """Parts without gradients. `freeze: true` freezes all, the only form for language."""
+
+    encoder: bool = field(Flag(), default=False, doc="freeze the encoder")
+    projection: bool = field(Flag(), default=False, doc="freeze the projection into the language model's width")
+
+    @property
+    def all(self) -> bool:
+        """Whether nothing of the module is trained."""
+        return self.encoder and self.projection
+
+
+def _freeze_all(value: bool) -> Mapping[str, Any]:
+    return {"encoder": value, "projection": value}
+
+
+@attrs.frozen(kw_only=True)
+class Module:
+    """A node of the DAG."""
+
+    parallel: Parallel | None = field(Record(Parallel), default=None, doc="sizes of the parallel axes")
+    model: Model | None = field(Record(Model), default=None, doc="sizes of the model")
+    output: Output = field(Record(Output), default=Output(), doc="form of the output tensor")
+    special_token_id: int | None = field(Integer(0), default=None, doc="id in input_ids where the output goes")
+    freeze: Freeze = field(Record(Freeze, shorthand=_freeze_all), default=Freeze(), doc="parts without gradients")
+    recompute: str = field(
+        Choice(("none", "selective", "full")),
+        default="none",
+        doc="activations to compute again in the backward pass",
+    )
+    stages: tuple[int, ...] | None = field(Array(_SIZE), default=None, doc="layers of each stage, when uneven")
+
+
+@attrs.frozen(kw_only=True)
+class Training:
+    """How the executor trains, and what predictions assume."""
+
+    dtype: str = field(Choice(("bf16", "fp16", "fp32")), default="bf16", doc="dtype of parameters and activations")
+    optimizer: str = field(Choice(("adam", "sgd")), default="adam", doc="optimizer")
+    lr: float = field(Positive(1e6), default=1e-4, doc="learning rate")
+    distributed_optimizer: bool = field(Flag(), default=False, doc="shard optimizer state over data parallelism")
