@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from planner import Axis, Plan
 from planner import Bridge as PlannedBridge
-from planner.bridges import width_of
+from planner.layout.bridges import width_of
 
 from .bridge import Bridge
 from .groups import ProcessGroups

@@ -15,7 +15,7 @@ import attrs
 import torch
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, ModulePlan, Plan
-from planner.data import INPUT_IDS, LABELS, LOSS_MASK, MODALITY_INPUTS, POSITION_IDS
+from planner.layout.batch_keys import INPUT_IDS, LABELS, LOSS_MASK, MODALITY_INPUTS, POSITION_IDS
 
 from .errors import ExecutorError
 from .transformer import model_of

@@ -14,7 +14,7 @@ from megatron.core.hyper_comm_grid import HyperCommGrid, _RankViewSpec
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from planner import Axis, GroupKind, ModulePlan, Plan
-from planner.ir import Grid
+from planner.layout.ir import Grid
 
 from .groups import ProcessGroups
 

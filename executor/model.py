@@ -28,9 +28,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, ModulePlan, ModuleStageInfo, Plan
-from planner.ir import edge_name
+from planner.layout.dag import topological_order
+from planner.layout.ir import edge_name
 from planner.spec.presets import padded_vocab_size
-from planner.topology import topological_order
 
 from . import device
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder

@@ -17,7 +17,7 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind, Plan
-from planner.ir import edge_name
+from planner.layout.ir import edge_name
 
 from .bridge import Bridge
 from .groups import ProcessGroups

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from planner import Axis, GroupKind, ModulePlan, Strategy
-from planner.bridges import width_of
+from planner.layout.bridges import width_of
 
 from .crossing import Lane
 from .errors import ExecutorError

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Plan, RankView
-from planner.data import INPUT_IDS, MODALITY_INPUTS, POSITION_IDS
+from planner.layout.batch_keys import INPUT_IDS, MODALITY_INPUTS, POSITION_IDS
 
 from . import device
 from .errors import ExecutorError

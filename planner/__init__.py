@@ -9,7 +9,7 @@ from .base.axes import Axis
 from .base.errors import Fault, PlanError
 from .base.frozenmap import FrozenMap
 from .compile import compile_spec
-from .ir import (
+from .layout.ir import (
     Bridge,
     Direction,
     Group,

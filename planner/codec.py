@@ -18,8 +18,8 @@ from .base import codes
 from .base.errors import Fault, Faults, Mark, Path, PlanError, Source
 from .base.frozenmap import FrozenMap
 from .compile import compile_spec
-from .groups import Family
-from .ir import ModulePlan
+from .layout.groups import Family
+from .layout.ir import ModulePlan
 from .plan import Plan
 from .spec.fields import INVALID, show
 from .spec.sections import Module, Parallel

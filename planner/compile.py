@@ -11,8 +11,8 @@ from __future__ import annotations
 import attrs
 
 from .base.errors import Faults, PlanError
-from .batch import check_batch
-from .ir import Grid, ModulePlan
+from .batch_pass import check_batch
+from .layout.ir import Grid, ModulePlan
 from .models import check_tokens, resolve_models, stage_layers
 from .placement import check_nodes, place
 from .plan import Plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .codec import resolved_spec
-from .ir import RankView
+from .layout.ir import RankView
 from .plan import Plan
 from .render.style import plural, spans
 from .spec.fields import Record, fields_of, show

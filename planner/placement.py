@@ -11,9 +11,9 @@ from math import gcd, prod
 from .base import codes
 from .base.axes import DENSE_AXES, Axis
 from .base.errors import Faults, Path
-from .ir import Grid, ModuleLayout
+from .layout.ir import Grid
 from .spec.fields import INVALID, MAX_SIZE, Integer
-from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Module, Parallel
+from .spec.sections import Module, Parallel
 from .spec.spec import Spec
 
 MAX_RANKS = MAX_SIZE
@@ -220,17 +220,6 @@ def _gaps(grids: Mapping[str, Grid], end: int) -> list[tuple[int, int]]:
     if covered < end:
         found.append((covered, end))
     return [(start, stop) for start, stop in found if start < stop]
-
-
-def layout_of(grids: Mapping[str, Grid]) -> ModuleLayout:
-    """How the modules share ranks (see ModuleLayout)."""
-    language = grids[MIMO_LANGUAGE_MODULE_KEY]
-    others = [grid for name, grid in grids.items() if name != MIMO_LANGUAGE_MODULE_KEY]
-    if all(grid.ranks == language.ranks for grid in others):
-        return ModuleLayout.COLOCATED
-    if all(grid.end <= language.rank_offset or language.end <= grid.rank_offset for grid in others):
-        return ModuleLayout.NON_COLOCATED
-    return ModuleLayout.MIXED
 
 
 def check_nodes(grids: Mapping[str, Grid], gpus_per_node: int | None, faults: Faults) -> None:

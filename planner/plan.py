@@ -14,11 +14,13 @@ import attrs
 from .base.axes import Axis
 from .base.errors import Fault
 from .base.frozenmap import FrozenMap
-from .batch import BatchContract
-from .bridges import Edge, connect
-from .data import data_needs
-from .groups import Family, ModuleFamilies, families
-from .ir import (
+from .layout.batch import BatchContract
+from .layout.batch_keys import data_needs
+from .layout.bridges import Edge, connect
+from .layout.communicators import communicators, num_communicators
+from .layout.dag import Edges, reached_from, stages_before
+from .layout.groups import Family, ModuleFamilies, families
+from .layout.ir import (
     Bridge,
     Direction,
     Group,
@@ -33,14 +35,12 @@ from .ir import (
     StageView,
     Traffic,
     Transfer,
+    layout_of,
 )
-from .messages import messages_of, traffic_of
-from .pipeline import Pipeline, pipeline_of
-from .placement import layout_of
-from .sharing import communicators, num_communicators
+from .layout.messages import messages_of, traffic_of
+from .layout.stage_order import Pipeline, pipeline_of
 from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Training
 from .spec.spec import Spec
-from .topology import Edges, reached_from, stages_before
 
 
 @attrs.frozen(kw_only=True)

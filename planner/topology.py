@@ -1,4 +1,4 @@
-"""The DAG of modules: edges from what was written, cycles, reachability, longest paths.
+"""Pass: the edges of the DAG from what was written; every module is before language, after it, or language itself.
 
 Edges are ordered by the plan order of their source, then of their destination, whatever order the topology
 was written in: the order is part of the plan's one creation order.
@@ -6,16 +6,12 @@ was written in: the order is part of the plan's one creation order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from graphlib import CycleError, TopologicalSorter
-
 from .base import codes
 from .base.errors import Faults
+from .layout.dag import Edges, find_cycle, reached_from
 from .spec.fields import suggest
 from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
 from .spec.spec import Spec
-
-Edges = tuple[tuple[str, str], ...]
 
 
 def find_edges(spec: Spec, faults: Faults) -> Edges:
@@ -66,24 +62,6 @@ def _unknown(name: str, path: tuple[str | int, ...], names: list[str], faults: F
     faults.add(codes.UNKNOWN_MODULE, path, rule, suggest(name, names) + f"add {name} under `modules`")
 
 
-def find_cycle(names: Iterable[str], edges: Edges) -> list[str]:
-    """A cycle as a path that ends where it starts; empty if there is none."""
-    try:
-        topological_order(names, edges)
-    except CycleError as error:
-        cycle: list[str] = error.args[1]
-        return cycle
-    return []
-
-
-def topological_order(names: Iterable[str], edges: Edges) -> list[str]:
-    """Modules with every source before its destinations. Raises graphlib.CycleError."""
-    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(names, ()))
-    for src, dst in edges:
-        sorter.add(dst, src)
-    return list(sorter.static_order())
-
-
 def _check_reach(spec: Spec, edges: Edges, faults: Faults) -> None:
     """Every module is before language, after it, or language itself."""
     before = reached_from(MIMO_LANGUAGE_MODULE_KEY, tuple((dst, src) for src, dst in edges))
@@ -95,32 +73,3 @@ def _check_reach(spec: Spec, edges: Edges, faults: Faults) -> None:
             rule = f"{name} is before or after language; it {does} and language does not reach it"
             at = ("topology", name) if name in spec.topology else ("modules", name)
             faults.add(codes.UNREACHED, at, rule, f"add `{name}: [language]` to topology")
-
-
-def _adjacent(edges: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for src, dst in edges:
-        found.setdefault(src, []).append(dst)
-    return found
-
-
-def reached_from(start: str, edges: Edges) -> set[str]:
-    """Modules reached from `start` along the edges, itself included."""
-    adjacent = _adjacent(edges)
-    found, waiting = {start}, [start]
-    while waiting:
-        for name in adjacent.get(waiting.pop(), ()):
-            if name not in found:
-                found.add(name)
-                waiting.append(name)
-    return found
-
-
-def stages_before(edges: Edges, num_stages: Mapping[str, int]) -> dict[str, int]:
-    """Stages on the longest path that ends just before each module (megatron-core: longest pp-weighted path)."""
-    before = dict.fromkeys(num_stages, 0)
-    outgoing = _adjacent(edges)
-    for src in topological_order(num_stages, edges):
-        for dst in outgoing.get(src, ()):
-            before[dst] = max(before[dst], before[src] + num_stages[src])
-    return before

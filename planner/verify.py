@@ -23,7 +23,7 @@ from math import prod
 from typing import NamedTuple
 
 from .base.axes import EXPERT_AXES, Axis
-from .ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView, Strategy
+from .layout.ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView, Strategy
 from .plan import Plan
 from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
 from .verify_messages import expected_strategy, message_facts

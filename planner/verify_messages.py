@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
-from .ir import GroupKind, Message, Strategy
+from .layout.ir import GroupKind, Message, Strategy
 from .plan import Plan
 from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
 

@@ -10,7 +10,7 @@ from strategies import ORDERS, Case, cases, grids
 
 from planner import Plan
 from planner.base.axes import DENSE_AXES, EXPERT_AXES, Axis
-from planner.ir import Grid
+from planner.layout.ir import Grid
 
 
 @given(cases())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import Case, cases, planned, simple
 
 from planner import Cluster, Direction, Model, Plan, Strategy, Training
-from planner.strategy import SLICES_MIN_BYTES, choose
+from planner.layout.strategy import SLICES_MIN_BYTES, choose
 
 DP = st.integers(1, 4)
 AXES = st.fixed_dictionaries({"tp": st.integers(1, 4), "cp": st.integers(1, 2), "dp": DP})

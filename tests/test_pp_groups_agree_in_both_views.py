@@ -12,8 +12,8 @@ from strategies import Case, cases, grids, planned, simple
 
 from planner import Plan
 from planner.base.axes import Axis
-from planner.coords import Partition
-from planner.ir import Groups
+from planner.layout.coords import Partition
+from planner.layout.ir import Groups
 
 
 @given(cases())

@@ -10,7 +10,7 @@ from strategies import proven
 
 from planner import Plan, compile_spec, parse_spec
 from planner.cli import main
-from planner.ir import GroupKind
+from planner.layout.ir import GroupKind
 
 if TYPE_CHECKING:
     import pytest

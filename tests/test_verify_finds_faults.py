@@ -16,10 +16,10 @@ import attrs
 import pytest
 from strategies import planned, simple
 
-import planner.bridges
-import planner.coords
-import planner.groups
-import planner.ir
+import planner.layout.bridges
+import planner.layout.coords
+import planner.layout.groups
+import planner.layout.ir
 import planner.plan
 import planner.verify
 import planner.verify_messages

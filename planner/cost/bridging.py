@@ -18,7 +18,7 @@ from math import gcd, lcm
 
 import attrs
 
-from ..ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
+from ..layout.ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
 from ..plan import Plan
 from .links import ALONE, Span, gpus_per_node, span_of, spans_of
 from .timing import Rates, collective_seconds

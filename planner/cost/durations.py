@@ -9,7 +9,7 @@ from math import isfinite
 import attrs
 
 from ..base.frozenmap import FrozenMap
-from ..ir import Direction
+from ..layout.ir import Direction
 from ..plan import Plan
 from .schedule import Stage
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import attrs
 
 from ..base.axes import Axis
-from ..ir import GroupKind, ModulePlan
+from ..layout.ir import GroupKind, ModulePlan
 from .settings import Settings
 from .sizes import Widths, layer_parameters, widths
 from .tokens import Tokens

@@ -15,8 +15,8 @@ from itertools import pairwise
 
 import attrs
 
-from ..groups import Family
-from ..ir import GroupKind, ModulePlan
+from ..layout.groups import Family
+from ..layout.ir import GroupKind, ModulePlan
 from ..plan import Plan
 
 DEFAULT_PER_NODE = 8  # where the spec does not say

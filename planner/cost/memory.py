@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import attrs
 
-from ..ir import ModulePlan
+from ..layout.ir import ModulePlan
 from ..plan import Plan
 from ..spec.presets import padded_vocab_size
 from ..spec.sections import Model

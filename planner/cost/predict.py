@@ -7,7 +7,7 @@ from math import inf
 
 import attrs
 
-from ..ir import Direction, Grid, ModulePlan
+from ..layout.ir import Direction, Grid, ModulePlan
 from ..plan import Plan
 from .bridging import bridge_cost
 from .durations import Durations

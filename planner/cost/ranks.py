@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from ..base.axes import Axis
-from ..ir import ModulePlan
+from ..layout.ir import ModulePlan
 from ..plan import Plan
 from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
 from .schedule import Stage, position_of, schedule_of

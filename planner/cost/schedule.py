@@ -29,9 +29,9 @@ from enum import IntEnum
 
 import attrs
 
-from ..ir import GroupKind
+from ..layout.dag import topological_order
+from ..layout.ir import GroupKind
 from ..plan import Plan
-from ..topology import topological_order
 
 
 @attrs.frozen(order=True)

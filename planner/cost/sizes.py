@@ -10,8 +10,8 @@ from __future__ import annotations
 import attrs
 
 from ..base.axes import Axis
-from ..bridges import BYTES_OF
-from ..ir import ModulePlan
+from ..layout.bridges import BYTES_OF
+from ..layout.ir import ModulePlan
 from ..plan import Plan
 from ..spec.presets import padded_vocab_size
 from ..spec.sections import Model

@@ -11,7 +11,7 @@ from __future__ import annotations
 import attrs
 
 from ..base.axes import Axis
-from ..ir import GroupKind, ModulePlan
+from ..layout.ir import GroupKind, ModulePlan
 from ..plan import Plan
 from ..spec.presets import padded_vocab_size
 from . import layers

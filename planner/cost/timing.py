@@ -18,7 +18,7 @@ from math import ceil
 
 import attrs
 
-from ..ir import GroupKind
+from ..layout.ir import GroupKind
 from .hardware import Hardware
 from .links import ALONE, Span
 from .work import Collective, Message, Part, Product, StageWork, Work, share_moved

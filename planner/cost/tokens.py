@@ -7,8 +7,8 @@ from math import ceil
 import attrs
 
 from ..base.axes import Axis
-from ..bridges import width_of
-from ..ir import ModulePlan
+from ..layout.bridges import width_of
+from ..layout.ir import ModulePlan
 from ..plan import Plan
 from .sizes import parameter_bytes
 

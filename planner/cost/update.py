@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..base.axes import Axis
-from ..ir import GroupKind, ModulePlan
+from ..layout.ir import GroupKind, ModulePlan
 from ..plan import Plan
 from ..spec.presets import padded_vocab_size
 from .settings import Settings

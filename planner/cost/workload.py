@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import attrs
 
 from ..base.axes import Axis
-from ..ir import Direction, GroupKind, ModulePlan
+from ..layout.ir import Direction, GroupKind, ModulePlan
 from ..plan import Plan
 from .bridging import Crossing, crossing_of, crossing_seconds
 from .durations import Durations

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-from ..groups import Family
-from ..ir import Bridge, Strategy, Transfer
+from ..layout.groups import Family
+from ..layout.ir import Bridge, Strategy, Transfer
 from ..plan import Plan
 from .style import Style, listed, plural, wrap
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ..base.axes import DEFAULT_ORDER, Axis, format_order
 from ..base.errors import Fault
-from ..groups import Family
-from ..ir import ModulePlan
+from ..layout.groups import Family
+from ..layout.ir import ModulePlan
 from ..plan import Plan
 from .bridges import bridge_lines, group_sizes
 from .rank_map import rank_map

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from os.path import commonprefix
 
 from ..base.axes import Axis
-from ..ir import Grid, ModulePlan
+from ..layout.ir import Grid, ModulePlan
 from ..plan import Plan
 from .style import Style, listed, spans, wrap
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ..ir import EdgeTransfers, Group, RankView
+from ..layout.ir import EdgeTransfers, Group, RankView
 from ..plan import Plan
 from .style import Style, columns, spans, wrap
 

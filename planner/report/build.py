@@ -15,7 +15,7 @@ from ..cost.links import gpus_per_node
 from ..cost.timeline import Segment, Timeline, stage_passes
 from ..cost.words import critical_path
 from ..cost.words import duration as seconds_in_words
-from ..ir import Bridge, GroupKind, ModulePlan
+from ..layout.ir import Bridge, GroupKind, ModulePlan
 from ..plan import Plan
 from ..render.bridges import bridge_lines
 from ..render.overview import model_name, module_notes

@@ -14,7 +14,7 @@ from planner import Batch, Cluster, Direction, Model, Module, Output, Parallel, 
 from planner.cost.bridging import Load, bridge_cost, crossing_of, crossing_seconds
 from planner.cost.hardware import load_hardware
 from planner.cost.timing import rates_of
-from planner.ir import Strategy
+from planner.layout.ir import Strategy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RATES = rates_of(load_hardware("h100"))

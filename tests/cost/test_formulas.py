@@ -44,7 +44,7 @@ from planner.cost.timing import message_seconds, product_seconds, rates_of, tile
 from planner.cost.tokens import tokens_of
 from planner.cost.work import Collective, Message, Product, share_moved
 from planner.cost.workload import durations_of, workload_of
-from planner.ir import GroupKind
+from planner.layout.ir import GroupKind
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PAPER = Settings(flash_attention=False, rotary=False, dropout=True, fused_loss=False, dummy_gradient=False)

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from planner import Axis, Bridge, ModuleLayout, ModulePlan, Plan, RankRole
-from planner.ir import GroupKind, Groups
+from planner.layout.ir import GroupKind, Groups
 
 from .megatron import FakeGroup, Megatron, outgoing
 

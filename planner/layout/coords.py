@@ -29,7 +29,7 @@ from typing import overload
 
 import attrs
 
-from .base.axes import EXPERT_AXES, Axis
+from ..base.axes import EXPERT_AXES, Axis
 
 Digit = tuple[int, int]  # (size, stride)
 

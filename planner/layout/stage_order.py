@@ -14,10 +14,10 @@ from collections.abc import Mapping
 
 import attrs
 
-from .base.frozenmap import FrozenMap
+from ..base.frozenmap import FrozenMap
+from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
+from .dag import Edges, find_cycle, stages_before
 from .ir import ModulePlan
-from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
-from .topology import Edges, find_cycle, stages_before
 
 
 @attrs.frozen

@@ -7,17 +7,12 @@ Megatron-Bridge counts micro_size itself, Megatron-LM counts per language lane.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import lcm
-
 import attrs
 
-from .base import codes
-from .base.axes import Axis
-from .base.errors import Faults
-from .base.frozenmap import FrozenMap
+from ..base.axes import Axis
+from ..base.frozenmap import FrozenMap
+from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
 from .ir import Grid
-from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Batch
 
 
 @attrs.frozen
@@ -65,33 +60,3 @@ class BatchContract:
     def megatron_lm_micro_batch_size(self) -> int:
         """`micro_batch_size` as Megatron-LM means it: per data-parallel lane of language."""
         return self.samples_per_lane[MIMO_LANGUAGE_MODULE_KEY]
-
-
-def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None:
-    """Microbatches per step and samples per lane are whole."""
-    if batch.global_size % batch.micro_size:
-        rule = (
-            f"num_microbatches = global_size / micro_size = {batch.global_size} / {batch.micro_size} = "
-            f"{batch.global_size / batch.micro_size:g}, must be whole"
-        )
-        above = -(-batch.global_size // batch.micro_size) * batch.micro_size
-        faults.add(
-            codes.MICROBATCHES,
-            ("batch", "global_size"),
-            rule,
-            f"use a multiple of {batch.micro_size}, such as {above}",
-        )
-    common = lcm(*(grid.num_lanes for grid in grids.values()))
-    for name, grid in grids.items():
-        path = ("modules", name, "parallel", "dp")
-        per_lane, rest = divmod(batch.micro_size, grid.num_lanes)
-        if rest:
-            rule = (
-                f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = "
-                f"{batch.micro_size / grid.num_lanes:g}, must be whole"
-            )
-            remedy = f"use a micro_size that every dp divides (a multiple of {common}), or change dp of {name}"
-            faults.add(codes.LANE_SAMPLES, path, rule, remedy)
-        elif per_lane == 1 and grid.num_lanes > 1:
-            rule = f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = 1"
-            faults.add(codes.SINGLE_SAMPLE, path, rule, "raise micro_size if memory allows")

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import attrs
 
-from .base.axes import Axis
+from ..base.axes import Axis
 from .bridges import Edge
 from .coords import Box, Digit, Partition, Translates
 from .ir import Group, GroupKind, ModulePlan, RankSets

@@ -24,21 +24,10 @@ from typing import overload
 
 import attrs
 
-from .base.axes import Axis
+from ..base.axes import Axis
+from ..spec.sections import Batch
 from .coords import Box, Translates, merge
-from .ir import (
-    Bridge,
-    EdgeTransfers,
-    Grid,
-    GroupKind,
-    Groups,
-    ModulePlan,
-    RankSets,
-    Strategy,
-    Transfer,
-    edge_name,
-)
-from .spec.sections import Batch
+from .ir import Bridge, EdgeTransfers, Grid, GroupKind, Groups, ModulePlan, RankSets, Strategy, Transfer, edge_name
 from .strategy import choose
 
 BYTES_OF = {"fp32": 4, "bf16": 2, "fp16": 2}

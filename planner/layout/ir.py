@@ -11,18 +11,14 @@ from enum import Enum, StrEnum
 from functools import cached_property
 from itertools import chain
 from math import prod
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import Protocol, overload
 
 import attrs
 
-from .base.axes import Axis, format_order
-from .base.frozenmap import FrozenMap
+from ..base.axes import Axis, format_order
+from ..base.frozenmap import FrozenMap
+from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY, Freeze, Model, Output
 from .coords import AxisView, Box, Translates, dense_view, expert_view
-from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Freeze, Model, Output
-
-if TYPE_CHECKING:
-    from .plan import Plan
-
 
 # ---- modules
 
@@ -138,6 +134,17 @@ class ModuleLayout(Enum):
     MIXED = "mixed"  # anything else
 
 
+def layout_of(grids: Mapping[str, Grid]) -> ModuleLayout:
+    """How the modules share ranks (see ModuleLayout)."""
+    language = grids[MIMO_LANGUAGE_MODULE_KEY]
+    others = [grid for name, grid in grids.items() if name != MIMO_LANGUAGE_MODULE_KEY]
+    if all(grid.ranks == language.ranks for grid in others):
+        return ModuleLayout.COLOCATED
+    if all(grid.end <= language.rank_offset or language.end <= grid.rank_offset for grid in others):
+        return ModuleLayout.NON_COLOCATED
+    return ModuleLayout.MIXED
+
+
 @attrs.frozen
 class ModuleStageInfo:
     """Where a rank stands in one module's own pipeline."""
@@ -150,6 +157,12 @@ def _frozen(modules: Mapping[str, ModuleStageInfo]) -> FrozenMap[str, ModuleStag
     return modules if isinstance(modules, FrozenMap) else FrozenMap(modules)
 
 
+class HasRoles(Protocol):
+    """A plan, as far as `RankRole.build` needs it: this file stands below the plan's."""
+
+    def role(self, rank: int) -> RankRole: ...
+
+
 @attrs.frozen
 class RankRole:
     """The modules that one rank takes part in, and its stage in each."""
@@ -158,7 +171,7 @@ class RankRole:
     mode: ModuleLayout = ModuleLayout.COLOCATED
 
     @classmethod
-    def build(cls, plan: Plan, rank: int) -> RankRole:
+    def build(cls, plan: HasRoles, rank: int) -> RankRole:
         """`plan.role(rank)`, under the name that megatron-core users know."""
         return plan.role(rank)
 

@@ -1,0 +1,41 @@
+"""Pass: microbatches per step and samples per lane are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import lcm
+
+from .base import codes
+from .base.errors import Faults
+from .layout.ir import Grid
+from .spec.sections import Batch
+
+
+def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None:
+    """Microbatches per step and samples per lane are whole."""
+    if batch.global_size % batch.micro_size:
+        rule = (
+            f"num_microbatches = global_size / micro_size = {batch.global_size} / {batch.micro_size} = "
+            f"{batch.global_size / batch.micro_size:g}, must be whole"
+        )
+        above = -(-batch.global_size // batch.micro_size) * batch.micro_size
+        faults.add(
+            codes.MICROBATCHES,
+            ("batch", "global_size"),
+            rule,
+            f"use a multiple of {batch.micro_size}, such as {above}",
+        )
+    common = lcm(*(grid.num_lanes for grid in grids.values()))
+    for name, grid in grids.items():
+        path = ("modules", name, "parallel", "dp")
+        per_lane, rest = divmod(batch.micro_size, grid.num_lanes)
+        if rest:
+            rule = (
+                f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = "
+                f"{batch.micro_size / grid.num_lanes:g}, must be whole"
+            )
+            remedy = f"use a micro_size that every dp divides (a multiple of {common}), or change dp of {name}"
+            faults.add(codes.LANE_SAMPLES, path, rule, remedy)
+        elif per_lane == 1 and grid.num_lanes > 1:
+            rule = f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = 1"
+            faults.add(codes.SINGLE_SAMPLE, path, rule, "raise micro_size if memory allows")
