@@ -27,10 +27,10 @@ from layouts import three_modules
 
 from planner import Plan, Spec, compile_spec, load_spec
 from planner.base.errors import Faults
-from planner.models import resolve_models
-from planner.placement import place
+from planner.passes.models import resolve_models
+from planner.passes.placement import place
+from planner.passes.topology import find_edges
 from planner.render.rank_view import view_lines
-from planner.topology import find_edges
 
 ROOT = Path(__file__).parent.parent
 WORLDS = (8, 1_024, 131_072, 1_048_576)

@@ -8,7 +8,6 @@ plan.view(rank)
 from .base.axes import Axis
 from .base.errors import Fault, PlanError
 from .base.frozenmap import FrozenMap
-from .compile import compile_spec
 from .layout.ir import (
     Bridge,
     Direction,
@@ -24,6 +23,7 @@ from .layout.ir import (
     Traffic,
     Transfer,
 )
+from .passes.compile import compile_spec
 from .plan import Plan
 from .spec.loader import load_spec, parse_spec
 from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Freeze, Model, Module, Output, Parallel, Training

@@ -17,9 +17,9 @@ from typing import Any
 from .base import codes
 from .base.errors import Fault, Faults, Mark, Path, PlanError, Source
 from .base.frozenmap import FrozenMap
-from .compile import compile_spec
 from .layout.groups import Family
 from .layout.ir import ModulePlan
+from .passes.compile import compile_spec
 from .plan import Plan
 from .spec.fields import INVALID, show
 from .spec.sections import Module, Parallel

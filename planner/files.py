@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path as FilePath
 
 from .codec import MAX_BYTES, is_plan_text, loads
-from .compile import compile_spec
+from .passes.compile import compile_spec
 from .plan import Plan
 from .spec.loader import check_size, file_name, parse_spec, read_bytes
 from .spec.spec import Spec

@@ -17,7 +17,7 @@ from strategies import LANGUAGE, ORDERS, Case, cases, divisors, planned, proven,
 from planner import Batch, Cluster, Fault, Module, ModuleLayout, Output, Parallel, Plan, PlanError, Spec, compile_spec
 from planner.base.errors import Faults
 from planner.layout.ir import Grid, layout_of
-from planner.placement import MAX_RANKS, check_nodes
+from planner.passes.placement import MAX_RANKS, check_nodes
 
 BATCH = Batch(global_size=240, micro_size=120, seq_length=4096)
 

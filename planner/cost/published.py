@@ -12,7 +12,7 @@ from functools import partial
 import attrs
 
 from ..base import codes
-from ..compile import compile_spec
+from ..passes.compile import compile_spec
 from ..plan import Plan
 from ..spec.sections import Batch, Cluster, Model, Module, Parallel, Training
 from ..spec.spec import Spec

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import attrs
 
-from .base.errors import Faults, PlanError
-from .batch_pass import check_batch
-from .layout.ir import Grid, ModulePlan
+from ..base.errors import Faults, PlanError
+from ..layout.ir import Grid, ModulePlan
+from ..plan import Plan
+from ..spec.sections import Cluster, Model, Module, Parallel
+from ..spec.spec import Spec
+from .batch import check_batch
 from .models import check_tokens, resolve_models, stage_layers
 from .placement import check_nodes, place
-from .plan import Plan
-from .spec.sections import Cluster, Model, Module, Parallel
-from .spec.spec import Spec
 from .topology import find_edges
 
 

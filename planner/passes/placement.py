@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import gcd, prod
 
-from .base import codes
-from .base.axes import DENSE_AXES, Axis
-from .base.errors import Faults, Path
-from .layout.ir import Grid
-from .spec.fields import INVALID, MAX_SIZE, Integer
-from .spec.sections import Module, Parallel
-from .spec.spec import Spec
+from ..base import codes
+from ..base.axes import DENSE_AXES, Axis
+from ..base.errors import Faults, Path
+from ..layout.ir import Grid
+from ..spec.fields import INVALID, MAX_SIZE, Integer
+from ..spec.sections import Module, Parallel
+from ..spec.spec import Spec
 
 MAX_RANKS = MAX_SIZE
 

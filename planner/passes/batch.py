@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import lcm
 
-from .base import codes
-from .base.errors import Faults
-from .layout.ir import Grid
-from .spec.sections import Batch
+from ..base import codes
+from ..base.errors import Faults
+from ..layout.ir import Grid
+from ..spec.sections import Batch
 
 
 def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None:

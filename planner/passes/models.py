@@ -5,11 +5,11 @@ Checks need the sizes of axes but never dp, so that they report beside the fault
 
 from __future__ import annotations
 
-from .base import codes
-from .base.errors import Faults, Path
-from .spec.presets import fill_in
-from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Model, Module, Parallel
-from .spec.spec import Spec
+from ..base import codes
+from ..base.errors import Faults, Path
+from ..spec.presets import fill_in
+from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY, Model, Module, Parallel
+from ..spec.spec import Spec
 
 
 def resolve_models(spec: Spec, faults: Faults) -> dict[str, Model | None]:

@@ -6,12 +6,12 @@ was written in: the order is part of the plan's one creation order.
 
 from __future__ import annotations
 
-from .base import codes
-from .base.errors import Faults
-from .layout.dag import Edges, find_cycle, reached_from
-from .spec.fields import suggest
-from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
-from .spec.spec import Spec
+from ..base import codes
+from ..base.errors import Faults
+from ..layout.dag import Edges, find_cycle, reached_from
+from ..spec.fields import suggest
+from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
+from ..spec.spec import Spec
 
 
 def find_edges(spec: Spec, faults: Faults) -> Edges:
