@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner import Plan, PlanError
-from planner.files import load_plan
+from planner.plan_file import load_plan
 
 from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
 from .errors import ExecutorError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .codec import resolved_spec
+from .document import resolved_spec
 from .layout.ir import RankView
 from .plan import Plan
 from .render.style import plural, spans

@@ -14,6 +14,7 @@ import attrs
 from .base.axes import Axis
 from .base.errors import Fault
 from .base.frozenmap import FrozenMap
+from .document import digest_of, dumps, resolved_spec
 from .layout.batch import BatchContract
 from .layout.batch_keys import data_needs
 from .layout.bridges import Edge, connect
@@ -77,8 +78,6 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """sha256 of the canonical JSON, in hex: equal digests <=> equal plans."""
-        from .codec import digest_of  # noqa: PLC0415  codec compiles what it reads, so it sits above this file
-
         return digest_of(self)
 
     @cached_property
@@ -239,21 +238,17 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text, lossless."""
-        from .codec import dumps  # noqa: PLC0415  see digest
-
         return dumps(self)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """The plan that `to_json` wrote. Raises PlanError where the text is not one, or was edited."""
-        from .codec import loads  # noqa: PLC0415  see digest
+        from .plan_file import loads  # noqa: PLC0415  reading compiles, and the compiler makes plans
 
         return loads(text)
 
     def to_spec(self) -> Spec:
         """The spec with every choice made: compiling it gives this plan again."""
-        from .codec import resolved_spec  # noqa: PLC0415  see digest
-
         return resolved_spec(self)
 
     # ---- derived tables, each of the size of the DAG

@@ -55,8 +55,8 @@ def count(low: int) -> type[int]:
 
 def load(path: str, options: argparse.Namespace) -> Plan:
     """The plan in a file: a plan document, or a spec that is compiled with the overrides of the command line."""
-    from ..files import read_plan_or_spec  # noqa: PLC0415
     from ..passes.compile import compile_spec  # noqa: PLC0415
+    from ..plan_file import read_plan_or_spec  # noqa: PLC0415
 
     found = read_plan_or_spec(path)
     if isinstance(found, Spec):

@@ -18,8 +18,8 @@ from statistics import median
 
 from ..base import codes
 from ..base.errors import PlanError
-from ..files import load_plan
 from ..plan import Plan
+from ..plan_file import load_plan
 from ..spec.fields import show
 from ..spec.loader import read_bytes
 from .run_set import CellError, Row, RunSet, measured

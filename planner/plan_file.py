@@ -1,0 +1,129 @@
+"""Plans and specs from files. A plan document is refused when it was edited.
+
+Reading compiles the document's spec again and compares the rest, so that a document cannot contradict itself;
+the digest catches every other change.
+"""
+
+from __future__ import annotations
+
+import json
+from codecs import BOM_UTF8
+from pathlib import Path as FilePath
+from typing import Any
+
+from .base import codes
+from .base.errors import Fault, Faults, Mark, Path, PlanError, Source
+from .document import PLAN_VERSION, VERSION_KEY, document
+from .passes.compile import compile_spec
+from .plan import Plan
+from .spec.fields import INVALID, show
+from .spec.loader import check_size, file_name, parse_spec, read_bytes
+from .spec.spec import SPEC_TYPE, Spec
+
+MAX_BYTES = 64 * 2**20
+_FILE = "<plan>"
+
+
+def read_plan_or_spec(path: str | FilePath) -> Plan | Spec:
+    """What is in a file, or on standard input for `-`. Raises PlanError."""
+    data = read_bytes(path, MAX_BYTES)
+    if is_plan_text(data):
+        return loads(data.decode("utf-8-sig", errors="replace"), file_name(path))
+    check_size(data, path)
+    return parse_spec(data, file_name(path))
+
+
+def load_plan(path: str | FilePath) -> Plan:
+    """The plan in a file, compiled where the file is a spec. Raises PlanError."""
+    found = read_plan_or_spec(path)
+    return found if isinstance(found, Plan) else compile_spec(found)
+
+
+def is_plan_text(data: bytes) -> bool:
+    """Whether a file claims to be a plan document (a spec is never one: it has no such key)."""
+    return data.removeprefix(BOM_UTF8).lstrip().startswith(b"{") and f'"{VERSION_KEY}"'.encode() in data
+
+
+def loads(text: str, file: str = _FILE) -> Plan:
+    """The plan of a document.
+
+    Raises:
+        PlanError: not JSON, another version, a field that is unknown, missing, of the wrong type or that
+            contradicts the rest (each named by its path), or a digest that does not match.
+    """
+    fields = _read_json(text, file)
+    faults = Faults(Source(file, ()))
+    version = fields.get(VERSION_KEY)
+    if version != PLAN_VERSION or isinstance(version, bool):
+        rule = f"{VERSION_KEY} = {PLAN_VERSION}, got {show(version)}"
+        faults.add(codes.PLAN_VERSION, (VERSION_KEY,), rule, "compile the spec again with this version")
+        faults.raise_errors()
+    spec = SPEC_TYPE.parse(fields.get("spec"), ("spec",), faults)
+    faults.raise_errors()
+    assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
+    try:
+        plan = compile_spec(spec)
+    except PlanError as error:
+        faults.extend(error, ("spec",))
+        faults.raise_errors()
+        raise  # unreachable: error had faults
+    expected = {**document(plan), "digest": plan.digest}
+    _compare(expected, fields, (), faults)
+    faults.raise_errors()
+    return plan
+
+
+def _read_json(text: str, file: str) -> dict[str, Any]:
+    def refuse(rule: str, line: int = 1, column: int = 1) -> PlanError:
+        remedy = "give a file that `mimo plan --out` wrote"
+        return PlanError([Fault(codes.NOT_JSON, (), rule, remedy, Mark(file, line, column))])
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {show(twice)} is written twice")
+        return found
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not a number of JSON")
+
+    if len(text) > MAX_BYTES:
+        raise refuse(f"a plan has at most {MAX_BYTES} characters, got {len(text)}")
+    try:
+        fields = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        raise refuse(f"the text is JSON: {error.msg}", error.lineno, error.colno) from None
+    except RecursionError:
+        raise refuse("the text nests a few levels only; this one never ends") from None
+    except ValueError as error:
+        raise refuse(f"the text is JSON of unique keys and finite numbers: {error}") from None
+    if not isinstance(fields, dict):
+        raise refuse(f"a plan is a JSON object, got {show(fields)}")
+    return fields
+
+
+def _compare(expected: Any, found: Any, path: Path, faults: Faults) -> None:
+    """Add a fault for every value that differs from what the spec gives."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in [*expected, *(key for key in found if key not in expected)]:
+            if key not in found:
+                _differs(f"{key} is missing", (*path, key), faults)
+            elif key not in expected:
+                _differs(f"{show(key)} is not a field of a plan", (*path, str(key)), faults)
+            else:
+                _compare(expected[key], found[key], (*path, key), faults)
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+            _compare(one, other, (*path, index), faults)
+    elif type(expected) is not type(found) or expected != found:
+        if path == ("digest",):
+            rule = f"digest = sha256 of the document = {expected}, got {show(found)}"
+            faults.add(codes.DIGEST, path, rule, "a value was edited: change the spec and compile again")
+        else:
+            _differs(f"the spec gives {show(expected)}, found {show(found)}", path, faults)
+
+
+def _differs(rule: str, path: Path, faults: Faults) -> None:
+    faults.add(codes.PLAN_EDITED, path, rule, "change the spec and compile again, or undo the edit")
