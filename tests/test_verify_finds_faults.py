@@ -21,8 +21,8 @@ import planner.layout.coords
 import planner.layout.groups
 import planner.layout.ir
 import planner.plan
-import planner.verify
-import planner.verify_messages
+import planner.verify.brute_force
+import planner.verify.messages
 from planner import (
     Cluster,
     FrozenMap,

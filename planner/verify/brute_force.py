@@ -22,11 +22,11 @@ from itertools import groupby, product, starmap
 from math import prod
 from typing import NamedTuple
 
-from .base.axes import EXPERT_AXES, Axis
-from .layout.ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView, Strategy
-from .plan import Plan
-from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
-from .verify_messages import expected_strategy, message_facts
+from ..base.axes import EXPERT_AXES, Axis
+from ..layout.ir import Bridge, Group, GroupKind, ModuleLayout, ModulePlan, RankView, Strategy
+from ..plan import Plan
+from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
+from .messages import expected_strategy, message_facts
 
 MAX_RANKS = 4096
 MAX_SAMPLES = 2**20

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
-from .layout.ir import GroupKind, Message, Strategy
-from .plan import Plan
-from .spec.sections import MIMO_LANGUAGE_MODULE_KEY
+from ..layout.ir import GroupKind, Message, Strategy
+from ..plan import Plan
+from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
 
 Part = tuple[Fraction, Fraction]  # from, to: of a transfer's elements
 Due = dict[tuple[int, tuple[int, ...]], list[Part]]  # by rank and hop
