@@ -22,8 +22,8 @@ from ..layout.ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Tran
 from ..plan import Plan
 from .links import ALONE, Span, gpus_per_node, span_of, spans_of
 from .timing import Rates, collective_seconds
-from .tokens import edge_bytes
-from .work import Collective
+from .work.ops import Collective
+from .work.tokens import edge_bytes
 
 
 @attrs.frozen

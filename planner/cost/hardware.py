@@ -17,7 +17,7 @@ from ..base.errors import Fault, PlanError
 from ..spec.fields import FieldType, Integer, Line, Positive, Record, field, suggest
 from ..spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
 
-_FOLDER = FilePath(__file__).parent.parent / "hardware"
+_FOLDER = FilePath(__file__).parents[2] / "hardware"
 DEFAULT = "h100"
 
 

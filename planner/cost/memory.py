@@ -26,13 +26,13 @@ from ..layout.ir import ModulePlan
 from ..plan import Plan
 from ..spec.presets import padded_vocab_size
 from ..spec.sections import Model
-from .layers import Shape, expert_tokens, shape_of
 from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings
-from .sizes import Parameters, parameter_bytes, stage_parameters
-from .stages import Gradients, gradients_of, language_width
-from .tokens import edge_bytes, tokens_of
-from .update import state_shards
+from .work.layers import Shape, expert_tokens, shape_of
+from .work.optimizer_step import state_shards
+from .work.parameters import Parameters, parameter_bytes, stage_parameters
+from .work.stages import Gradients, gradients_of, language_width
+from .work.tokens import edge_bytes, tokens_of
 
 WORKSPACE_BYTES = 32 * 2**20  # of one cuBLAS workspace on Hopper and later; on an A100 it is smaller
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used

@@ -12,7 +12,6 @@ from ..plan import Plan
 from .bridging import bridge_cost
 from .durations import Durations
 from .hardware import DEFAULT, Hardware, load_hardware
-from .layers import FLASH_BACKWARD
 from .links import ALONE, Span
 from .memory import stage_memory
 from .prediction import Prediction, StageCost, Traffic
@@ -21,12 +20,13 @@ from .remedies import remedies
 from .schedule import Stage
 from .settings import Settings
 from .simulate import DeadlockError, simulate
-from .sizes import stage_parameters
-from .stages import language_width, stage_work
 from .step import interleaved
 from .timeline import Timeline
 from .timing import Rates, message_seconds, rates_of
-from .work import Message
+from .work.layers import FLASH_BACKWARD
+from .work.ops import Message
+from .work.parameters import stage_parameters
+from .work.stages import language_width, stage_work
 from .workload import Workload, durations_of, longest_update, stages_of, update_seconds, workload_of
 
 

@@ -9,9 +9,9 @@ from .hardware import Hardware
 from .memory import Memory
 from .ranks import RankMemory
 from .settings import Settings
-from .sizes import Parameters
 from .timeline import Timeline
 from .words import critical_path, longest_waits
+from .work.parameters import Parameters
 
 
 @attrs.frozen(kw_only=True)

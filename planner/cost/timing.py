@@ -21,7 +21,7 @@ import attrs
 from ..layout.ir import GroupKind
 from .hardware import Hardware
 from .links import ALONE, Span
-from .work import Collective, Message, Part, Product, StageWork, Work, share_moved
+from .work.ops import Collective, Message, Part, Product, StageWork, Work, share_moved
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 64))
 TILE_EDGE = 44.0  # between 40 and 48 in every fit; how much a small tile loses

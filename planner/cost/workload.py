@@ -18,12 +18,12 @@ from .durations import Durations
 from .links import ALONE, Span, gpus_per_node, hops_cross, spans_of
 from .schedule import Stage, schedule_of
 from .settings import Settings
-from .sizes import parameter_bytes, stage_parameters
-from .stages import language_width, stage_work
 from .timing import Rates, Spans, message_seconds, stage_seconds
-from .tokens import tokens_of
-from .update import update_bytes, update_messages
-from .work import Collective, Message, StageWork
+from .work.ops import Collective, Message, StageWork
+from .work.optimizer_step import update_bytes, update_messages
+from .work.parameters import parameter_bytes, stage_parameters
+from .work.stages import language_width, stage_work
+from .work.tokens import tokens_of
 
 
 @attrs.frozen(kw_only=True)

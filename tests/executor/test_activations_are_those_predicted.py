@@ -15,9 +15,9 @@ import ranks
 import specs
 
 from planner import Freeze, Plan
-from planner.cost.layers import shape_of
 from planner.cost.memory import token_activations
-from planner.cost.tokens import tokens_of
+from planner.cost.work.layers import shape_of
+from planner.cost.work.tokens import tokens_of
 
 FEW = 2  # experts that a token visits: numbers per token and visit are at most so many
 FROZEN = {"language": Freeze(encoder=True, projection=True)}

@@ -24,8 +24,8 @@ import specs
 from planner import Axis, Freeze, GroupKind, Plan, Strategy, Training, compile_spec
 from planner.cost.predict import predict
 from planner.cost.schedule import Stage
-from planner.cost.sizes import parameter_bytes
-from planner.cost.work import Collective, Message, share_moved
+from planner.cost.work.ops import Collective, Message, share_moved
+from planner.cost.work.parameters import parameter_bytes
 from planner.cost.workload import Workload, workload_of
 
 SCALAR = 4  # bytes

@@ -11,8 +11,8 @@ import ranks
 import specs
 
 from planner import Axis, Freeze, Model, Plan, compile_spec, load_spec
-from planner.cost.sizes import stage_parameters
-from planner.cost.stages import language_width
+from planner.cost.work.parameters import stage_parameters
+from planner.cost.work.stages import language_width
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TIED = specs.language(untie_embeddings_and_output_weights=False)

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import attrs
 
-from ..layout.ir import GroupKind
+from ...layout.ir import GroupKind
 
 
 class Collective(StrEnum):

@@ -6,11 +6,11 @@ from math import ceil
 
 import attrs
 
-from ..base.axes import Axis
-from ..layout.bridges import width_of
-from ..layout.ir import ModulePlan
-from ..plan import Plan
-from .sizes import parameter_bytes
+from ...base.axes import Axis
+from ...layout.bridges import width_of
+from ...layout.ir import ModulePlan
+from ...plan import Plan
+from .parameters import parameter_bytes
 
 
 @attrs.frozen(kw_only=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import attrs
 
-from ..base.axes import Axis
-from ..layout.bridges import BYTES_OF
-from ..layout.ir import ModulePlan
-from ..plan import Plan
-from ..spec.presets import padded_vocab_size
-from ..spec.sections import Model
+from ...base.axes import Axis
+from ...layout.bridges import BYTES_OF
+from ...layout.ir import ModulePlan
+from ...plan import Plan
+from ...spec.presets import padded_vocab_size
+from ...spec.sections import Model
 
 
 @attrs.frozen(kw_only=True)

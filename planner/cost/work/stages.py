@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import attrs
 
-from ..base.axes import Axis
-from ..layout.ir import GroupKind, ModulePlan
-from ..plan import Plan
-from ..spec.presets import padded_vocab_size
+from ...base.axes import Axis
+from ...layout.ir import GroupKind, ModulePlan
+from ...plan import Plan
+from ...spec.presets import padded_vocab_size
+from ..settings import Settings
 from . import layers
 from .layers import Shape, shape_of
-from .settings import Settings
-from .sizes import parameter_bytes, widths
+from .ops import Collective, Message, Part, Product, StageWork, Work
+from .parameters import parameter_bytes, widths
 from .tokens import Tokens, tokens_of
-from .work import Collective, Message, Part, Product, StageWork, Work
 
 LOSS_BYTES = {True: 16, False: 56}  # per logit, forward and backward: one fused kernel, or passes in fp32
 

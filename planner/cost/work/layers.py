@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import attrs
 
-from ..base.axes import Axis
-from ..layout.ir import GroupKind, ModulePlan
-from .settings import Settings
-from .sizes import Widths, layer_parameters, widths
+from ...base.axes import Axis
+from ...layout.ir import GroupKind, ModulePlan
+from ..settings import Settings
+from .ops import Collective, Message, Product, Work
+from .parameters import Widths, layer_parameters, widths
 from .tokens import Tokens
-from .work import Collective, Message, Product, Work
 
 FLASH_BACKWARD = 2.5
 

@@ -1,0 +1,1 @@
+"""What a step has to do, counted and not timed: matrix products, bytes, messages, parameters."""
