@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from planner import Batch, Cluster, Direction, Module, Parallel, Plan, Spec, compile_spec, load_spec
-from planner.cost.durations import Durations
-from planner.cost.schedule import Stage
-from planner.cost.simulate import simulate
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.schedule import Stage
+from planner.cost.simulation.simulate import simulate
 from planner.report.build import build_report
 from planner.report.content import Fact, Memory, MemoryBar, MemoryPart, Notice, Report, TrafficRow
 

@@ -64,7 +64,7 @@ def print_warnings(plan: Plan) -> None:
 
 def announce(plan: Plan) -> None:
     """Say so before a simulation that may take a second or more."""
-    from ..cost.schedule import num_passes  # noqa: PLC0415
+    from ..cost.simulation.schedule import num_passes  # noqa: PLC0415
 
     passes = num_passes(plan)
     if passes > _MANY_OPERATIONS:

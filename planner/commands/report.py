@@ -16,7 +16,7 @@ from .output import announce, write
 
 if TYPE_CHECKING:
     from ..cost.prediction import Prediction  # `mimo plan` imports this file and needs nothing of the report
-    from ..cost.timeline import Timeline
+    from ..cost.simulation.timeline import Timeline
     from ..report.content import Report
 
 
@@ -38,8 +38,8 @@ def add_report(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace, plan: Plan) -> int:
-    from ..cost.simulate import DeadlockError  # noqa: PLC0415  only this command needs them
-    from ..cost.trace import trace_text  # noqa: PLC0415
+    from ..cost.simulation.perfetto import trace_text  # noqa: PLC0415
+    from ..cost.simulation.simulate import DeadlockError  # noqa: PLC0415  only this command needs them
     from ..report.page import render_page  # noqa: PLC0415
     from ..spec.loader import file_name  # noqa: PLC0415
 
@@ -75,8 +75,8 @@ def predicted(plan: Plan, gpu: str | None = None) -> Prediction | None:
 
 def drawn(plan: Plan) -> Timeline:
     """The pipeline with every stage alike. Raises DeadlockError."""
-    from ..cost.durations import Durations  # noqa: PLC0415
-    from ..cost.simulate import simulate  # noqa: PLC0415
+    from ..cost.simulation.durations import Durations  # noqa: PLC0415
+    from ..cost.simulation.simulate import simulate  # noqa: PLC0415
 
     return simulate(plan, Durations.uniform(plan))
 

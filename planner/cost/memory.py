@@ -26,8 +26,8 @@ from ..layout.ir import ModulePlan
 from ..plan import Plan
 from ..spec.presets import padded_vocab_size
 from ..spec.sections import Model
-from .schedule import Stage, in_flight, position_of, warmup_at
 from .settings import Settings
+from .simulation.schedule import Stage, in_flight, position_of, warmup_at
 from .work.layers import Shape, expert_tokens, shape_of
 from .work.optimizer_step import state_shards
 from .work.parameters import Parameters, parameter_bytes, stage_parameters

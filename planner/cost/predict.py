@@ -10,18 +10,18 @@ import attrs
 from ..layout.ir import Direction, Grid, ModulePlan
 from ..plan import Plan
 from .bridging import bridge_cost
-from .durations import Durations
 from .hardware import DEFAULT, Hardware, load_hardware
 from .links import ALONE, Span
 from .memory import stage_memory
 from .prediction import Prediction, StageCost, Traffic
 from .ranks import first_rank, peaks, position_at
 from .remedies import remedies
-from .schedule import Stage
 from .settings import Settings
-from .simulate import DeadlockError, simulate
+from .simulation.durations import Durations
+from .simulation.schedule import Stage
+from .simulation.simulate import DeadlockError, simulate
+from .simulation.timeline import Timeline
 from .step import interleaved
-from .timeline import Timeline
 from .timing import Rates, message_seconds, rates_of
 from .work.layers import FLASH_BACKWARD
 from .work.ops import Message

@@ -14,7 +14,7 @@ from .hardware import DEFAULT, Hardware, load_hardware
 from .ranks import peaks
 from .run_set import CellError, PlanOf, Row, measured
 from .runs import Runs, check_cells, row_faults
-from .simulate import DeadlockError
+from .simulation.simulate import DeadlockError
 from .step import step_seconds
 from .timing import Rates, rates_of
 from .workload import Workload, workload_of

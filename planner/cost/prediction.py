@@ -9,7 +9,7 @@ from .hardware import Hardware
 from .memory import Memory
 from .ranks import RankMemory
 from .settings import Settings
-from .timeline import Timeline
+from .simulation.timeline import Timeline
 from .words import critical_path, longest_waits
 from .work.parameters import Parameters
 

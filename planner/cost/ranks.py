@@ -8,8 +8,8 @@ from ..base.axes import Axis
 from ..layout.ir import ModulePlan
 from ..plan import Plan
 from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
-from .schedule import Stage, position_of, schedule_of
 from .settings import Settings
+from .simulation.schedule import Stage, position_of, schedule_of
 
 
 @attrs.frozen(kw_only=True)

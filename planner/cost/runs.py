@@ -18,7 +18,7 @@ from ..base.errors import Fault, Mark, PlanError
 from .own_runs import OWN
 from .published import PUBLISHED
 from .run_set import CellError, Row, RunSet, SecondMethod
-from .simulate import DeadlockError
+from .simulation.simulate import DeadlockError
 
 SETS = (*PUBLISHED, OWN)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from .timeline import Timeline
+from .simulation.timeline import Timeline
 
 
 def duration(seconds: float) -> str:

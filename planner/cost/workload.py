@@ -14,10 +14,10 @@ from ..base.axes import Axis
 from ..layout.ir import Direction, GroupKind, ModulePlan
 from ..plan import Plan
 from .bridging import Crossing, crossing_of, crossing_seconds
-from .durations import Durations
 from .links import ALONE, Span, gpus_per_node, hops_cross, spans_of
-from .schedule import Stage, schedule_of
 from .settings import Settings
+from .simulation.durations import Durations
+from .simulation.schedule import Stage, schedule_of
 from .timing import Rates, Spans, message_seconds, stage_seconds
 from .work.ops import Collective, Message, StageWork
 from .work.optimizer_step import update_bytes, update_messages

@@ -7,7 +7,7 @@ from ..base.errors import PlanError
 from ..cost.hardware import DEFAULT, Hardware, known_hardware, load_hardware
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
-from ..cost.schedule import num_passes
+from ..cost.simulation.schedule import num_passes
 from ..cost.words import critical_path, duration, excess
 from ..plan import Plan
 from .costs import assumptions

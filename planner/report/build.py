@@ -12,7 +12,7 @@ import attrs
 
 from ..base.axes import Axis
 from ..cost.links import gpus_per_node
-from ..cost.timeline import Segment, Timeline, stage_passes
+from ..cost.simulation.timeline import Segment, Timeline, stage_passes
 from ..cost.words import critical_path
 from ..cost.words import duration as seconds_in_words
 from ..layout.ir import Bridge, GroupKind, ModulePlan

@@ -26,15 +26,15 @@ from planner import (
     compile_spec,
     load_spec,
 )
-from planner.cost.durations import Durations
 from planner.cost.hardware import Hardware, hardware_text, known_hardware, load_hardware, parse_hardware
 from planner.cost.links import span_of, spans_of
 from planner.cost.memory import stage_memory, state_bytes, token_activations
 from planner.cost.predict import predict
 from planner.cost.ranks import position_at
-from planner.cost.schedule import schedule_of, warmup_at
 from planner.cost.settings import Settings
-from planner.cost.simulate import simulate
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.schedule import schedule_of, warmup_at
+from planner.cost.simulation.simulate import simulate
 from planner.cost.step import closed_form, step_seconds
 from planner.cost.timing import message_seconds, product_seconds, rates_of, tile_operations
 from planner.cost.work import layers

@@ -7,9 +7,9 @@ from strategies import planned
 
 from planner import Batch, Direction, Module, Parallel, Plan, Spec, compile_spec
 from planner.base.frozenmap import FrozenMap
-from planner.cost.durations import Durations
-from planner.cost.schedule import Stage, in_flight
-from planner.cost.simulate import DeadlockError, Sends, simulate
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.schedule import Stage, in_flight
+from planner.cost.simulation.simulate import DeadlockError, Sends, simulate
 from planner.cost.words import critical_path, duration, longest_waits
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from strategies import Case, cases, planned, simple
 
 from planner import Direction, Plan
-from planner.cost.durations import Durations
-from planner.cost.schedule import Hop, Stage, schedule_of
-from planner.cost.simulate import DeadlockError, Sends, simulate
-from planner.cost.timeline import Operation, Timeline
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.schedule import Hop, Stage, schedule_of
+from planner.cost.simulation.simulate import DeadlockError, Sends, simulate
+from planner.cost.simulation.timeline import Operation, Timeline
 
 F, B = Direction
 

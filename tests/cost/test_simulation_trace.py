@@ -9,9 +9,9 @@ import pytest
 from report_samples import EXAMPLE, seconds
 
 from planner import compile_spec, load_spec
-from planner.cost.durations import Durations
-from planner.cost.simulate import simulate
-from planner.cost.trace import trace_text
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.perfetto import trace_text
+from planner.cost.simulation.simulate import simulate
 
 
 def test_every_operation_and_wait_is_an_event() -> None:

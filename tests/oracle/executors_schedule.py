@@ -18,8 +18,8 @@ import attrs
 import pytest
 
 from planner import Direction, GroupKind, Plan
-from planner.cost.durations import Durations
-from planner.cost.schedule import Stage
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.schedule import Stage
 
 from .megatron import Megatron
 from .schedule import Node, Wire, longest_paths, seconds_of

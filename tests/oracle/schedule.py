@@ -22,9 +22,9 @@ import attrs
 import pytest
 
 from planner import Direction, Plan
-from planner.cost.durations import Durations
-from planner.cost.schedule import Stage
-from planner.cost.simulate import Sends
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.schedule import Stage
+from planner.cost.simulation.simulate import Sends
 
 from .megatron import Megatron
 

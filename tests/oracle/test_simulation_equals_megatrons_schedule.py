@@ -14,10 +14,10 @@ import pytest
 
 from planner import Batch, Direction, Module, Parallel, Plan, Spec, compile_spec
 from planner.base.axes import Axis
-from planner.cost.durations import Durations
-from planner.cost.schedule import Call, Stage, program
-from planner.cost.simulate import DeadlockError, Sends, simulate
-from planner.cost.timeline import Timeline
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.schedule import Call, Stage, program
+from planner.cost.simulation.simulate import DeadlockError, Sends, simulate
+from planner.cost.simulation.timeline import Timeline
 
 from .megatron import Megatron
 from .schedule import Exchange, Pass, Recorder, Replayed, drawn_durations, record, replay

@@ -13,8 +13,8 @@ from random import Random
 import pytest
 
 from planner import Batch, Module, Parallel, Plan, Spec, compile_spec
-from planner.cost.durations import Durations
-from planner.cost.simulate import DeadlockError, simulate
+from planner.cost.simulation.durations import Durations
+from planner.cost.simulation.simulate import DeadlockError, simulate
 
 from .executors_schedule import record, replay
 from .megatron import Megatron

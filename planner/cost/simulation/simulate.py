@@ -24,11 +24,11 @@ from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
 
-from ..plan import Plan
+from ...plan import Plan
 from .durations import Durations
 from .schedule import Call, Hop, Schedule, Stage, schedule_of
 from .timeline import DIRECTIONS, PASS, Segment, Timeline, stage_passes
-from .worker import Pipes, Worker
+from .unit import Pipes, Worker
 
 
 class Sends(StrEnum):

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import attrs
 
-from ..layout.ir import Direction
+from ...layout.ir import Direction
 from .schedule import Call, Hop, Schedule, Stage, Unit, computations, in_flight
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from ..layout.ir import Direction
+from ...layout.ir import Direction
 from .durations import Durations
 from .schedule import NONE, Call, Hop, Schedule, program
 from .timeline import PASS, Track

@@ -29,9 +29,9 @@ from enum import IntEnum
 
 import attrs
 
-from ..layout.dag import topological_order
-from ..layout.ir import GroupKind
-from ..plan import Plan
+from ...layout.dag import topological_order
+from ...layout.ir import GroupKind
+from ...plan import Plan
 
 
 @attrs.frozen(order=True)

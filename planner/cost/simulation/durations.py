@@ -8,9 +8,9 @@ from math import isfinite
 
 import attrs
 
-from ..base.frozenmap import FrozenMap
-from ..layout.ir import Direction
-from ..plan import Plan
+from ...base.frozenmap import FrozenMap
+from ...layout.ir import Direction
+from ...plan import Plan
 from .schedule import Stage
 
 Pass = tuple[Stage, Direction]
