@@ -19,11 +19,11 @@ import attrs
 from planner import Parallel, compile_spec, load_spec
 from planner.cost.accuracy import Errors, choice_loss, cross_validated, samples_of, spearman
 from planner.cost.calibrate import predicted, unfitted
-from planner.cost.hardware import load_hardware
 from planner.cost.predict import predict
 from planner.cost.predict_runs import row_gib
 from planner.cost.run_set import Row
 from planner.cost.runs import Runs, read_runs
+from planner.cost.timing.hardware import load_hardware
 
 ROOT = Path(__file__).parents[1]
 LIMITS = {"b200_llama": 0.05, "a100_single_node": 0.084, "a100_multi_node": 0.12}

@@ -14,8 +14,8 @@ from .predict import read_runs
 
 if TYPE_CHECKING:
     from ..cost.calibrate import Sample
-    from ..cost.hardware import Hardware
     from ..cost.runs import Runs
+    from ..cost.timing.hardware import Hardware
 
 
 def add_calibrate(commands: Any) -> None:
@@ -37,7 +37,7 @@ def add_calibrate(commands: Any) -> None:
 def _calibrate(options: argparse.Namespace) -> int:
     from ..cost.accuracy import samples_of  # noqa: PLC0415
     from ..cost.calibrate import calibrate, fitted, influence, unfitted  # noqa: PLC0415
-    from ..cost.hardware import hardware_text, load_hardware  # noqa: PLC0415
+    from ..cost.timing.hardware import hardware_text, load_hardware  # noqa: PLC0415
     from ..render.fits import error_lines, fit_lines  # noqa: PLC0415
     from ..render.style import plural, style_of  # noqa: PLC0415
 

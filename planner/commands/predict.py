@@ -13,8 +13,8 @@ from .options import MisuseError, add_color, add_gpu, add_world, load
 from .output import announce, print_warnings, progress
 
 if TYPE_CHECKING:
-    from ..cost.hardware import Hardware
     from ..cost.runs import Runs
+    from ..cost.timing.hardware import Hardware
 
 _MANY_RUNS = 100  # to predict them takes about a second
 
@@ -34,7 +34,7 @@ def add_predict(commands: Any) -> None:
 def _predict(options: argparse.Namespace) -> int:
     if (options.spec is None) == (options.csv is None):
         raise MisuseError("predict takes a SPEC or --csv FILE, one of the two")
-    from ..cost.hardware import load_hardware  # noqa: PLC0415
+    from ..cost.timing.hardware import load_hardware  # noqa: PLC0415
 
     hardware = load_hardware(options.gpu) if options.gpu else None
     if options.csv is not None:
@@ -46,8 +46,8 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _predict_runs(path: str, hardware: Hardware | None) -> int:
     """Every row that can be predicted, then what is wrong with the others."""
-    from ..cost.hardware import DEFAULT  # noqa: PLC0415
     from ..cost.predict_runs import predict_runs, predictions_text  # noqa: PLC0415
+    from ..cost.timing.hardware import DEFAULT  # noqa: PLC0415
     from ..render.fits import accuracy_lines  # noqa: PLC0415
 
     runs = read_runs(path)

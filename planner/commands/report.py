@@ -65,8 +65,8 @@ def _report(options: argparse.Namespace, plan: Plan) -> int:
 
 def predicted(plan: Plan, gpu: str | None = None) -> Prediction | None:
     """The prediction of a plan; None where a module has no model. Raises PlanError for a GPU that is not known."""
-    from ..cost.hardware import load_hardware  # noqa: PLC0415
     from ..cost.predict import predict  # noqa: PLC0415
+    from ..cost.timing.hardware import load_hardware  # noqa: PLC0415
 
     if any(module.model is None for module in plan.modules):
         return None

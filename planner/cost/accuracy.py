@@ -11,12 +11,12 @@ import attrs
 from ..base import codes
 from ..base.errors import Fault, Mark, PlanError
 from .calibrate import Sample, calibrate, predicted, unfitted
-from .hardware import Hardware
 from .predict_runs import each_row, workload_of_row
 from .run_set import Row
 from .runs import Runs
 from .simulation.durations import Durations
 from .simulation.simulate import simulate
+from .timing.hardware import Hardware
 
 
 def samples_of(runs: Runs) -> tuple[Sample, ...]:

@@ -13,10 +13,10 @@ from math import exp, log
 import attrs
 
 from .fit import Point, minimise
-from .hardware import Hardware, constants
-from .step import step_seconds
-from .timing import rates_of
-from .workload import Workload
+from .timing.hardware import Hardware, constants
+from .timing.step_time import step_seconds
+from .timing.timing import rates_of
+from .timing.workload import Workload
 
 PRICE = 0.004
 SPREAD = 0.3

@@ -9,9 +9,6 @@ import attrs
 
 from ..layout.ir import Direction, Grid, ModulePlan
 from ..plan import Plan
-from .bridging import bridge_cost
-from .hardware import DEFAULT, Hardware, load_hardware
-from .links import ALONE, Span
 from .memory import stage_memory
 from .prediction import Prediction, StageCost, Traffic
 from .ranks import first_rank, peaks, position_at
@@ -21,13 +18,16 @@ from .simulation.durations import Durations
 from .simulation.schedule import Stage
 from .simulation.simulate import DeadlockError, simulate
 from .simulation.timeline import Timeline
-from .step import interleaved
-from .timing import Rates, message_seconds, rates_of
+from .timing.bridges import bridge_cost
+from .timing.group_spans import ALONE, Span
+from .timing.hardware import DEFAULT, Hardware, load_hardware
+from .timing.step_time import interleaved
+from .timing.timing import Rates, message_seconds, rates_of
+from .timing.workload import Workload, durations_of, longest_update, stages_of, update_seconds, workload_of
 from .work.layers import FLASH_BACKWARD
 from .work.ops import Message
 from .work.parameters import stage_parameters
 from .work.stages import language_width, stage_work
-from .workload import Workload, durations_of, longest_update, stages_of, update_seconds, workload_of
 
 
 def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | None = None) -> Prediction:

@@ -10,14 +10,14 @@ from io import StringIO
 import attrs
 
 from ..base.errors import Fault, PlanError
-from .hardware import DEFAULT, Hardware, load_hardware
 from .ranks import peaks
 from .run_set import CellError, PlanOf, Row, measured
 from .runs import Runs, check_cells, row_faults
 from .simulation.simulate import DeadlockError
-from .step import step_seconds
-from .timing import Rates, rates_of
-from .workload import Workload, workload_of
+from .timing.hardware import DEFAULT, Hardware, load_hardware
+from .timing.step_time import step_seconds
+from .timing.timing import Rates, rates_of
+from .timing.workload import Workload, workload_of
 
 _ADDED = ("predicted_ms", "predicted_GiB")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import attrs
 
-from .bridging import BridgeCost
-from .hardware import Hardware
 from .memory import Memory
 from .ranks import RankMemory
 from .settings import Settings
 from .simulation.timeline import Timeline
+from .timing.bridges import BridgeCost
+from .timing.hardware import Hardware
 from .words import critical_path, longest_waits
 from .work.parameters import Parameters
 

@@ -9,9 +9,9 @@ import attrs
 
 from ..base.axes import Axis
 from ..plan import Plan
-from .hardware import Hardware
 from .ranks import RankMemory, peaks, rank_memory
 from .settings import Settings
+from .timing.hardware import Hardware
 from .words import excess
 
 _GIB = 2**30

@@ -7,9 +7,9 @@ from typing import Any
 
 import attrs
 
-from ..cost.bridging import BridgeCost
-from ..cost.links import DEFAULT_PER_NODE
 from ..cost.prediction import Prediction, StageCost
+from ..cost.timing.bridges import BridgeCost
+from ..cost.timing.group_spans import DEFAULT_PER_NODE
 from ..cost.words import duration
 from .style import Style, columns, plural, sentences, shorten
 

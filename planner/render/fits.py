@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from ..cost.accuracy import Errors
 from ..cost.calibrate import MORE, NOTHING, Sample, predicted
-from ..cost.hardware import Hardware, constants
 from ..cost.predict_runs import RunPredictions
+from ..cost.timing.hardware import Hardware, constants
 from .style import Style, columns, plural, wrap
 
 WEAK = 0.001  # of a step, for MORE of a constant: below, its start decides

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..base import codes
 from ..base.errors import PlanError
-from ..cost.hardware import DEFAULT, Hardware, known_hardware, load_hardware
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
 from ..cost.simulation.schedule import num_passes
+from ..cost.timing.hardware import DEFAULT, Hardware, known_hardware, load_hardware
 from ..cost.words import critical_path, duration, excess
 from ..plan import Plan
 from .costs import assumptions

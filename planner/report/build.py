@@ -11,8 +11,8 @@ from itertools import groupby
 import attrs
 
 from ..base.axes import Axis
-from ..cost.links import gpus_per_node
 from ..cost.simulation.timeline import Segment, Timeline, stage_passes
+from ..cost.timing.group_spans import gpus_per_node
 from ..cost.words import critical_path
 from ..cost.words import duration as seconds_in_words
 from ..layout.ir import Bridge, GroupKind, ModulePlan

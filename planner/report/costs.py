@@ -7,12 +7,12 @@ from itertools import groupby
 
 import attrs
 
-from ..cost.bridging import BridgeCost
 from ..cost.memory import communicator_bytes
 from ..cost.prediction import Prediction, StageCost
 from ..cost.ranks import rank_memory
 from ..cost.simulation.schedule import Stage, schedule_of
 from ..cost.simulation.timeline import Timeline
+from ..cost.timing.bridges import BridgeCost
 from ..cost.words import duration
 from ..plan import Plan
 from ..render.costs import assumptions

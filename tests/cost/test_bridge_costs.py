@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner import Batch, Cluster, Direction, Model, Module, Output, Parallel, Plan, Spec, compile_spec, load_spec
-from planner.cost.bridging import Load, bridge_cost, crossing_of, crossing_seconds
-from planner.cost.hardware import load_hardware
-from planner.cost.timing import rates_of
+from planner.cost.timing.bridges import Load, bridge_cost, crossing_of, crossing_seconds
+from planner.cost.timing.hardware import load_hardware
+from planner.cost.timing.timing import rates_of
 from planner.layout.ir import Strategy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

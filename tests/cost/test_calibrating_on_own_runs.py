@@ -20,9 +20,16 @@ from planner import compile_spec, load_spec
 from planner.cli import main
 from planner.cost.calibrate import fitted
 from planner.cost.fit import minimise
-from planner.cost.hardware import Hardware, constants, hardware_text, known_hardware, load_hardware, parse_hardware
 from planner.cost.predict import predict
 from planner.cost.settings import EXECUTOR, Settings
+from planner.cost.timing.hardware import (
+    Hardware,
+    constants,
+    hardware_text,
+    known_hardware,
+    load_hardware,
+    parse_hardware,
+)
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "tests" / "data" / "runs"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from planner.cli import main
-from planner.cost.hardware import hardware_text, load_hardware
+from planner.cost.timing.hardware import hardware_text, load_hardware
 
 ROOT = Path(__file__).parents[2]
 SPEC = str(ROOT / "examples" / "llava_8gpu.yaml")

@@ -26,8 +26,6 @@ from planner import (
     compile_spec,
     load_spec,
 )
-from planner.cost.hardware import Hardware, hardware_text, known_hardware, load_hardware, parse_hardware
-from planner.cost.links import span_of, spans_of
 from planner.cost.memory import stage_memory, state_bytes, token_activations
 from planner.cost.predict import predict
 from planner.cost.ranks import position_at
@@ -35,15 +33,17 @@ from planner.cost.settings import Settings
 from planner.cost.simulation.durations import Durations
 from planner.cost.simulation.schedule import schedule_of, warmup_at
 from planner.cost.simulation.simulate import simulate
-from planner.cost.step import closed_form, step_seconds
-from planner.cost.timing import message_seconds, product_seconds, rates_of, tile_operations
+from planner.cost.timing.group_spans import span_of, spans_of
+from planner.cost.timing.hardware import Hardware, hardware_text, known_hardware, load_hardware, parse_hardware
+from planner.cost.timing.step_time import closed_form, step_seconds
+from planner.cost.timing.timing import message_seconds, product_seconds, rates_of, tile_operations
+from planner.cost.timing.workload import durations_of, workload_of
 from planner.cost.work import layers
 from planner.cost.work.layers import shape_of
 from planner.cost.work.ops import Collective, Message, Product, share_moved
 from planner.cost.work.parameters import Parameters
 from planner.cost.work.stages import stage_work
 from planner.cost.work.tokens import tokens_of
-from planner.cost.workload import durations_of, workload_of
 from planner.layout.ir import GroupKind
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -10,10 +10,10 @@ import pytest
 
 from planner.cost.accuracy import Errors, choice_loss, cross_validated, samples_of, spearman
 from planner.cost.calibrate import fitted, predicted, unfitted
-from planner.cost.hardware import load_hardware
 from planner.cost.predict_runs import row_gib
 from planner.cost.run_set import Row
 from planner.cost.runs import Runs, read_runs
+from planner.cost.timing.hardware import load_hardware
 
 FOLDER = Path(__file__).parents[1] / "data" / "runs"
 

@@ -6,11 +6,11 @@ import attrs
 import pytest
 
 from planner import Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, compile_spec
-from planner.cost.hardware import load_hardware
 from planner.cost.predict import model_flops, predict
-from planner.cost.step import step_seconds
-from planner.cost.timing import rates_of
-from planner.cost.workload import durations_of, update_seconds, workload_of
+from planner.cost.timing.hardware import load_hardware
+from planner.cost.timing.step_time import step_seconds
+from planner.cost.timing.timing import rates_of
+from planner.cost.timing.workload import durations_of, update_seconds, workload_of
 
 RATES = rates_of(load_hardware("h100"))
 GPT = Model(

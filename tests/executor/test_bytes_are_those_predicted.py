@@ -24,9 +24,9 @@ import specs
 from planner import Axis, Freeze, GroupKind, Plan, Strategy, Training, compile_spec
 from planner.cost.predict import predict
 from planner.cost.simulation.schedule import Stage
+from planner.cost.timing.workload import Workload, workload_of
 from planner.cost.work.ops import Collective, Message, share_moved
 from planner.cost.work.parameters import parameter_bytes
-from planner.cost.workload import Workload, workload_of
 
 SCALAR = 4  # bytes
 

@@ -10,20 +10,20 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from ..base.axes import Axis
-from ..layout.ir import Direction, GroupKind, ModulePlan
-from ..plan import Plan
-from .bridging import Crossing, crossing_of, crossing_seconds
-from .links import ALONE, Span, gpus_per_node, hops_cross, spans_of
-from .settings import Settings
-from .simulation.durations import Durations
-from .simulation.schedule import Stage, schedule_of
+from ...base.axes import Axis
+from ...layout.ir import Direction, GroupKind, ModulePlan
+from ...plan import Plan
+from ..settings import Settings
+from ..simulation.durations import Durations
+from ..simulation.schedule import Stage, schedule_of
+from ..work.ops import Collective, Message, StageWork
+from ..work.optimizer_step import update_bytes, update_messages
+from ..work.parameters import parameter_bytes, stage_parameters
+from ..work.stages import language_width, stage_work
+from ..work.tokens import tokens_of
+from .bridges import Crossing, crossing_of, crossing_seconds
+from .group_spans import ALONE, Span, gpus_per_node, hops_cross, spans_of
 from .timing import Rates, Spans, message_seconds, stage_seconds
-from .work.ops import Collective, Message, StageWork
-from .work.optimizer_step import update_bytes, update_messages
-from .work.parameters import parameter_bytes, stage_parameters
-from .work.stages import language_width, stage_work
-from .work.tokens import tokens_of
 
 
 @attrs.frozen(kw_only=True)

@@ -15,9 +15,9 @@ from itertools import pairwise
 
 import attrs
 
-from ..layout.groups import Family
-from ..layout.ir import GroupKind, ModulePlan
-from ..plan import Plan
+from ...layout.groups import Family
+from ...layout.ir import GroupKind, ModulePlan
+from ...plan import Plan
 
 DEFAULT_PER_NODE = 8  # where the spec does not say
 _MAX_LOOKED_AT = 64  # groups of a kind repeat their pattern from node to node

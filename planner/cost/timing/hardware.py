@@ -12,10 +12,10 @@ from typing import cast
 
 import attrs
 
-from ..base import codes
-from ..base.errors import Fault, PlanError
-from ..spec.fields import FieldType, Integer, Line, Positive, Record, field, suggest
-from ..spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
+from ...base import codes
+from ...base.errors import Fault, PlanError
+from ...spec.fields import FieldType, Integer, Line, Positive, Record, field, suggest
+from ...spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
 
 _FOLDER = FilePath(__file__).parents[2] / "hardware"
 DEFAULT = "h100"

@@ -8,9 +8,9 @@ last stage's work and the exchange before it. A test compares the two.
 
 from __future__ import annotations
 
-from ..plan import Plan
-from .simulation.durations import Durations
-from .simulation.simulate import simulate
+from ...plan import Plan
+from ..simulation.durations import Durations
+from ..simulation.simulate import simulate
 from .timing import Rates
 from .workload import Workload, durations_of, longest_update, update_seconds
 

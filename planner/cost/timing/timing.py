@@ -18,10 +18,10 @@ from math import ceil
 
 import attrs
 
-from ..layout.ir import GroupKind
+from ...layout.ir import GroupKind
+from ..work.ops import Collective, Message, Part, Product, StageWork, Work, share_moved
+from .group_spans import ALONE, Span
 from .hardware import Hardware
-from .links import ALONE, Span
-from .work.ops import Collective, Message, Part, Product, StageWork, Work, share_moved
 
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 64))
 TILE_EDGE = 44.0  # between 40 and 48 in every fit; how much a small tile loses

@@ -18,12 +18,12 @@ from math import gcd, lcm
 
 import attrs
 
-from ..layout.ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
-from ..plan import Plan
-from .links import ALONE, Span, gpus_per_node, span_of, spans_of
+from ...layout.ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
+from ...plan import Plan
+from ..work.ops import Collective
+from ..work.tokens import edge_bytes
+from .group_spans import ALONE, Span, gpus_per_node, span_of, spans_of
 from .timing import Rates, collective_seconds
-from .work.ops import Collective
-from .work.tokens import edge_bytes
 
 
 @attrs.frozen

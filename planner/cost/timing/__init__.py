@@ -1,0 +1,1 @@
+"""From counted work to seconds on a GPU."""
