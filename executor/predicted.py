@@ -16,8 +16,8 @@ import attrs
 import torch
 
 from planner import Plan, compile_spec
+from planner.cost.memory.peaks import rank_memory
 from planner.cost.predict import predict
-from planner.cost.ranks import rank_memory
 from planner.cost.settings import EXECUTOR
 from planner.cost.settings import Settings as Software
 from planner.cost.timing.hardware import DEFAULT, known_hardware, load_hardware

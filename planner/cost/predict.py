@@ -9,10 +9,10 @@ import attrs
 
 from ..layout.ir import Direction, Grid, ModulePlan
 from ..plan import Plan
-from .memory import stage_memory
+from .memory.memory import stage_memory
+from .memory.peaks import first_rank, peaks, position_at
+from .memory.remedies import remedies
 from .prediction import Prediction, StageCost, Traffic
-from .ranks import first_rank, peaks, position_at
-from .remedies import remedies
 from .settings import Settings
 from .simulation.durations import Durations
 from .simulation.schedule import Stage

@@ -10,7 +10,7 @@ from io import StringIO
 import attrs
 
 from ..base.errors import Fault, PlanError
-from .ranks import peaks
+from .memory.peaks import peaks
 from .run_set import CellError, PlanOf, Row, measured
 from .runs import Runs, check_cells, row_faults
 from .simulation.simulate import DeadlockError

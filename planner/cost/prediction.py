@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from .memory import Memory
-from .ranks import RankMemory
+from .memory.memory import Memory
+from .memory.peaks import RankMemory
 from .settings import Settings
 from .simulation.timeline import Timeline
 from .timing.bridges import BridgeCost

@@ -7,9 +7,9 @@ from itertools import groupby
 
 import attrs
 
-from ..cost.memory import communicator_bytes
+from ..cost.memory.memory import communicator_bytes
+from ..cost.memory.peaks import rank_memory
 from ..cost.prediction import Prediction, StageCost
-from ..cost.ranks import rank_memory
 from ..cost.simulation.schedule import Stage, schedule_of
 from ..cost.simulation.timeline import Timeline
 from ..cost.timing.bridges import BridgeCost

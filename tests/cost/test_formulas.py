@@ -26,9 +26,9 @@ from planner import (
     compile_spec,
     load_spec,
 )
-from planner.cost.memory import stage_memory, state_bytes, token_activations
+from planner.cost.memory.memory import stage_memory, state_bytes, token_activations
+from planner.cost.memory.peaks import position_at
 from planner.cost.predict import predict
-from planner.cost.ranks import position_at
 from planner.cost.settings import Settings
 from planner.cost.simulation.durations import Durations
 from planner.cost.simulation.schedule import schedule_of, warmup_at

@@ -14,10 +14,10 @@ from strategies import Case, cases
 
 from planner import Axis, Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, Training, compile_spec, load_spec
 from planner.cli import main
-from planner.cost.memory import WORKSPACE_BYTES, stage_memory
+from planner.cost.memory.memory import WORKSPACE_BYTES, stage_memory
+from planner.cost.memory.peaks import peaks, rank_memory
 from planner.cost.predict import predict
 from planner.cost.prediction import Prediction
-from planner.cost.ranks import peaks, rank_memory
 from planner.cost.settings import Settings
 from planner.cost.simulation.schedule import in_flight, warmup_at
 from planner.cost.timing.hardware import hardware_text, load_hardware

@@ -15,8 +15,8 @@ import attrs
 import pytest
 
 from planner import Batch, Cluster, Freeze, Model, Module, Output, Parallel, Plan, Spec, Training, compile_spec
+from planner.cost.memory.peaks import rank_memory
 from planner.cost.predict import predict
-from planner.cost.ranks import rank_memory
 from planner.cost.settings import Settings
 
 PLAIN = Settings(rotary=False, dropout=True, dummy_gradient=False)

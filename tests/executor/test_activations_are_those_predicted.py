@@ -15,7 +15,7 @@ import ranks
 import specs
 
 from planner import Freeze, Plan
-from planner.cost.memory import token_activations
+from planner.cost.memory.memory import token_activations
 from planner.cost.work.layers import shape_of
 from planner.cost.work.tokens import tokens_of
 

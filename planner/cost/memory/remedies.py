@@ -7,12 +7,12 @@ from typing import Any
 
 import attrs
 
-from ..base.axes import Axis
-from ..plan import Plan
-from .ranks import RankMemory, peaks, rank_memory
-from .settings import Settings
-from .timing.hardware import Hardware
-from .words import excess
+from ...base.axes import Axis
+from ...plan import Plan
+from ..settings import Settings
+from ..timing.hardware import Hardware
+from ..words import excess
+from .peaks import RankMemory, peaks, rank_memory
 
 _GIB = 2**30
 _WORTH = 0.1 * _GIB  # what saves less is not worth a line

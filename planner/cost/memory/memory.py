@@ -22,17 +22,17 @@ from __future__ import annotations
 
 import attrs
 
-from ..layout.ir import ModulePlan
-from ..plan import Plan
-from ..spec.presets import padded_vocab_size
-from ..spec.sections import Model
-from .settings import Settings
-from .simulation.schedule import Stage, in_flight, position_of, warmup_at
-from .work.layers import Shape, expert_tokens, shape_of
-from .work.optimizer_step import state_shards
-from .work.parameters import Parameters, parameter_bytes, stage_parameters
-from .work.stages import Gradients, gradients_of, language_width
-from .work.tokens import edge_bytes, tokens_of
+from ...layout.ir import ModulePlan
+from ...plan import Plan
+from ...spec.presets import padded_vocab_size
+from ...spec.sections import Model
+from ..settings import Settings
+from ..simulation.schedule import Stage, in_flight, position_of, warmup_at
+from ..work.layers import Shape, expert_tokens, shape_of
+from ..work.optimizer_step import state_shards
+from ..work.parameters import Parameters, parameter_bytes, stage_parameters
+from ..work.stages import Gradients, gradients_of, language_width
+from ..work.tokens import edge_bytes, tokens_of
 
 WORKSPACE_BYTES = 32 * 2**20  # of one cuBLAS workspace on Hopper and later; on an A100 it is smaller
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import attrs
 
-from ..base.axes import Axis
-from ..layout.ir import ModulePlan
-from ..plan import Plan
+from ...base.axes import Axis
+from ...layout.ir import ModulePlan
+from ...plan import Plan
+from ..settings import Settings
+from ..simulation.schedule import Stage, position_of, schedule_of
 from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
-from .settings import Settings
-from .simulation.schedule import Stage, position_of, schedule_of
 
 
 @attrs.frozen(kw_only=True)

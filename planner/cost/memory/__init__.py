@@ -1,0 +1,1 @@
+"""Bytes on a rank, the fullest ranks, and what would make a plan fit."""
