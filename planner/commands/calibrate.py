@@ -13,8 +13,8 @@ from .output import progress, target_of, write
 from .predict import read_runs
 
 if TYPE_CHECKING:
-    from ..cost.calibrate import Sample
-    from ..cost.runs import Runs
+    from ..cost.measured.calibrate import Sample
+    from ..cost.measured.csv_file import Runs
     from ..cost.timing.hardware import Hardware
 
 
@@ -35,8 +35,8 @@ def add_calibrate(commands: Any) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from ..cost.accuracy import samples_of  # noqa: PLC0415
-    from ..cost.calibrate import calibrate, fitted, influence, unfitted  # noqa: PLC0415
+    from ..cost.measured.accuracy import samples_of  # noqa: PLC0415
+    from ..cost.measured.calibrate import calibrate, fitted, influence, unfitted  # noqa: PLC0415
     from ..cost.timing.hardware import hardware_text, load_hardware  # noqa: PLC0415
     from ..render.fits import error_lines, fit_lines  # noqa: PLC0415
     from ..render.style import plural, style_of  # noqa: PLC0415
@@ -79,7 +79,7 @@ def _check_hardware_file(path: str, *sources: str) -> None:
 
 def _gpu_of(files: Sequence[Runs], samples: Sequence[Sequence[Sample]]) -> str:
     """The one GPU that all runs name."""
-    from ..cost.predict_runs import gpu_of  # noqa: PLC0415
+    from ..cost.measured.predict import gpu_of  # noqa: PLC0415
 
     found = {gpu_of(runs, one.work) for runs, each in zip(files, samples, strict=True) for one in each}
     if None in found:
@@ -111,7 +111,7 @@ def _cross_validate(
     samples: Sequence[Sequence[Sample]],
     groups: list[list[tuple[str, ...]]],
 ) -> None:
-    from ..cost.accuracy import cross_validated  # noqa: PLC0415
+    from ..cost.measured.accuracy import cross_validated  # noqa: PLC0415
     from ..render.fits import errors_line  # noqa: PLC0415
 
     told = progress("cross-validating")

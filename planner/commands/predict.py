@@ -13,7 +13,7 @@ from .options import MisuseError, add_color, add_gpu, add_world, load
 from .output import announce, print_warnings, progress
 
 if TYPE_CHECKING:
-    from ..cost.runs import Runs
+    from ..cost.measured.csv_file import Runs
     from ..cost.timing.hardware import Hardware
 
 _MANY_RUNS = 100  # to predict them takes about a second
@@ -46,7 +46,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _predict_runs(path: str, hardware: Hardware | None) -> int:
     """Every row that can be predicted, then what is wrong with the others."""
-    from ..cost.predict_runs import predict_runs, predictions_text  # noqa: PLC0415
+    from ..cost.measured.predict import predict_runs, predictions_text  # noqa: PLC0415
     from ..cost.timing.hardware import DEFAULT  # noqa: PLC0415
     from ..render.fits import accuracy_lines  # noqa: PLC0415
 
@@ -89,7 +89,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
 
 def read_runs(path: str) -> Runs:
     """The runs of a CSV file."""
-    from ..cost.runs import read_runs  # noqa: PLC0415
+    from ..cost.measured.csv_file import read_runs  # noqa: PLC0415
     from ..spec.loader import decode, file_name, read_bytes  # noqa: PLC0415
 
     limit = 16 * 2**20

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..cost.accuracy import Errors
-from ..cost.calibrate import MORE, NOTHING, Sample, predicted
-from ..cost.predict_runs import RunPredictions
+from ..cost.measured.accuracy import Errors
+from ..cost.measured.calibrate import MORE, NOTHING, Sample, predicted
+from ..cost.measured.predict import RunPredictions
 from ..cost.timing.hardware import Hardware, constants
 from .style import Style, columns, plural, wrap
 

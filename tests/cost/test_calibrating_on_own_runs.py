@@ -18,8 +18,8 @@ import pytest
 
 from planner import compile_spec, load_spec
 from planner.cli import main
-from planner.cost.calibrate import fitted
-from planner.cost.fit import minimise
+from planner.cost.measured.calibrate import fitted
+from planner.cost.measured.nelder_mead import minimise
 from planner.cost.predict import predict
 from planner.cost.settings import EXECUTOR, Settings
 from planner.cost.timing.hardware import (

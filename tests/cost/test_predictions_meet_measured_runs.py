@@ -8,11 +8,11 @@ from pathlib import Path
 import attrs
 import pytest
 
-from planner.cost.accuracy import Errors, choice_loss, cross_validated, samples_of, spearman
-from planner.cost.calibrate import fitted, predicted, unfitted
-from planner.cost.predict_runs import row_gib
-from planner.cost.run_set import Row
-from planner.cost.runs import Runs, read_runs
+from planner.cost.measured.accuracy import Errors, choice_loss, cross_validated, samples_of, spearman
+from planner.cost.measured.calibrate import fitted, predicted, unfitted
+from planner.cost.measured.csv_file import Runs, read_runs
+from planner.cost.measured.predict import row_gib
+from planner.cost.measured.run_set import Row
 from planner.cost.timing.hardware import load_hardware
 
 FOLDER = Path(__file__).parents[1] / "data" / "runs"

@@ -13,12 +13,12 @@ from io import StringIO
 
 import attrs
 
-from ..base import codes
-from ..base.errors import Fault, Mark, PlanError
-from .own_runs import OWN
+from ...base import codes
+from ...base.errors import Fault, Mark, PlanError
+from ..simulation.simulate import DeadlockError
 from .published import PUBLISHED
 from .run_set import CellError, Row, RunSet, SecondMethod
-from .simulation.simulate import DeadlockError
+from .user_runs import OWN
 
 SETS = (*PUBLISHED, OWN)
 

@@ -9,15 +9,15 @@ from io import StringIO
 
 import attrs
 
-from ..base.errors import Fault, PlanError
-from .memory.peaks import peaks
+from ...base.errors import Fault, PlanError
+from ..memory.peaks import peaks
+from ..simulation.simulate import DeadlockError
+from ..timing.hardware import DEFAULT, Hardware, load_hardware
+from ..timing.step_time import step_seconds
+from ..timing.timing import Rates, rates_of
+from ..timing.workload import Workload, workload_of
+from .csv_file import Runs, check_cells, row_faults
 from .run_set import CellError, PlanOf, Row, measured
-from .runs import Runs, check_cells, row_faults
-from .simulation.simulate import DeadlockError
-from .timing.hardware import DEFAULT, Hardware, load_hardware
-from .timing.step_time import step_seconds
-from .timing.timing import Rates, rates_of
-from .timing.workload import Workload, workload_of
 
 _ADDED = ("predicted_ms", "predicted_GiB")
 

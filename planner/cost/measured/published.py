@@ -11,13 +11,13 @@ from functools import partial
 
 import attrs
 
-from ..base import codes
-from ..passes.compile import compile_spec
-from ..plan import Plan
-from ..spec.sections import Batch, Cluster, Model, Module, Parallel, Training
-from ..spec.spec import Spec
+from ...base import codes
+from ...passes.compile import compile_spec
+from ...plan import Plan
+from ...spec.sections import Batch, Cluster, Model, Module, Parallel, Training
+from ...spec.spec import Spec
+from ..settings import Settings
 from .run_set import CellError, Row, RunSet, SecondMethod, integer, measured
-from .settings import Settings
 
 # Megatron-LM of 2021 in fp16: learned positions, scores in memory, gradients in fp16, the cross entropy in fp32
 # passes, and by default --scatter-gather-tensors-in-pipeline (Narayanan et al. 2021, 4.1).

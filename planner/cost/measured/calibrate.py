@@ -12,11 +12,11 @@ from math import exp, log
 
 import attrs
 
-from .fit import Point, minimise
-from .timing.hardware import Hardware, constants
-from .timing.step_time import step_seconds
-from .timing.timing import rates_of
-from .timing.workload import Workload
+from ..timing.hardware import Hardware, constants
+from ..timing.step_time import step_seconds
+from ..timing.timing import rates_of
+from ..timing.workload import Workload
+from .nelder_mead import Point, minimise
 
 PRICE = 0.004
 SPREAD = 0.3

@@ -8,15 +8,15 @@ from statistics import mean
 
 import attrs
 
-from ..base import codes
-from ..base.errors import Fault, Mark, PlanError
+from ...base import codes
+from ...base.errors import Fault, Mark, PlanError
+from ..simulation.durations import Durations
+from ..simulation.simulate import simulate
+from ..timing.hardware import Hardware
 from .calibrate import Sample, calibrate, predicted, unfitted
-from .predict_runs import each_row, workload_of_row
+from .csv_file import Runs
+from .predict import each_row, workload_of_row
 from .run_set import Row
-from .runs import Runs
-from .simulation.durations import Durations
-from .simulation.simulate import simulate
-from .timing.hardware import Hardware
 
 
 def samples_of(runs: Runs) -> tuple[Sample, ...]:

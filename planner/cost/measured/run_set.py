@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from ..base import codes
-from ..base.codes import Code
-from ..plan import Plan
-from ..spec.fields import MAX_SIZE, show
-from .settings import Settings
+from ...base import codes
+from ...base.codes import Code
+from ...plan import Plan
+from ...spec.fields import MAX_SIZE, show
+from ..settings import Settings
 
 Row = Mapping[str, str]
 PlanOf = Callable[[Row, str], Plan]

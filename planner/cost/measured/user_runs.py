@@ -16,14 +16,14 @@ import os
 from collections.abc import Iterator
 from statistics import median
 
-from ..base import codes
-from ..base.errors import PlanError
-from ..plan import Plan
-from ..plan_file import load_plan
-from ..spec.fields import show
-from ..spec.loader import read_bytes
+from ...base import codes
+from ...base.errors import PlanError
+from ...plan import Plan
+from ...plan_file import load_plan
+from ...spec.fields import show
+from ...spec.loader import read_bytes
+from ..settings import EXECUTOR, Settings
 from .run_set import CellError, Row, RunSet, measured
-from .settings import EXECUTOR, Settings
 
 _MAX_METRICS = 64 * 2**20
 

@@ -1,0 +1,1 @@
+"""Runs that were measured: files of them, predictions beside them, constants fitted to them."""
