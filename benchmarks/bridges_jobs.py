@@ -13,11 +13,11 @@ from jobs import TIMEOUT
 from stock_bridge import StockBridge
 from torch.distributed import distributed_c10d
 
-from executor import device
 from executor.bridge import Bridge
 from executor.grids import build_grids
 from executor.groups import ProcessGroups
 from executor.rows import SIZES
+from executor.start import device
 from planner import Plan
 
 CPU = torch.device("cpu")

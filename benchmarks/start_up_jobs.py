@@ -15,11 +15,11 @@ from megatron.core.hyper_comm_grid import HyperCommGrid
 from stock_bridge import StockCommunicator
 
 import executor.train
-from executor.context import Context, connect, started
 from executor.data import Synthetic
 from executor.groups import ProcessGroups
 from executor.infra import MimoModelInfra
 from executor.schedule import unwrap_mimo_model
+from executor.start.context import Context, connect, started
 from executor.train import Settings, Trainer
 from planner import Axis, ModulePlan, Plan
 

@@ -7,4 +7,4 @@ Nothing happens here that is not in the plan. `device` is imported first because
 prepare megatron-core's import.
 """
 
-from . import device as _device  # noqa: F401
+from .start import device as _device  # noqa: F401

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from planner import Plan, PlanError
 from planner.plan_file import load_plan
 
-from .context import DEFAULT_TIMEOUT, Context, connect, leave, started
 from .errors import ExecutorError
-from .lost import describe, is_lost_rank
 from .megatron_limits import check_limits, check_version
 from .options import MisuseError, Parser, check_writable, integer, number
+from .start.context import DEFAULT_TIMEOUT, Context, connect, leave, started
+from .start.lost_ranks import describe, is_lost_rank
 
 if TYPE_CHECKING:
     from .predicted import Predicted

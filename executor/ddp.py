@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,13 +23,6 @@ from planner import MIMO_LANGUAGE_MODULE_KEY
 from .errors import ExecutorError
 from .grids import collection_of
 from .groups import ProcessGroups
-
-
-def modules_of(model: MimoModel) -> Iterator[tuple[str, Any]]:
-    """The modules of this rank, by name."""
-    yield from model.modality_submodules.items()
-    if model.language_model is not None:
-        yield MIMO_LANGUAGE_MODULE_KEY, model.language_model
 
 
 def wrap(

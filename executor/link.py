@@ -22,7 +22,7 @@ from planner import Direction
 
 from .errors import LostPeerError
 from .groups import ProcessGroups
-from .lost import is_lost_rank
+from .start.lost_ranks import is_lost_rank
 
 Work = Any  # torch's handles of an operation differ by backend
 

@@ -16,7 +16,7 @@ import attrs
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, Plan
 
 from .errors import UnsupportedError
-from .layers import Layers, choose_layers
+from .start.layer_backend import Layers, choose_layers
 
 KNOWN_VERSION = "0.19"
 KNOWN_RANGE = f">={KNOWN_VERSION},<0.20"

@@ -32,7 +32,6 @@ from planner.layout.dag import topological_order
 from planner.layout.ir import edge_name
 from planner.spec.presets import padded_vocab_size
 
-from . import device
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
 from .errors import ExecutorError
 from .grids import build_grids, collection_of
@@ -40,6 +39,7 @@ from .groups import ProcessGroups
 from .pipeline import key_of
 from .rows import SIZES, part_sizes, sizes_of
 from .shared_bridge import SharedBridge
+from .start import device
 from .transformer import block_spec, model_of, transformer_config
 
 ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}
@@ -322,3 +322,10 @@ def _num_layers(module: ModulePlan, groups: ProcessGroups) -> int:
     """Layers of this rank's stage."""
     coords = groups.view.coords.get(module.name)
     return (module.stages or (0,))[coords[Axis.PP]] if coords else 0
+
+
+def modules_of(model: MimoModel) -> Iterator[tuple[str, Any]]:
+    """The modules of this rank, by name."""
+    yield from model.modality_submodules.items()
+    if model.language_model is not None:
+        yield MIMO_LANGUAGE_MODULE_KEY, model.language_model

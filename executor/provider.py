@@ -23,7 +23,6 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Spec
 
-from . import device
 from .compare import check_model
 from .ddp import wrap, wrap_precision
 from .errors import ExecutorError, UnsupportedError
@@ -36,6 +35,7 @@ from .meta import on_meta
 from .model import PlannedMimoModel, build_model
 from .rng import Streams, seed_streams
 from .spec_limits import check_specs
+from .start import device
 from .weights import initialize
 
 Hook = Callable[[list[Any]], list[Any] | None]

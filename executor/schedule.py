@@ -21,13 +21,13 @@ from megatron.core.process_groups_config import MultiModuleProcessGroupCollectio
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, ModuleLayout, Plan, Spec
 
-from . import device
 from .ddp import modules_of
 from .errors import ExecutorError
 from .gradients import ModulesAndGrids
 from .grids import PlannedGrid, build_grids
 from .infra import MimoModelInfra, compiled, open_groups, topology_of
 from .pipeline import PipelineCommunicator
+from .start import device
 
 DIM_MAPPING = {"b": 0, "h": 1}  # of the flattened output of an encoder
 

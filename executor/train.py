@@ -21,7 +21,6 @@ from planner import Plan
 
 from .data import Microbatch, Synthetic
 from .ddp import default_config
-from .device import memory_bytes
 from .errors import ExecutorError
 from .gradients import counts_tokens, finalize_model_grads_multimodule
 from .groups import ProcessGroups
@@ -37,6 +36,7 @@ from .schedule import (
     zero_grad_buffer_for_multimodule,
 )
 from .slicing import batch_of_rank
+from .start.device import memory_bytes
 from .transformer import model_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

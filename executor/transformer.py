@@ -27,7 +27,7 @@ from torch.nn import functional
 from planner import Axis, Model, ModulePlan
 
 from .errors import ExecutorError
-from .layers import Layers, choose_layers
+from .start.layer_backend import Layers, choose_layers
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": functional.gelu,

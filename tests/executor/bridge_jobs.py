@@ -16,14 +16,14 @@ import torch.distributed as dist
 from jobs import TIMEOUT
 from torch.distributed import distributed_c10d
 
-from executor import device
 from executor.bridge import Bridge
 from executor.buffers import Pool
-from executor.context import Context, connect
 from executor.errors import ExecutorError, LostPeerError
 from executor.groups import ProcessGroups
 from executor.rows import SIZES, sizes_of
 from executor.shared_bridge import SharedBridge
+from executor.start import device
+from executor.start.context import Context, connect
 from planner import Axis, Plan
 
 MICROBATCHES = 3

@@ -22,9 +22,7 @@ import executor.check
 import executor.cli
 import executor.compare
 import executor.train
-from executor import device
 from executor.compare import check_layout
-from executor.context import Context, Versions, connect, started
 from executor.data import Synthetic
 from executor.ddp import default_config, modules_of
 from executor.errors import ExecutorError
@@ -34,6 +32,8 @@ from executor.megatron_limits import check_limits
 from executor.meta import on_meta
 from executor.model import build_model
 from executor.reference import reference_of
+from executor.start import device
+from executor.start.context import Context, Versions, connect, started
 from executor.train import Settings, Trainer
 from executor.weights import slices_of
 from planner import Plan

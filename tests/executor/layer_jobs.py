@@ -13,7 +13,7 @@ from torch import float32
 
 from executor import transformer
 from executor.errors import ExecutorError
-from executor.layers import Layers
+from executor.start.layer_backend import Layers
 from planner import Plan
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from executor.context import connect, started
 from executor.groups import ProcessGroups
-from executor.lost import describe, is_lost_rank
+from executor.start.context import connect, started
+from executor.start.lost_ranks import describe, is_lost_rank
 from planner import Plan
 
 SHORT = timedelta(seconds=2)

@@ -20,12 +20,13 @@ from megatron.core.transformer.transformer_block import TransformerBlock
 from provider_jobs import provider_of, refusal
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from executor import device, library
+from executor import library
 from executor.ddp import modules_of
 from executor.encoders import EncoderSubmodules
 from executor.grids import build_grids
 from executor.sampler import GlobalOrder
 from executor.spec_limits import spec_limits_of
+from executor.start import device
 from planner import Plan, compile_spec
 
 APART = specs.plan({"tp": 2, "pp": 2}, {"dp": 2}, fixed=True)
@@ -269,7 +270,7 @@ def listed_images() -> list[dict[str, Any] | None]:
     plan = specs.plan({}, {"dp": 2})
     images = [torch.tensor(0), torch.tensor(1)]
     found = []
-    with mock.patch("executor.device.current", return_value=torch.device("meta")):
+    with mock.patch("executor.start.device.current", return_value=torch.device("meta")):
         for rank in plan.module("images").ranks:
             part = of_rank(plan, rank, {"inputs": images}, {"images": [1, 1, 0, 0]})["modality_inputs"]
             found.append(part and [one.device.type for one in part["images"]["vit"]["inputs"]])

@@ -17,14 +17,15 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.pipeline_parallel.schedules import forward_backward_pipelining_without_interleaving
 from rng_jobs import recorded_masks
 
-from executor import device, library
-from executor.context import connect
+from executor import library
 from executor.data import Synthetic
 from executor.ddp import modules_of
 from executor.errors import ExecutorError
 from executor.gradients import counts_tokens
 from executor.infra import MimoModelInfra
 from executor.optimizer import optimizer_config
+from executor.start import device
+from executor.start.context import connect
 from executor.train import Settings, Trainer
 from executor.weights import initialize, slices_of
 from planner import Plan
@@ -356,7 +357,7 @@ def after_hooks(text: str) -> dict[str, Any]:
 def devices(text: str) -> dict[str, Any]:
     """Where parameters lie once a frozen model was provided for another device than the one it was made on."""
     plan = Plan.from_json(text)
-    with world(), mock.patch("executor.device.current", return_value=torch.device("meta")):
+    with world(), mock.patch("executor.start.device.current", return_value=torch.device("meta")):
         provider = library.LlavaMimoProvider(plan=plan, bf16=False, freeze_modality_encoders={"images": True})
         made = {parameter.device.type for parameter in provider.provide().parameters()}
         (model,) = provider.provide_distributed_model(wrap_with_ddp=False)

@@ -9,9 +9,9 @@ import pytest
 import ranks
 import specs
 
-from executor import device, layers
-from executor.layers import Layers, choose_layers
 from executor.megatron_limits import READY_MODELS, limits_of
+from executor.start import device
+from executor.start.layer_backend import Layers, choose_layers
 
 
 def machine(*, gpu: bool, package: bool) -> mock.mock._patch_dict:

@@ -10,7 +10,7 @@ import ranks
 import specs
 from torch.distributed import DistBackendError, DistNetworkError, DistStoreError
 
-from executor.lost import describe, is_lost_rank
+from executor.start.lost_ranks import describe, is_lost_rank
 
 GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp"
 NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, "

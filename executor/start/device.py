@@ -42,7 +42,7 @@ def ready() -> Iterator[None]:
     if ON_GPU:
         yield
         return
-    from .cpu import emulated  # noqa: PLC0415  never imported where there is a GPU
+    from .cpu_emulation import emulated  # noqa: PLC0415  never imported where there is a GPU
 
     with emulated():
         yield

@@ -14,7 +14,7 @@ from datetime import timedelta
 import attrs
 from torch._C._distributed_c10d import Store
 
-from .errors import DisagreementError
+from ..errors import DisagreementError
 
 _OK = "ok"
 _MAX_NAMED = 8

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
+from ..errors import ExecutorError
 from . import device
 from .agree import Claim, agree
-from .errors import ExecutorError
 
 DEFAULT_TIMEOUT = timedelta(seconds=120)
 _LINGER_SECONDS = 5.0
