@@ -16,8 +16,8 @@ from stock_bridge import StockCommunicator
 
 import executor.train
 from executor.data import Synthetic
-from executor.groups import ProcessGroups
-from executor.infra import MimoModelInfra
+from executor.groups.groups import ProcessGroups
+from executor.groups.infra import MimoModelInfra
 from executor.schedule import unwrap_mimo_model
 from executor.start.context import Context, connect, started
 from executor.train import Settings, Trainer

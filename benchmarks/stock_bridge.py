@@ -11,7 +11,7 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel.bridge_communicator import BridgeCommunicator
 from megatron.core.pipeline_parallel.multimodule_communicator import MultiModulePipelineCommunicator
 
-from executor.groups import ProcessGroups
+from executor.groups.groups import ProcessGroups
 from planner import Bridge, GroupKind, Plan
 
 

@@ -17,7 +17,7 @@ from planner import Direction, ModulePlan
 from .buffers import Pool
 from .crossing import Receiving, Sending
 from .errors import ExecutorError
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 from .link import Link, Posted
 from .rows import SIZES, Shape
 from .sides import Held, Side, known_width

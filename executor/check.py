@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from .check_bridges import BridgeTime, check_bridge
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 
 _HASH_BITS = 39  # a sum over the largest world, 2^24 ranks, fits int64
 

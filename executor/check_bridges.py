@@ -19,7 +19,7 @@ from planner import Bridge as PlannedBridge
 from planner.layout.bridges import width_of
 
 from .bridge import Bridge
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 from .rows import SIZES, Shape, flatten, part, part_sizes, restore
 from .shared_bridge import SharedBridge
 

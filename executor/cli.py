@@ -102,7 +102,7 @@ def _check(options: argparse.Namespace, context: Context) -> int:
         from . import report  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
         from .check import check  # noqa: PLC0415
         from .compare import check_layout  # noqa: PLC0415
-        from .groups import ProcessGroups  # noqa: PLC0415
+        from .groups.groups import ProcessGroups  # noqa: PLC0415
 
         groups = ProcessGroups(plan, context.rank, context.timeout)
         check_layout(groups)
@@ -136,7 +136,7 @@ def _train(options: argparse.Namespace, context: Context) -> int:
 
 def _steps(plan: Plan, original: Plan, settings: Settings, options: argparse.Namespace, context: Context) -> None:
     from .data import Synthetic  # noqa: PLC0415  imports megatron-core
-    from .groups import ProcessGroups  # noqa: PLC0415
+    from .groups.groups import ProcessGroups  # noqa: PLC0415
     from .train import Trainer  # noqa: PLC0415
 
     groups = ProcessGroups(plan, context.rank, context.timeout)

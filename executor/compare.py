@@ -17,8 +17,8 @@ from megatron.core.pipeline_parallel.multimodule_communicator import MultiModule
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, Strategy
 
 from .errors import PlanMismatchError
-from .grids import KINDS, PlannedGrid, build_grids, rank_enum
-from .groups import ProcessGroups
+from .groups.grids import KINDS, PlannedGrid, build_grids, rank_enum
+from .groups.groups import ProcessGroups
 from .pipeline import stage_of
 
 _EMBEDDINGS = {

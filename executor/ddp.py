@@ -21,8 +21,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from planner import MIMO_LANGUAGE_MODULE_KEY
 
 from .errors import ExecutorError
-from .grids import collection_of
-from .groups import ProcessGroups
+from .groups.grids import collection_of
+from .groups.groups import ProcessGroups
 
 
 def wrap(

@@ -16,8 +16,8 @@ from megatron.core.distributed import finalize_model_grads
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, RankView
 
 from .errors import ExecutorError
-from .grids import PlannedGrid
-from .infra import MimoModelInfra
+from .groups.grids import PlannedGrid
+from .groups.infra import MimoModelInfra
 from .start import device
 
 ModulesAndGrids = list[tuple[Any, PlannedGrid]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .contract import ContractError, validate_data_loader_contract, validate_no_stub_ranks
 from .gradients import finalize_model_grads_multimodule
-from .infra import MimoModelInfra
+from .groups.infra import MimoModelInfra
 from .optimizer import build_optimizer
 from .provider import LlavaMimoProvider, MimoModelProvider
 from .sampler import GlobalOrder

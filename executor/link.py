@@ -21,7 +21,7 @@ import torch.distributed as dist
 from planner import Direction
 
 from .errors import LostPeerError
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 from .start.lost_ranks import is_lost_rank
 
 Work = Any  # torch's handles of an operation differ by backend

@@ -34,8 +34,8 @@ from planner.spec.presets import padded_vocab_size
 
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
 from .errors import ExecutorError
-from .grids import build_grids, collection_of
-from .groups import ProcessGroups
+from .groups.grids import build_grids, collection_of
+from .groups.groups import ProcessGroups
 from .pipeline import key_of
 from .rows import SIZES, part_sizes, sizes_of
 from .shared_bridge import SharedBridge

@@ -20,7 +20,7 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind, Plan
 from planner.layout.ir import edge_name
 
 from .bridge import Bridge
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 from .shared_bridge import SharedBridge
 
 Tensors = dict[str, Any]  # by module: what it has received, or hands on

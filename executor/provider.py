@@ -27,8 +27,8 @@ from .compare import check_model
 from .ddp import wrap, wrap_precision
 from .errors import ExecutorError, UnsupportedError
 from .freeze import Frozen, freeze
-from .groups import ProcessGroups
-from .infra import MimoModelInfra, check_plan, compiled, infra_of, open_groups
+from .groups.groups import ProcessGroups
+from .groups.infra import MimoModelInfra, check_plan, compiled, infra_of, open_groups
 from .inject import Making, specs_of_rank
 from .megatron_limits import check_dtype
 from .meta import on_meta

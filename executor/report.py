@@ -11,7 +11,7 @@ from planner import Plan
 
 from .check import Findings
 from .check_bridges import BridgeTime
-from .groups import ProcessGroups, StartUp
+from .groups.groups import ProcessGroups, StartUp
 from .train import Step
 
 _MAX_FAULTS = 20

@@ -25,7 +25,7 @@ from megatron.core.tensor_parallel import random
 from planner import MIMO_LANGUAGE_MODULE_KEY, RankView
 
 from .ddp import modules_of
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 from .seeds import Seeds
 
 

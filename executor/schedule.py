@@ -24,8 +24,8 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, ModuleLayout, Plan, Spec
 from .ddp import modules_of
 from .errors import ExecutorError
 from .gradients import ModulesAndGrids
-from .grids import PlannedGrid, build_grids
-from .infra import MimoModelInfra, compiled, open_groups, topology_of
+from .groups.grids import PlannedGrid, build_grids
+from .groups.infra import MimoModelInfra, compiled, open_groups, topology_of
 from .pipeline import PipelineCommunicator
 from .start import device
 

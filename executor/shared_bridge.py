@@ -16,7 +16,7 @@ from planner import Direction, Traffic
 from .bridge import fixed_shape
 from .buffers import Pool
 from .crossing import Receiving, Sending
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 from .link import Link, num_bytes_of
 from .rows import SIZES, Shape
 from .sides import Held, Side

@@ -19,7 +19,7 @@ from planner.layout.bridges import width_of
 
 from .crossing import Lane
 from .errors import ExecutorError
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 from .link import inside
 from .rows import Shape, flatten, join, part, part_sizes, restore, sizes_of
 

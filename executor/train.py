@@ -23,7 +23,7 @@ from .data import Microbatch, Synthetic
 from .ddp import default_config
 from .errors import ExecutorError
 from .gradients import counts_tokens, finalize_model_grads_multimodule
-from .groups import ProcessGroups
+from .groups.groups import ProcessGroups
 from .megatron_limits import check_dtype
 from .model import PlannedMimoModel
 from .optimizer import build_optimizer, optimizer_config

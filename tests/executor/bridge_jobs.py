@@ -19,7 +19,7 @@ from torch.distributed import distributed_c10d
 from executor.bridge import Bridge
 from executor.buffers import Pool
 from executor.errors import ExecutorError, LostPeerError
-from executor.groups import ProcessGroups
+from executor.groups.groups import ProcessGroups
 from executor.rows import SIZES, sizes_of
 from executor.shared_bridge import SharedBridge
 from executor.start import device

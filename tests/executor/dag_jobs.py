@@ -20,8 +20,8 @@ from megatron.core.pipeline_parallel.schedules import forward_backward_pipelinin
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from executor.grids import collection_of
-from executor.groups import ProcessGroups
+from executor.groups.grids import collection_of
+from executor.groups.groups import ProcessGroups
 from executor.pipeline import PipelineCommunicator, key_of
 from executor.rows import SIZES
 from executor.start import device

@@ -13,7 +13,7 @@ import executor.check
 import executor.gradients
 import executor.sides
 import executor.train
-from executor.groups import ProcessGroups
+from executor.groups.groups import ProcessGroups
 
 
 @contextmanager

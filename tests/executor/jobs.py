@@ -26,8 +26,8 @@ from executor.compare import check_layout
 from executor.data import Synthetic
 from executor.ddp import default_config, modules_of
 from executor.errors import ExecutorError
-from executor.grids import build_grids
-from executor.groups import ProcessGroups
+from executor.groups.grids import build_grids
+from executor.groups.groups import ProcessGroups
 from executor.megatron_limits import check_limits
 from executor.meta import on_meta
 from executor.model import build_model

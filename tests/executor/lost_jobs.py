@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from executor.groups import ProcessGroups
+from executor.groups.groups import ProcessGroups
 from executor.start.context import connect, started
 from executor.start.lost_ranks import describe, is_lost_rank
 from planner import Plan

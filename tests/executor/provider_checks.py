@@ -23,7 +23,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from executor import library
 from executor.ddp import modules_of
 from executor.encoders import EncoderSubmodules
-from executor.grids import build_grids
+from executor.groups.grids import build_grids
 from executor.sampler import GlobalOrder
 from executor.spec_limits import spec_limits_of
 from executor.start import device

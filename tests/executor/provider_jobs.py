@@ -22,7 +22,7 @@ from executor.data import Synthetic
 from executor.ddp import modules_of
 from executor.errors import ExecutorError
 from executor.gradients import counts_tokens
-from executor.infra import MimoModelInfra
+from executor.groups.infra import MimoModelInfra
 from executor.optimizer import optimizer_config
 from executor.start import device
 from executor.start.context import connect

@@ -12,7 +12,7 @@ import torch
 from torch.distributed import distributed_c10d
 
 from executor.errors import UnsupportedError
-from executor.naming import check_naming
+from executor.groups.group_names import check_naming
 
 REMEDY = r"Seen to hold on torch 2.15: pip install 'torch==2.15.\*'"
 

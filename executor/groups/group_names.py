@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.distributed import distributed_c10d
 
-from .errors import UnsupportedError
+from ..errors import UnsupportedError
 
 KNOWN_TORCH = "2.15"
 

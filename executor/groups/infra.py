@@ -21,13 +21,13 @@ from torch.distributed import distributed_c10d
 
 from planner import Plan, Spec, compile_spec
 
-from .errors import DisagreementError, ExecutorError, UnsupportedError
+from ..errors import DisagreementError, ExecutorError, UnsupportedError
+from ..megatron_limits import check_limits
+from ..start import device
+from ..start.agree import agree
+from ..start.context import DEFAULT_TIMEOUT, Versions
 from .grids import PlannedGrid, build_grids, collection_of
 from .groups import ProcessGroups
-from .megatron_limits import check_limits
-from .start import device
-from .start.agree import agree
-from .start.context import DEFAULT_TIMEOUT, Versions
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 

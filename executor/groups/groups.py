@@ -23,9 +23,9 @@ from torch.distributed import distributed_c10d
 
 from planner import Direction, Group, GroupKind, Plan
 
+from ..start import device
 from .gloo import one_device
-from .naming import check_naming
-from .start import device
+from .group_names import check_naming
 
 _BRIDGES = frozenset(kind for kind in GroupKind if kind.startswith("bridge"))
 _SENDING = (GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)

@@ -1,0 +1,1 @@
+"""From the plan to process groups, grids and collections of megatron-core."""
