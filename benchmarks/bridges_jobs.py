@@ -13,10 +13,10 @@ from jobs import TIMEOUT
 from stock_bridge import StockBridge
 from torch.distributed import distributed_c10d
 
-from executor.bridge import Bridge
+from executor.bridge.bridge import Bridge
+from executor.bridge.packed import SIZES
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
-from executor.rows import SIZES
 from executor.start import device
 from planner import Plan
 

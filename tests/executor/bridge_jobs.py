@@ -16,12 +16,12 @@ import torch.distributed as dist
 from jobs import TIMEOUT
 from torch.distributed import distributed_c10d
 
-from executor.bridge import Bridge
-from executor.buffers import Pool
+from executor.bridge.bridge import Bridge
+from executor.bridge.buffer_pool import Pool
+from executor.bridge.packed import SIZES, sizes_of
+from executor.bridge.shared_bridge import SharedBridge
 from executor.errors import ExecutorError, LostPeerError
 from executor.groups.groups import ProcessGroups
-from executor.rows import SIZES, sizes_of
-from executor.shared_bridge import SharedBridge
 from executor.start import device
 from executor.start.context import Context, connect
 from planner import Axis, Plan

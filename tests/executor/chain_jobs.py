@@ -12,8 +12,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 from provider_jobs import Loop, filled, parts_of, provider_of, world
 
+from executor.bridge.packed import SIZES
 from executor.reference import reference_of
-from executor.rows import SIZES
 from planner import MIMO_LANGUAGE_MODULE_KEY, Plan
 
 INPUT_SIZE = 6

@@ -20,10 +20,10 @@ from megatron.core.pipeline_parallel.schedules import forward_backward_pipelinin
 from megatron.core.process_groups_config import MultiModuleProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from executor.bridge.communicator import PipelineCommunicator, key_of
+from executor.bridge.packed import SIZES
 from executor.groups.grids import collection_of
 from executor.groups.groups import ProcessGroups
-from executor.pipeline import PipelineCommunicator, key_of
-from executor.rows import SIZES
 from executor.start import device
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, Plan
 

@@ -9,9 +9,9 @@ from unittest import mock
 
 import attrs
 
+import executor.bridge.endpoint
 import executor.check
 import executor.gradients
-import executor.sides
 import executor.train
 from executor.groups.groups import ProcessGroups
 

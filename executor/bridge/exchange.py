@@ -12,9 +12,9 @@ import torch.distributed as dist
 
 from planner import Bridge, Direction, Message, Strategy, Transfer
 
-from .buffers import Pool
-from .link import Mail, inside
-from .rows import Shape
+from .buffer_pool import Pool
+from .p2p import Mail, inside
+from .packed import Shape
 
 
 @attrs.frozen(eq=False)

@@ -14,13 +14,13 @@ import torch
 
 from planner import Direction, ModulePlan
 
-from .buffers import Pool
-from .crossing import Receiving, Sending
-from .errors import ExecutorError
-from .groups.groups import ProcessGroups
-from .link import Link, Posted
-from .rows import SIZES, Shape
-from .sides import Held, Side, known_width
+from ..errors import ExecutorError
+from ..groups.groups import ProcessGroups
+from .buffer_pool import Pool
+from .endpoint import Held, Side, known_width
+from .exchange import Receiving, Sending
+from .p2p import Link, Posted
+from .packed import SIZES, Shape
 
 
 def fixed_shape(source: ModulePlan, destination: ModulePlan, num_samples: int) -> Shape | None:

@@ -17,7 +17,7 @@ import torch
 
 from planner import Output
 
-from .errors import ExecutorError
+from ..errors import ExecutorError
 
 SIZES = "_mimo_bridge_split_sizes"  # where megatron-core's MimoModel notes the tokens of each sample on a tensor
 

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from planner import Axis, GroupKind, ModulePlan, Strategy
 from planner.layout.bridges import width_of
 
-from .crossing import Lane
-from .errors import ExecutorError
-from .groups.groups import ProcessGroups
-from .link import inside
-from .rows import Shape, flatten, join, part, part_sizes, restore, sizes_of
+from ..errors import ExecutorError
+from ..groups.groups import ProcessGroups
+from .exchange import Lane
+from .p2p import inside
+from .packed import Shape, flatten, join, part, part_sizes, restore, sizes_of
 
 
 def known_width(source: ModulePlan, destination: ModulePlan) -> int | None:

@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from planner import Direction
 
-from .errors import LostPeerError
-from .groups.groups import ProcessGroups
-from .start.lost_ranks import is_lost_rank
+from ..errors import LostPeerError
+from ..groups.groups import ProcessGroups
+from ..start.lost_ranks import is_lost_rank
 
 Work = Any  # torch's handles of an operation differ by backend
 

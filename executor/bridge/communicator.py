@@ -19,8 +19,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind, Plan
 from planner.layout.ir import edge_name
 
+from ..groups.groups import ProcessGroups
 from .bridge import Bridge
-from .groups.groups import ProcessGroups
 from .shared_bridge import SharedBridge
 
 Tensors = dict[str, Any]  # by module: what it has received, or hands on

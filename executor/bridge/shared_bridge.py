@@ -13,13 +13,13 @@ import torch
 
 from planner import Direction, Traffic
 
+from ..groups.groups import ProcessGroups
 from .bridge import fixed_shape
-from .buffers import Pool
-from .crossing import Receiving, Sending
-from .groups.groups import ProcessGroups
-from .link import Link, num_bytes_of
-from .rows import SIZES, Shape
-from .sides import Held, Side
+from .buffer_pool import Pool
+from .endpoint import Held, Side
+from .exchange import Receiving, Sending
+from .p2p import Link, num_bytes_of
+from .packed import SIZES, Shape
 
 FORWARD, BACKWARD = Direction
 

@@ -1,0 +1,1 @@
+"""Tensors from module to module, by the plan's messages."""
