@@ -26,17 +26,17 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Spec
 from .compare import check_model
 from .ddp import wrap, wrap_precision
 from .errors import ExecutorError, UnsupportedError
-from .freeze import Frozen, freeze
 from .groups.groups import ProcessGroups
 from .groups.infra import MimoModelInfra, check_plan, compiled, infra_of, open_groups
 from .inject import Making, specs_of_rank
 from .megatron_limits import check_dtype
-from .meta import on_meta
-from .model import PlannedMimoModel, build_model
-from .rng import Streams, seed_streams
+from .model.freeze import Frozen, freeze
+from .model.meta_device import on_meta
+from .model.model import PlannedMimoModel, build_model
+from .model.rng import Streams, seed_streams
+from .model.weights import initialize
 from .spec_limits import check_specs
 from .start import device
-from .weights import initialize
 
 Hook = Callable[[list[Any]], list[Any] | None]
 

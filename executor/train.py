@@ -25,7 +25,8 @@ from .errors import ExecutorError
 from .gradients import counts_tokens, finalize_model_grads_multimodule
 from .groups.groups import ProcessGroups
 from .megatron_limits import check_dtype
-from .model import PlannedMimoModel
+from .model.model import PlannedMimoModel
+from .model.transformer import model_of
 from .optimizer import build_optimizer, optimizer_config
 from .provider import LlavaMimoProvider
 from .schedule import (
@@ -37,7 +38,6 @@ from .schedule import (
 )
 from .slicing import batch_of_rank
 from .start.device import memory_bytes
-from .transformer import model_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

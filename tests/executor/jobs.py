@@ -24,18 +24,18 @@ import executor.compare
 import executor.train
 from executor.compare import check_layout
 from executor.data import Synthetic
-from executor.ddp import default_config, modules_of
+from executor.ddp import default_config
 from executor.errors import ExecutorError
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
 from executor.megatron_limits import check_limits
-from executor.meta import on_meta
-from executor.model import build_model
+from executor.model.meta_device import on_meta
+from executor.model.model import build_model, modules_of
+from executor.model.weights import slices_of
 from executor.reference import reference_of
 from executor.start import device
 from executor.start.context import Context, Versions, connect, started
 from executor.train import Settings, Trainer
-from executor.weights import slices_of
 from planner import Plan
 
 TIMEOUT = timedelta(seconds=60)

@@ -11,8 +11,8 @@ from megatron.core.models.gpt import gpt_layer_specs
 from megatron.core.transformer.enums import AttnMaskType
 from torch import float32
 
-from executor import transformer
 from executor.errors import ExecutorError
+from executor.model import transformer
 from executor.start.layer_backend import Layers
 from planner import Plan
 

@@ -21,9 +21,9 @@ from provider_jobs import provider_of, refusal
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from executor import library
-from executor.ddp import modules_of
-from executor.encoders import EncoderSubmodules
 from executor.groups.grids import build_grids
+from executor.model.encoders import EncoderSubmodules
+from executor.model.model import modules_of
 from executor.sampler import GlobalOrder
 from executor.spec_limits import spec_limits_of
 from executor.start import device

@@ -19,15 +19,15 @@ from rng_jobs import recorded_masks
 
 from executor import library
 from executor.data import Synthetic
-from executor.ddp import modules_of
 from executor.errors import ExecutorError
 from executor.gradients import counts_tokens
 from executor.groups.infra import MimoModelInfra
+from executor.model.model import modules_of
+from executor.model.weights import initialize, slices_of
 from executor.optimizer import optimizer_config
 from executor.start import device
 from executor.start.context import connect
 from executor.train import Settings, Trainer
-from executor.weights import initialize, slices_of
 from planner import Plan
 
 SEED = 1234

@@ -12,9 +12,9 @@ import torch
 from jobs import ready
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
-import executor.model
+import executor.model.model
 from executor.data import Synthetic
-from executor.rng import Streams, seed_streams
+from executor.model.rng import Streams, seed_streams
 from executor.train import Settings, Trainer
 from planner import Plan
 

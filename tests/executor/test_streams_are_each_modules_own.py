@@ -8,7 +8,7 @@ import pytest
 import ranks
 import specs
 
-from executor.seeds import Seeds
+from executor.model.seeds import Seeds
 from planner import Axis, Plan
 
 # Language on two tp ranks, images on the same two ranks as two lanes.

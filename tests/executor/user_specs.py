@@ -16,7 +16,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
 
-from executor.encoders import EncoderSubmodules, VisionEncoder
+from executor.model.encoders import EncoderSubmodules, VisionEncoder
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, Model, Plan
 from planner.spec.presets import padded_vocab_size
 

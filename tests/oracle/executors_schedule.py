@@ -128,7 +128,7 @@ class _Recorder:
 
 def record(megatron: Megatron, plan: Plan, rank: int) -> list[Event]:
     """What a rank does in a step. Every lane of every stage must be one rank (tp = cp = 1)."""
-    pipeline, model = import_module("executor.bridge.bridge.communicator"), import_module("executor.model")
+    pipeline, model = import_module("executor.bridge.bridge.communicator"), import_module("executor.model.model")
     collections = import_module("megatron.core.process_groups_config")
     recorder, view = _Recorder(plan, rank), plan.view(rank)
     passed: list[tuple[str, ...]] = []  # of one forward pass: (module) or (src, dst)

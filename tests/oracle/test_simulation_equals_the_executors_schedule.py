@@ -27,7 +27,7 @@ NUM_PLANS = 160
 def executor(megatron: Megatron) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # megatron-core's own, while it is imported
-        import_module("executor.model")
+        import_module("executor.model.model")
 
 
 def drawn_plan(draw: Random) -> Plan:

@@ -26,8 +26,8 @@ from torch.nn import functional
 
 from planner import Axis, Model, ModulePlan
 
-from .errors import ExecutorError
-from .start.layer_backend import Layers, choose_layers
+from ..errors import ExecutorError
+from ..start.layer_backend import Layers, choose_layers
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": functional.gelu,

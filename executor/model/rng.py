@@ -24,8 +24,8 @@ from megatron.core.tensor_parallel import random
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, RankView
 
-from .ddp import modules_of
-from .groups.groups import ProcessGroups
+from ..groups.groups import ProcessGroups
+from .model import modules_of
 from .seeds import Seeds
 
 

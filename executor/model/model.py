@@ -32,14 +32,14 @@ from planner.layout.dag import topological_order
 from planner.layout.ir import edge_name
 from planner.spec.presets import padded_vocab_size
 
-from .bridge.communicator import key_of
-from .bridge.packed import SIZES, part_sizes, sizes_of
-from .bridge.shared_bridge import SharedBridge
+from ..bridge.communicator import key_of
+from ..bridge.packed import SIZES, part_sizes, sizes_of
+from ..bridge.shared_bridge import SharedBridge
+from ..errors import ExecutorError
+from ..groups.grids import build_grids, collection_of
+from ..groups.groups import ProcessGroups
+from ..start import device
 from .encoders import AudioEncoder, EncoderSubmodules, LinearProjection, VisionEncoder
-from .errors import ExecutorError
-from .groups.grids import build_grids, collection_of
-from .groups.groups import ProcessGroups
-from .start import device
 from .transformer import block_spec, model_of, transformer_config
 
 ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}

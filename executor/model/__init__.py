@@ -1,0 +1,1 @@
+"""A rank's part of the MimoModel: sizes, layers, weights and random streams that do not depend on the layout."""
