@@ -15,12 +15,12 @@ from megatron.core.hyper_comm_grid import HyperCommGrid
 from stock_bridge import StockCommunicator
 
 import executor.train
-from executor.data import Synthetic
 from executor.groups.groups import ProcessGroups
 from executor.groups.infra import MimoModelInfra
 from executor.schedule import unwrap_mimo_model
 from executor.start.context import Context, connect, started
 from executor.train import Settings, Trainer
+from executor.training.synthetic_data import Synthetic
 from planner import Axis, ModulePlan, Plan
 
 _STEPS = 8

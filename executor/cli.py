@@ -120,9 +120,9 @@ def _train(options: argparse.Namespace, context: Context) -> int:
         check_writable("--metrics", options.metrics)
     original = load_plan(options.plan)
     _quiet()
-    from .data import check_items  # noqa: PLC0415  imports megatron-core, before others wait for this rank
     from .reference import reference_of  # noqa: PLC0415
     from .train import Settings  # noqa: PLC0415
+    from .training.synthetic_data import check_items  # noqa: PLC0415  imports megatron-core, before others wait for this rank
 
     plan = reference_of(original) if options.reference else original
     check_limits(plan)
@@ -135,9 +135,9 @@ def _train(options: argparse.Namespace, context: Context) -> int:
 
 
 def _steps(plan: Plan, original: Plan, settings: Settings, options: argparse.Namespace, context: Context) -> None:
-    from .data import Synthetic  # noqa: PLC0415  imports megatron-core
     from .groups.groups import ProcessGroups  # noqa: PLC0415
     from .train import Trainer  # noqa: PLC0415
+    from .training.synthetic_data import Synthetic  # noqa: PLC0415  imports megatron-core
 
     groups = ProcessGroups(plan, context.rank, context.timeout)
     trainer = Trainer(plan, groups, Synthetic(original, options.seed), settings, context.device)

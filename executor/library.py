@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from .contract import ContractError, validate_data_loader_contract, validate_no_stub_ranks
-from .gradients import finalize_model_grads_multimodule
 from .groups.infra import MimoModelInfra
-from .optimizer import build_optimizer
 from .provider import LlavaMimoProvider, MimoModelProvider
-from .sampler import GlobalOrder
 from .schedule import (
     ColocatedCommConfig,
     build_colocated_comm_config,
@@ -20,7 +17,10 @@ from .schedule import (
     unwrap_mimo_model,
     zero_grad_buffer_for_multimodule,
 )
-from .slicing import batch_of_rank, slice_batch
+from .training.gradients import finalize_model_grads_multimodule
+from .training.optimizer import build_optimizer
+from .training.sampler import GlobalOrder
+from .training.slicing import batch_of_rank, slice_batch
 
 __all__ = [
     "ColocatedCommConfig",

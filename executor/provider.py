@@ -24,7 +24,6 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Spec
 
 from .compare import check_model
-from .ddp import wrap, wrap_precision
 from .errors import ExecutorError, UnsupportedError
 from .groups.groups import ProcessGroups
 from .groups.infra import MimoModelInfra, check_plan, compiled, infra_of, open_groups
@@ -37,6 +36,7 @@ from .model.rng import Streams, seed_streams
 from .model.weights import initialize
 from .spec_limits import check_specs
 from .start import device
+from .training.ddp import wrap, wrap_precision
 
 Hook = Callable[[list[Any]], list[Any] | None]
 

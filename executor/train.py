@@ -19,15 +19,11 @@ from megatron.core.pipeline_parallel.schedules import forward_backward_pipelinin
 
 from planner import Plan
 
-from .data import Microbatch, Synthetic
-from .ddp import default_config
 from .errors import ExecutorError
-from .gradients import counts_tokens, finalize_model_grads_multimodule
 from .groups.groups import ProcessGroups
 from .megatron_limits import check_dtype
 from .model.model import PlannedMimoModel
 from .model.transformer import model_of
-from .optimizer import build_optimizer, optimizer_config
 from .provider import LlavaMimoProvider
 from .schedule import (
     build_communicator,
@@ -36,8 +32,12 @@ from .schedule import (
     multimodule_no_sync,
     zero_grad_buffer_for_multimodule,
 )
-from .slicing import batch_of_rank
 from .start.device import memory_bytes
+from .training.ddp import default_config
+from .training.gradients import counts_tokens, finalize_model_grads_multimodule
+from .training.optimizer import build_optimizer, optimizer_config
+from .training.slicing import batch_of_rank
+from .training.synthetic_data import Microbatch, Synthetic
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

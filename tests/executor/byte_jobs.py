@@ -16,8 +16,8 @@ import jobs
 import torch
 import torch.distributed as dist
 
-from executor.data import Synthetic
 from executor.train import Settings, Trainer
+from executor.training.synthetic_data import Synthetic
 from planner import Plan
 
 # The operation, by the method that starts it, and the place of the argument that holds the whole buffer.

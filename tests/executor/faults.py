@@ -11,8 +11,8 @@ import attrs
 
 import executor.bridge.endpoint
 import executor.check
-import executor.gradients
 import executor.train
+import executor.training.gradients
 from executor.groups.groups import ProcessGroups
 
 

@@ -23,8 +23,6 @@ import executor.cli
 import executor.compare
 import executor.train
 from executor.compare import check_layout
-from executor.data import Synthetic
-from executor.ddp import default_config
 from executor.errors import ExecutorError
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
@@ -36,6 +34,8 @@ from executor.reference import reference_of
 from executor.start import device
 from executor.start.context import Context, Versions, connect, started
 from executor.train import Settings, Trainer
+from executor.training.ddp import default_config
+from executor.training.synthetic_data import Synthetic
 from planner import Plan
 
 TIMEOUT = timedelta(seconds=60)

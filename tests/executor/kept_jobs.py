@@ -8,8 +8,8 @@ import jobs
 import torch
 from megatron.core.transformer.transformer_block import TransformerBlock
 
-from executor.data import Synthetic
 from executor.train import Settings, Trainer
+from executor.training.synthetic_data import Synthetic
 from planner import Plan
 
 Kept = tuple[tuple[int, ...], bool, int]  # a tensor's shape, whether its values are floating, bytes of its storage

@@ -24,9 +24,9 @@ from executor import library
 from executor.groups.grids import build_grids
 from executor.model.encoders import EncoderSubmodules
 from executor.model.model import modules_of
-from executor.sampler import GlobalOrder
 from executor.spec_limits import spec_limits_of
 from executor.start import device
+from executor.training.sampler import GlobalOrder
 from planner import Plan, compile_spec
 
 APART = specs.plan({"tp": 2, "pp": 2}, {"dp": 2}, fixed=True)

@@ -13,9 +13,9 @@ from jobs import ready
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
 import executor.model.model
-from executor.data import Synthetic
 from executor.model.rng import Streams, seed_streams
 from executor.train import Settings, Trainer
+from executor.training.synthetic_data import Synthetic
 from planner import Plan
 
 

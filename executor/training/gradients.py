@@ -15,10 +15,10 @@ from megatron.core.distributed import finalize_model_grads
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, RankView
 
-from .errors import ExecutorError
-from .groups.grids import PlannedGrid
-from .groups.infra import MimoModelInfra
-from .start import device
+from ..errors import ExecutorError
+from ..groups.grids import PlannedGrid
+from ..groups.infra import MimoModelInfra
+from ..start import device
 
 ModulesAndGrids = list[tuple[Any, PlannedGrid]]
 

@@ -15,8 +15,8 @@ import torch
 from planner import MIMO_LANGUAGE_MODULE_KEY, Plan, RankView
 from planner.layout.batch_keys import INPUT_IDS, MODALITY_INPUTS, POSITION_IDS
 
-from .errors import ExecutorError
-from .start import device
+from ..errors import ExecutorError
+from ..start import device
 
 MODALITY_INPUT_IDS = "modality_input_ids"  # PlannedMimoModel's: per encoder, its lane's input_ids
 NumItems = Mapping[str, Sequence[int]]

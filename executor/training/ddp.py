@@ -20,9 +20,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from planner import MIMO_LANGUAGE_MODULE_KEY
 
-from .errors import ExecutorError
-from .groups.grids import collection_of
-from .groups.groups import ProcessGroups
+from ..errors import ExecutorError
+from ..groups.grids import collection_of
+from ..groups.groups import ProcessGroups
 
 
 def wrap(

@@ -21,7 +21,7 @@ from megatron.core.optimizer.optimizer_config import OptimizerConfig
 
 from planner import Plan
 
-from .groups.groups import ProcessGroups
+from ..groups.groups import ProcessGroups
 
 _GATHERS_PER_MODULE = 2
 

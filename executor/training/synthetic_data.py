@@ -17,8 +17,8 @@ import torch
 from planner import MIMO_LANGUAGE_MODULE_KEY, ModulePlan, Plan
 from planner.layout.batch_keys import INPUT_IDS, LABELS, LOSS_MASK, MODALITY_INPUTS, POSITION_IDS
 
-from .errors import ExecutorError
-from .model.transformer import model_of
+from ..errors import ExecutorError
+from ..model.transformer import model_of
 
 PADDING = 0
 _MAX_ITEMS = 2  # images per sample where the number varies

@@ -1,0 +1,1 @@
+"""What a step needs beside the model: gradients, the optimizer, samples."""
