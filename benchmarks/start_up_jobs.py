@@ -17,7 +17,7 @@ from stock_bridge import StockCommunicator
 import executor.train
 from executor.groups.groups import ProcessGroups
 from executor.groups.infra import MimoModelInfra
-from executor.schedule import unwrap_mimo_model
+from executor.library.loop import unwrap_mimo_model
 from executor.start.context import Context, connect, started
 from executor.train import Settings, Trainer
 from executor.training.synthetic_data import Synthetic

@@ -101,8 +101,8 @@ def _check(options: argparse.Namespace, context: Context) -> int:
     with started(context, plan.digest, plan.world_size):
         from . import report  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
         from .check import check  # noqa: PLC0415
-        from .compare import check_layout  # noqa: PLC0415
         from .groups.groups import ProcessGroups  # noqa: PLC0415
+        from .library.compare import check_layout  # noqa: PLC0415
 
         groups = ProcessGroups(plan, context.rank, context.timeout)
         check_layout(groups)

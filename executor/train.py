@@ -21,17 +21,17 @@ from planner import Plan
 
 from .errors import ExecutorError
 from .groups.groups import ProcessGroups
-from .megatron_limits import check_dtype
-from .model.model import PlannedMimoModel
-from .model.transformer import model_of
-from .provider import LlavaMimoProvider
-from .schedule import (
+from .library.loop import (
     build_communicator,
     build_pg_collection_for_schedule,
     get_module_to_grid_tuple,
     multimodule_no_sync,
     zero_grad_buffer_for_multimodule,
 )
+from .library.provider import LlavaMimoProvider
+from .megatron_limits import check_dtype
+from .model.model import PlannedMimoModel
+from .model.transformer import model_of
 from .start.device import memory_bytes
 from .training.ddp import default_config
 from .training.gradients import counts_tokens, finalize_model_grads_multimodule

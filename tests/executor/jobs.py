@@ -20,12 +20,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import executor.check
 import executor.cli
-import executor.compare
+import executor.library.compare
 import executor.train
-from executor.compare import check_layout
 from executor.errors import ExecutorError
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
+from executor.library.compare import check_layout
 from executor.megatron_limits import check_limits
 from executor.model.meta_device import on_meta
 from executor.model.model import build_model, modules_of

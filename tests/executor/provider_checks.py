@@ -22,9 +22,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from executor import library
 from executor.groups.grids import build_grids
+from executor.library.spec_limits import spec_limits_of
 from executor.model.encoders import EncoderSubmodules
 from executor.model.model import modules_of
-from executor.spec_limits import spec_limits_of
 from executor.start import device
 from executor.training.sampler import GlobalOrder
 from planner import Plan, compile_spec

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from .contract import ContractError, validate_data_loader_contract, validate_no_stub_ranks
-from .groups.infra import MimoModelInfra
-from .provider import LlavaMimoProvider, MimoModelProvider
-from .schedule import (
+from executor.groups.infra import MimoModelInfra
+from executor.training.gradients import finalize_model_grads_multimodule
+from executor.training.optimizer import build_optimizer
+from executor.training.sampler import GlobalOrder
+from executor.training.slicing import batch_of_rank, slice_batch
+
+from .launch_checks import ContractError, validate_data_loader_contract, validate_no_stub_ranks
+from .loop import (
     ColocatedCommConfig,
     build_colocated_comm_config,
     build_communicator,
@@ -17,10 +21,7 @@ from .schedule import (
     unwrap_mimo_model,
     zero_grad_buffer_for_multimodule,
 )
-from .training.gradients import finalize_model_grads_multimodule
-from .training.optimizer import build_optimizer
-from .training.sampler import GlobalOrder
-from .training.slicing import batch_of_rank, slice_batch
+from .provider import LlavaMimoProvider, MimoModelProvider
 
 __all__ = [
     "ColocatedCommConfig",

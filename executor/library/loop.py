@@ -21,13 +21,13 @@ from megatron.core.process_groups_config import MultiModuleProcessGroupCollectio
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, ModuleLayout, Plan, Spec
 
-from .bridge.communicator import PipelineCommunicator
-from .errors import ExecutorError
-from .groups.grids import PlannedGrid, build_grids
-from .groups.infra import MimoModelInfra, compiled, open_groups, topology_of
-from .model.model import modules_of
-from .start import device
-from .training.gradients import ModulesAndGrids
+from ..bridge.communicator import PipelineCommunicator
+from ..errors import ExecutorError
+from ..groups.grids import PlannedGrid, build_grids
+from ..groups.infra import MimoModelInfra, compiled, open_groups, topology_of
+from ..model.model import modules_of
+from ..start import device
+from ..training.gradients import ModulesAndGrids
 
 DIM_MAPPING = {"b": 0, "h": 1}  # of the flattened output of an encoder
 

@@ -12,7 +12,7 @@ from megatron.core.hyper_comm_grid import HyperCommGrid
 
 from planner import Plan
 
-from .errors import ExecutorError
+from ..errors import ExecutorError
 
 _MAX_NAMED = 8
 

@@ -24,9 +24,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, Plan
 
-from .errors import UnsupportedError
-from .megatron_limits import Limit
-from .model.encoders import EncoderSubmodules
+from ..errors import UnsupportedError
+from ..megatron_limits import Limit
+from ..model.encoders import EncoderSubmodules
 
 # A config's sizes, and the axes that they are of.
 AXES = {

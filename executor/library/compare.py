@@ -16,10 +16,10 @@ from megatron.core.pipeline_parallel.multimodule_communicator import MultiModule
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, Strategy
 
-from .bridge.communicator import stage_of
-from .errors import PlanMismatchError
-from .groups.grids import KINDS, PlannedGrid, build_grids, rank_enum
-from .groups.groups import ProcessGroups
+from ..bridge.communicator import stage_of
+from ..errors import PlanMismatchError
+from ..groups.grids import KINDS, PlannedGrid, build_grids, rank_enum
+from ..groups.groups import ProcessGroups
 
 _EMBEDDINGS = {
     GroupKind.EMBD: default_embedding_ranks,

@@ -17,7 +17,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, ModuleStageInfo
 
-from .groups.infra import MimoModelInfra
+from ..groups.infra import MimoModelInfra
 from .spec_limits import AXES, Part, parameters_of, parts_of
 
 
