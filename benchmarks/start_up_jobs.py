@@ -14,12 +14,12 @@ from jobs import TIMEOUT
 from megatron.core.hyper_comm_grid import HyperCommGrid
 from stock_bridge import StockCommunicator
 
-import executor.train
+import executor.commands.trainer
+from executor.commands.trainer import Settings, Trainer
 from executor.groups.groups import ProcessGroups
 from executor.groups.infra import MimoModelInfra
 from executor.library.loop import unwrap_mimo_model
 from executor.start.context import Context, connect, started
-from executor.train import Settings, Trainer
 from executor.training.synthetic_data import Synthetic
 from planner import Axis, ModulePlan, Plan
 

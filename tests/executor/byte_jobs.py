@@ -16,7 +16,7 @@ import jobs
 import torch
 import torch.distributed as dist
 
-from executor.train import Settings, Trainer
+from executor.commands.trainer import Settings, Trainer
 from executor.training.synthetic_data import Synthetic
 from planner import Plan
 

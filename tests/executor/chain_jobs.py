@@ -13,7 +13,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from provider_jobs import Loop, filled, parts_of, provider_of, world
 
 from executor.bridge.packed import SIZES
-from executor.reference import reference_of
+from executor.commands.reference import reference_of
 from planner import MIMO_LANGUAGE_MODULE_KEY, Plan
 
 INPUT_SIZE = 6

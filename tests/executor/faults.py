@@ -10,8 +10,8 @@ from unittest import mock
 import attrs
 
 import executor.bridge.endpoint
-import executor.check
-import executor.train
+import executor.commands.check
+import executor.commands.trainer
 import executor.training.gradients
 from executor.groups.groups import ProcessGroups
 

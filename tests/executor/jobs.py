@@ -18,10 +18,12 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-import executor.check
-import executor.cli
+import executor.commands.check
+import executor.commands.cli
+import executor.commands.trainer
 import executor.library.compare
-import executor.train
+from executor.commands.reference import reference_of
+from executor.commands.trainer import Settings, Trainer
 from executor.errors import ExecutorError
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
@@ -30,10 +32,8 @@ from executor.megatron_limits import check_limits
 from executor.model.meta_device import on_meta
 from executor.model.model import build_model, modules_of
 from executor.model.weights import slices_of
-from executor.reference import reference_of
 from executor.start import device
 from executor.start.context import Context, Versions, connect, started
-from executor.train import Settings, Trainer
 from executor.training.ddp import default_config
 from executor.training.synthetic_data import Synthetic
 from planner import Plan

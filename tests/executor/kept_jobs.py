@@ -8,7 +8,7 @@ import jobs
 import torch
 from megatron.core.transformer.transformer_block import TransformerBlock
 
-from executor.train import Settings, Trainer
+from executor.commands.trainer import Settings, Trainer
 from executor.training.synthetic_data import Synthetic
 from planner import Plan
 

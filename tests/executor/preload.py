@@ -7,8 +7,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
 
-    import executor.library
-    import executor.train  # noqa: F401
+    import executor.commands.trainer  # noqa: F401
 
 torch.set_num_threads(1)
 logging.disable(logging.WARNING)

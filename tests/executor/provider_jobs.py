@@ -18,13 +18,13 @@ from megatron.core.pipeline_parallel.schedules import forward_backward_pipelinin
 from rng_jobs import recorded_masks
 
 from executor import library
+from executor.commands.trainer import Settings, Trainer
 from executor.errors import ExecutorError
 from executor.groups.infra import MimoModelInfra
 from executor.model.model import modules_of
 from executor.model.weights import initialize, slices_of
 from executor.start import device
 from executor.start.context import connect
-from executor.train import Settings, Trainer
 from executor.training.gradients import counts_tokens
 from executor.training.optimizer import optimizer_config
 from executor.training.synthetic_data import Synthetic

@@ -13,8 +13,8 @@ from jobs import ready
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
 import executor.model.model
+from executor.commands.trainer import Settings, Trainer
 from executor.model.rng import Streams, seed_streams
-from executor.train import Settings, Trainer
 from executor.training.synthetic_data import Synthetic
 from planner import Plan
 

@@ -12,7 +12,7 @@ import specs
 import torch
 from parity import measure
 
-from executor.check import check_groups, numbers_of
+from executor.commands.check import check_groups, numbers_of
 from planner.spec.fields import MAX_SIZE
 
 PLAN = specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, fixed=True)

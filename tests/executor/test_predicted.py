@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import attrs
 import pytest
 
-from executor import predicted
-from executor.predicted import Predicted, gpu_of, is_same_gpu, predicted_of, summary
+from executor.commands import predicted
+from executor.commands.predicted import Predicted, gpu_of, is_same_gpu, predicted_of, summary
 from planner import Cluster, Plan, compile_spec, load_spec
 from planner.cost.predict import predict
 from planner.cost.settings import EXECUTOR

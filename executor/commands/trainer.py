@@ -19,25 +19,25 @@ from megatron.core.pipeline_parallel.schedules import forward_backward_pipelinin
 
 from planner import Plan
 
-from .errors import ExecutorError
-from .groups.groups import ProcessGroups
-from .library.loop import (
+from ..errors import ExecutorError
+from ..groups.groups import ProcessGroups
+from ..library.loop import (
     build_communicator,
     build_pg_collection_for_schedule,
     get_module_to_grid_tuple,
     multimodule_no_sync,
     zero_grad_buffer_for_multimodule,
 )
-from .library.provider import LlavaMimoProvider
-from .megatron_limits import check_dtype
-from .model.model import PlannedMimoModel
-from .model.transformer import model_of
-from .start.device import memory_bytes
-from .training.ddp import default_config
-from .training.gradients import counts_tokens, finalize_model_grads_multimodule
-from .training.optimizer import build_optimizer, optimizer_config
-from .training.slicing import batch_of_rank
-from .training.synthetic_data import Microbatch, Synthetic
+from ..library.provider import LlavaMimoProvider
+from ..megatron_limits import check_dtype
+from ..model.model import PlannedMimoModel
+from ..model.transformer import model_of
+from ..start.device import memory_bytes
+from ..training.ddp import default_config
+from ..training.gradients import counts_tokens, finalize_model_grads_multimodule
+from ..training.optimizer import build_optimizer, optimizer_config
+from ..training.slicing import batch_of_rank
+from ..training.synthetic_data import Microbatch, Synthetic
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -18,10 +18,10 @@ from planner import Axis, Plan
 from planner import Bridge as PlannedBridge
 from planner.layout.bridges import width_of
 
-from .bridge.bridge import Bridge
-from .bridge.packed import SIZES, Shape, flatten, part, part_sizes, restore
-from .bridge.shared_bridge import SharedBridge
-from .groups.groups import ProcessGroups
+from ..bridge.bridge import Bridge
+from ..bridge.packed import SIZES, Shape, flatten, part, part_sizes, restore
+from ..bridge.shared_bridge import SharedBridge
+from ..groups.groups import ProcessGroups
 
 WIDTH = 1024  # where the plan knows none
 _TOKENS = (4, 5, 0, 6)  # of samples in turn, where their number varies

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 from planner import Plan, PlanError
 from planner.plan_file import load_plan
 
-from .errors import ExecutorError
-from .megatron_limits import check_limits, check_version
+from ..errors import ExecutorError
+from ..megatron_limits import check_limits, check_version
+from ..start.context import DEFAULT_TIMEOUT, Context, connect, leave, started
+from ..start.lost_ranks import describe, is_lost_rank
 from .options import MisuseError, Parser, check_writable, integer, number
-from .start.context import DEFAULT_TIMEOUT, Context, connect, leave, started
-from .start.lost_ranks import describe, is_lost_rank
 
 if TYPE_CHECKING:
     from .predicted import Predicted
-    from .train import Settings, Step
+    from .trainer import Settings, Step
 
 OK, FAULTS, MISUSE = 0, 1, 2
 _DAY = 86400.0  # seconds
@@ -99,10 +99,9 @@ def _check(options: argparse.Namespace, context: Context) -> int:
     check_version()  # groups and bridges of any plan can be tried; what cannot be trained is for `train` to refuse
     _quiet()
     with started(context, plan.digest, plan.world_size):
-        from . import report  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
+        from ..groups.groups import ProcessGroups  # noqa: PLC0415
+        from ..library.compare import check_layout  # noqa: PLC0415
         from .check import check  # noqa: PLC0415
-        from .groups.groups import ProcessGroups  # noqa: PLC0415
-        from .library.compare import check_layout  # noqa: PLC0415
 
         groups = ProcessGroups(plan, context.rank, context.timeout)
         check_layout(groups)
@@ -120,9 +119,9 @@ def _train(options: argparse.Namespace, context: Context) -> int:
         check_writable("--metrics", options.metrics)
     original = load_plan(options.plan)
     _quiet()
+    from ..training.synthetic_data import check_items  # noqa: PLC0415  imports megatron-core, before others wait for this rank
     from .reference import reference_of  # noqa: PLC0415
-    from .train import Settings  # noqa: PLC0415
-    from .training.synthetic_data import check_items  # noqa: PLC0415  imports megatron-core, before others wait for this rank
+    from .trainer import Settings  # noqa: PLC0415
 
     plan = reference_of(original) if options.reference else original
     check_limits(plan)
@@ -135,9 +134,9 @@ def _train(options: argparse.Namespace, context: Context) -> int:
 
 
 def _steps(plan: Plan, original: Plan, settings: Settings, options: argparse.Namespace, context: Context) -> None:
-    from .groups.groups import ProcessGroups  # noqa: PLC0415
-    from .train import Trainer  # noqa: PLC0415
-    from .training.synthetic_data import Synthetic  # noqa: PLC0415  imports megatron-core
+    from ..groups.groups import ProcessGroups  # noqa: PLC0415
+    from ..training.synthetic_data import Synthetic  # noqa: PLC0415  imports megatron-core
+    from .trainer import Trainer  # noqa: PLC0415
 
     groups = ProcessGroups(plan, context.rank, context.timeout)
     trainer = Trainer(plan, groups, Synthetic(original, options.seed), settings, context.device)
@@ -153,8 +152,8 @@ def _steps(plan: Plan, original: Plan, settings: Settings, options: argparse.Nam
 
 def _print_steps(running: Iterator[Step], predicted: Predicted, metrics: Path | None) -> None:
     """What rank 0 says of the steps as they end, and of their prediction at the end."""
+    from .console import step_line  # noqa: PLC0415  imports megatron-core
     from .predicted import device_name, summary  # noqa: PLC0415  on this rank only
-    from .report import step_line  # noqa: PLC0415  imports megatron-core
 
     steps, runs_on = [], device_name()
     with metrics.open("w", encoding="ascii") if metrics else nullcontext() as stream:

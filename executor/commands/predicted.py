@@ -22,11 +22,11 @@ from planner.cost.settings import EXECUTOR
 from planner.cost.settings import Settings as Software
 from planner.cost.timing.hardware import DEFAULT, known_hardware, load_hardware
 
-from .start import device
-from .start.layer_backend import Layers, choose_layers
+from ..start import device
+from ..start.layer_backend import Layers, choose_layers
 
 if TYPE_CHECKING:
-    from .train import Settings, Step  # imports megatron-core
+    from .trainer import Settings, Step  # imports megatron-core
 
 
 @attrs.frozen(kw_only=True)

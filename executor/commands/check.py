@@ -15,8 +15,8 @@ import attrs
 import torch
 import torch.distributed as dist
 
+from ..groups.groups import ProcessGroups
 from .check_bridges import BridgeTime, check_bridge
-from .groups.groups import ProcessGroups
 
 _HASH_BITS = 39  # a sum over the largest world, 2^24 ranks, fits int64
 

@@ -9,10 +9,10 @@ import torch.distributed as dist
 
 from planner import Plan
 
+from ..groups.groups import ProcessGroups, StartUp
 from .check import Findings
 from .check_bridges import BridgeTime
-from .groups.groups import ProcessGroups, StartUp
-from .train import Step
+from .trainer import Step
 
 _MAX_FAULTS = 20
 

@@ -1,0 +1,1 @@
+"""The executor's commands: check and train."""
