@@ -13,7 +13,7 @@ from jobs import TIMEOUT
 from stock_bridge import StockBridge
 from torch.distributed import distributed_c10d
 
-from executor.bridge.bridge import Bridge
+from executor.bridge.bridge import DisjointBridge
 from executor.bridge.packed import SIZES
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
@@ -37,7 +37,7 @@ def compare(texts: list[str], tokens: int, trips: int, rounds: int) -> dict[str,
         stock = StockBridge(
             plans[0].bridge("images", "language"), build_grids(plans[0], opened[0]), opened[0], value.dtype
         )
-        ours = [Bridge(groups, "images", "language", torch.float32, CPU) for groups in opened]
+        ours = [DisjointBridge(groups, "images", "language", torch.float32, CPU) for groups in opened]
         trip_of = [_stock(stock, value, is_source=ours[0].is_source), *(_ours(bridge, value) for bridge in ours)]
         seconds: list[list[float]] = [[] for _ in trip_of]
         for number in range(rounds + 1):
@@ -65,7 +65,7 @@ def _stock(bridge: StockBridge, value: torch.Tensor, *, is_source: bool) -> Call
     return source if is_source else destination
 
 
-def _ours(bridge: Bridge, value: torch.Tensor) -> Callable[[], None]:
+def _ours(bridge: DisjointBridge, value: torch.Tensor) -> Callable[[], None]:
     def source() -> None:
         bridge.send(value)
         bridge.expect()()
@@ -76,7 +76,7 @@ def _ours(bridge: Bridge, value: torch.Tensor) -> Callable[[], None]:
     return source if bridge.is_source else destination
 
 
-def _bytes(bridge: Bridge, plan: Plan, tokens: int) -> list[str]:
+def _bytes(bridge: DisjointBridge, plan: Plan, tokens: int) -> list[str]:
     """One more round trip, its bytes against the plan's messages."""
     before, elements = bridge.link.num_bytes_sent, tokens * plan.module("language").model.hidden_size  # type: ignore[union-attr,operator]
     _ours(bridge, _value(tokens, elements // tokens))()

@@ -15,7 +15,7 @@ from megatron.core.hyper_comm_grid import HyperCommGrid
 from stock_bridge import StockCommunicator
 
 import executor.commands.trainer
-from executor.commands.trainer import Settings, Trainer
+from executor.commands.trainer import Trainer, TrainSettings
 from executor.groups.groups import ProcessGroups
 from executor.groups.infra import MimoModelInfra
 from executor.library.loop import unwrap_mimo_model
@@ -88,7 +88,7 @@ def step(text: str, stock: bool) -> float:
     context = connect(TIMEOUT)
     with started(context, plan.digest, plan.world_size), _stock() if stock else nullcontext():
         groups = ProcessGroups(plan, context.rank, context.timeout)
-        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        settings = TrainSettings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
         trainer = Trainer(plan, groups, Synthetic(plan, 7), settings, context.device)
         assert isinstance(trainer._communicator, StockCommunicator) == stock
         first, *others = (step.seconds for step in trainer.run(_STEPS))

@@ -3,8 +3,6 @@
     torchrun --standalone --nproc-per-node=8 -m executor check spec.yaml
     torchrun --standalone --nproc-per-node=8 -m executor train spec.yaml --steps 20
 
-Nothing happens here that is not in the plan. `device` is imported first because where there is no GPU it must
-prepare megatron-core's import.
+Nothing happens here that is not in the plan. Without a GPU, megatron-core's import must be prepared: each room that
+imports megatron-core imports `executor.start.device` first, in its `__init__`.
 """
-
-from .start import device as _device  # noqa: F401

@@ -9,7 +9,7 @@ from planner.cost.simulation.durations import Durations
 from planner.cost.simulation.schedule import Stage
 from planner.cost.simulation.simulate import simulate
 from planner.report.build import build_report
-from planner.report.content import Fact, Memory, MemoryBar, MemoryPart, Notice, Report, TrafficRow
+from planner.report.content import KeyFigure, MemoryBar, MemoryPanel, MemoryPart, Notice, Report, TrafficRow
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "vision_audio_8gpu.yaml"
 BIG = Spec(
@@ -48,12 +48,12 @@ def sample(spec: Spec | None = None, plan: Plan | None = None) -> Report:
         plan,
         "sample.yaml",
         timeline=timeline,
-        memory=Memory(gpu="H100", limit=45.5e9, bars=bars),
+        memory=MemoryPanel(gpu="H100", limit=45.5e9, bars=bars),
         traffic=(
             TrafficRow(
                 owner="language", kind="tp", what="activations", wire="NVLink", bytes_per_rank=3.2e10, seconds=0.08
             ),
         ),
-        facts=(Fact("Step time", "1.66 s", "predicted"),),
+        facts=(KeyFigure("Step time", "1.66 s", "predicted"),),
         notices=() if plan.warnings else (Notice("example.yaml:1:1: warning[W000] a warning\n    fix: none"),),
     )

@@ -69,7 +69,7 @@ def refuted(plan: Plan, *, may_raise: bool = False) -> tuple[str, ...]:
     with pytest.raises(VerificationError) as caught:
         verify(plan)
     found = caught.value.disagreements
-    assert 0 < len(found) <= planner.verify.MAX_DISAGREEMENTS
+    assert 0 < len(found) <= planner.verify.brute_force.MAX_DISAGREEMENTS
     assert all("expected" in line for line in found)
     assert may_raise or "the plan raised" not in found[0]
     return found
@@ -341,32 +341,32 @@ def first_rank_leads(_: Any, self: Any, lane: int) -> int:
 
 
 MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "the first rank sends": patch_method(planner.bridges.Boundary, "leader", first_rank_leads),
+    "the first rank sends": patch_method(planner.layout.bridges.Boundary, "leader", first_rank_leads),
     "the source's first stage sends": lambda patch: patch.setattr(
-        planner.bridges.Boundary, "stage", property(lambda _: 0)
+        planner.layout.bridges.Boundary, "stage", property(lambda _: 0)
     ),
     "overlaps end one lane early": patch_function(
-        planner.bridges, "_overlaps", lambda original, *args: original(*args)[:1]
+        planner.layout.bridges, "_overlaps", lambda original, *args: original(*args)[:1]
     ),
     "lanes overlap by their number only": patch_method(
-        planner.bridges.Transfers,
+        planner.layout.bridges.Transfers,
         "_between",
         lambda original, self, src, dst: attrs.evolve(original(self, src, dst), src_start=0, dst_start=0),
     ),
     "embedding groups as if there were one pipeline (Bridge #4985)": patch_method(
-        planner.groups.StageEnds, "boxes", lambda original, self, index: original(self, 0 * index)
+        planner.layout.groups.StageEnds, "boxes", lambda original, self, index: original(self, 0 * index)
     ),
     "a rank finds another group": patch_method(
-        planner.coords.Partition,
+        planner.layout.coords.Partition,
         "indices",
         lambda original, self, rank: tuple(i and i - 1 for i in original(self, rank)),
     ),
     "groups of a kind backwards": patch_method(
-        planner.coords.Partition,
+        planner.layout.coords.Partition,
         "boxes",
         lambda original, self, index: original(self, len(self) - 1 - index),
     ),
-    "an expert view for the default order only": patch_function(planner.ir, "expert_view", default_order_only),
+    "an expert view for the default order only": patch_function(planner.layout.ir, "expert_view", default_order_only),
     "paths not weighted by stages": patch_function(
         planner.plan,
         "stages_before",
@@ -436,12 +436,12 @@ def test_errors_name_the_place_and_both_answers() -> None:
     assert issubclass(VerificationError, AssertionError)
 
 
-@pytest.mark.parametrize("file", [planner.verify, planner.verify_messages], ids=lambda file: file.__name__)
+@pytest.mark.parametrize("file", [planner.verify.brute_force, planner.verify.messages], ids=lambda file: file.__name__)
 def test_it_shares_no_arithmetic_with_what_it_checks(file: ModuleType) -> None:
     """Of the planner it imports data types only, and of their members it reads none that computes ranks."""
     tree = ast.parse(Path(file.__file__ or "").read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
-    assert imported <= {"axes", "ir", "plan", "spec", "errors", "verify_messages"}
+    assert imported <= {"base.axes", "base.errors", "layout.ir", "plan", "spec.sections", "messages"}
     members = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     computing = {
         "dense",

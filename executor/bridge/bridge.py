@@ -17,19 +17,19 @@ from planner import Direction, ModulePlan
 from ..errors import ExecutorError
 from ..groups.groups import ProcessGroups
 from .buffer_pool import Pool
-from .endpoint import Held, Side, known_width
+from .endpoint import Endpoint, InFlight, known_width
 from .exchange import Receiving, Sending
-from .p2p import Link, Posted
-from .packed import SIZES, Shape
+from .p2p import P2P, Requests
+from .packed import SIZES, PackedShape
 
 
-def fixed_shape(source: ModulePlan, destination: ModulePlan, num_samples: int) -> Shape | None:
+def fixed_shape(source: ModulePlan, destination: ModulePlan, num_samples: int) -> PackedShape | None:
     """The shape of a lane's rows where the plan fixes it."""
     tokens, hidden = source.output.tokens_per_sample, known_width(source, destination)
-    return None if tokens is None or hidden is None else Shape((tokens,) * num_samples, hidden)
+    return None if tokens is None or hidden is None else PackedShape((tokens,) * num_samples, hidden)
 
 
-class Bridge:
+class DisjointBridge:
     """One end of an edge. `send` hands on a source's output, or a destination's gradient; `expect` takes the other.
 
     Microbatches come back in the order in which they left. Under `torch.no_grad` none is expected to: passes without
@@ -42,16 +42,16 @@ class Bridge:
         self.src, self.dst = src, dst
         self.is_source = groups.view.role.is_last_stage(src)
         self._device, self._dtype = device, dtype
-        self._side = Side(groups, src, dst, dtype, is_source=self.is_source)
+        self._side = Endpoint(groups, src, dst, dtype, is_source=self.is_source)
         self._pool = Pool(dtype, device)
         out, back = tuple(Direction) if self.is_source else tuple(Direction)[::-1]
         self._sending = Sending(plan.traffic(src, dst, rank, out).sends, out)
         messages = plan.traffic(src, dst, rank, back).receives
         self._receiving = Receiving(planned, messages, back, self._side.lane, rank, self._pool)
-        self.link = Link(planned.name, groups, max_pending=plan.pipeline.num_stages)
+        self.link = P2P(planned.name, groups, max_pending=plan.pipeline.num_stages)
         self._max_held = plan.pipeline.num_stages
         self._fixed = fixed_shape(source, plan.module(dst), self._side.lane.num_samples)
-        self._held: deque[Held] = deque()
+        self._held: deque[InFlight] = deque()
 
     def send(self, value: torch.Tensor | None) -> None:
         """Hand on a microbatch: a source's output, or a destination's gradient (None: nothing depended on it).
@@ -74,7 +74,7 @@ class Bridge:
         boundaries = self._sending.boundaries(held.shape, self._device) if self._fixed is None else ()
         self.link.send(Direction.FORWARD, self._sending.parts(flat, held.shape), boundaries)
 
-    def _hold(self, held: Held) -> None:
+    def _hold(self, held: InFlight) -> None:
         """Keep what the gradient's way back needs, where one will come."""
         if not torch.is_grad_enabled():
             return
@@ -109,14 +109,14 @@ class Bridge:
 
         return finish
 
-    def _post_parts(self, shape: Shape) -> tuple[torch.Tensor, Posted]:
+    def _post_parts(self, shape: PackedShape) -> tuple[torch.Tensor, Requests]:
         flat = self._pool.take(shape.num_rows * shape.hidden)
         return flat, self.link.post(self._receiving.parts(shape, flat), Direction.FORWARD)
 
-    def _complete(self, shape: Shape, flat: torch.Tensor, posted: Posted) -> torch.Tensor:
+    def _complete(self, shape: PackedShape, flat: torch.Tensor, posted: Requests) -> torch.Tensor:
         posted.wait()
         self._receiving.complete(shape, flat)
-        held = Held(shape)
+        held = InFlight(shape)
         self._hold(held)
         arrived = self._side.value(flat, held).detach().requires_grad_()
         setattr(arrived, SIZES, list(shape.sizes))

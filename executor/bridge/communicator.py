@@ -20,7 +20,7 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind, Plan
 from planner.layout.ir import edge_name
 
 from ..groups.groups import ProcessGroups
-from .bridge import Bridge
+from .bridge import DisjointBridge
 from .shared_bridge import SharedBridge
 
 Tensors = dict[str, Any]  # by module: what it has received, or hands on
@@ -45,7 +45,7 @@ class PipelineCommunicator:
         self._after_others = [(name, stages) for name, stages in inner.items() if not role.is_first_stage(name)]
         self._before_others = [(name, stages) for name, stages in inner.items() if not role.is_last_stage(name)]
         made = [
-            Bridge(groups, src, dst, config.pipeline_dtype, device)
+            DisjointBridge(groups, src, dst, config.pipeline_dtype, device)
             for src, dst in plan.pipeline.hops
             if role.is_last_stage(src) or role.is_first_stage(dst)
         ]
@@ -121,7 +121,7 @@ class PipelineCommunicator:
         return found
 
 
-def key_of(bridge: Bridge | SharedBridge) -> str:
+def key_of(bridge: DisjointBridge | SharedBridge) -> str:
     """The name under which a rank finds what has come over an edge: language by modality, as MimoModel looks for it;
     an encoder by the edge, since what one module hands to two of a rank's may differ."""
     return bridge.src if bridge.dst == MIMO_LANGUAGE_MODULE_KEY else edge_name(bridge.src, bridge.dst)

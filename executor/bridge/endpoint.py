@@ -21,7 +21,7 @@ from ..errors import ExecutorError
 from ..groups.groups import ProcessGroups
 from .exchange import Lane
 from .p2p import inside
-from .packed import Shape, flatten, join, part, part_sizes, restore, sizes_of
+from .packed import PackedShape, flatten, join, part, part_sizes, restore, sizes_of
 
 
 def known_width(source: ModulePlan, destination: ModulePlan) -> int | None:
@@ -30,7 +30,7 @@ def known_width(source: ModulePlan, destination: ModulePlan) -> int | None:
 
 
 @attrs.frozen(eq=False)
-class Held:
+class InFlight:
     """A microbatch between its way there and its gradient's way back.
 
     Attributes:
@@ -38,11 +38,11 @@ class Held:
         parts: tokens of each sample per cp rank, where the source cuts sequences; (cp, samples).
     """
 
-    shape: Shape
+    shape: PackedShape
     parts: tuple[tuple[int, ...], ...] = ()
 
 
-class Side:
+class Endpoint:
     """The rank's lane on one side of an edge: how values become rows there, and rows values."""
 
     def __init__(self, groups: ProcessGroups, src: str, dst: str, dtype: torch.dtype, *, is_source: bool) -> None:
@@ -64,7 +64,7 @@ class Side:
         leads = groups.rank == leader or leader in dist.get_process_group_ranks(self._cp)
         self._hands_on = bridge.strategy is not Strategy.LEADER or leads
 
-    def rows(self, value: torch.Tensor) -> tuple[torch.Tensor, Held]:
+    def rows(self, value: torch.Tensor) -> tuple[torch.Tensor, InFlight]:
         """What a source hands on: flat rows of whole samples, and their shape."""
         if value.dtype is not self._dtype:
             raise ExecutorError(f"bridge {self._name} carries {self._dtype}, got a tensor of {value.dtype}")
@@ -77,9 +77,9 @@ class Side:
             rule = f"rows are {self._width} wide in the plan, got {hidden}"
             raise ExecutorError(f"bridge {self._name}: {rule}; give the plan the sizes of the model")
         if self.part[1] == 1:
-            return local.view(-1), Held(Shape(sizes, hidden))
+            return local.view(-1), InFlight(PackedShape(sizes, hidden))
         parts = self._parts(sizes, value.device)
-        held = Held(Shape(tuple(map(sum, zip(*parts, strict=True))), hidden), parts)
+        held = InFlight(PackedShape(tuple(map(sum, zip(*parts, strict=True))), hidden), parts)
         return (self._join(local, parts) if self._hands_on else local).view(-1), held
 
     def _parts(self, sizes: tuple[int, ...], device: torch.device) -> tuple[tuple[int, ...], ...]:
@@ -108,12 +108,12 @@ class Side:
             self._over_cp(dist.all_reduce, flat)
         return flat
 
-    def value(self, flat: torch.Tensor, held: Held) -> torch.Tensor:
+    def value(self, flat: torch.Tensor, held: InFlight) -> torch.Tensor:
         """The destination's tensor, or the source's gradient, from rows of whole samples."""
         if not held.parts:
             return restore(flat, held.shape, self.output)
         index = self.part[0]
-        own = Shape(held.parts[index], held.shape.hidden)
+        own = PackedShape(held.parts[index], held.shape.hidden)
         return restore(part(flat.view(-1, held.shape.hidden), held.parts, index).view(-1), own, self.output)
 
     def _over_cp(self, operation: Callable[..., Any], *args: Any) -> None:

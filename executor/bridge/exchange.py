@@ -13,8 +13,8 @@ import torch.distributed as dist
 from planner import Bridge, Direction, Message, Strategy, Transfer
 
 from .buffer_pool import Pool
-from .p2p import Mail, inside
-from .packed import Shape
+from .p2p import P2PTensor, inside
+from .packed import PackedShape
 
 
 @attrs.frozen(eq=False)
@@ -39,22 +39,26 @@ class Sending:
     messages: tuple[Message, ...]
     direction: Direction
 
-    def boundaries(self, shape: Shape, device: torch.device) -> list[Mail]:
+    def boundaries(self, shape: PackedShape, device: torch.device) -> list[P2PTensor]:
         """The hidden size and the tokens of each sample, once to every receiver of a transfer."""
         found = []
         for message in self._to_others:
             if message.leads:
                 start = start_of(message.transfer, self.direction, sends=True)
                 sizes = shape.sizes[start : start + message.transfer.num_samples]
-                found.append(Mail(torch.tensor([shape.hidden, *sizes], device=device), message.receiver, sends=True))
+                found.append(
+                    P2PTensor(torch.tensor([shape.hidden, *sizes], device=device), message.receiver, sends=True)
+                )
         return found
 
-    def parts(self, flat: torch.Tensor, shape: Shape) -> list[Mail]:
+    def parts(self, flat: torch.Tensor, shape: PackedShape) -> list[P2PTensor]:
         """The parts of the lane's rows, without copies. Empty ones are not sent."""
-        found = [Mail(self.part(flat, shape, message), message.receiver, sends=True) for message in self._to_others]
+        found = [
+            P2PTensor(self.part(flat, shape, message), message.receiver, sends=True) for message in self._to_others
+        ]
         return [mail for mail in found if mail.tensor.numel()]
 
-    def part(self, flat: torch.Tensor, shape: Shape, message: Message) -> torch.Tensor:
+    def part(self, flat: torch.Tensor, shape: PackedShape, message: Message) -> torch.Tensor:
         start = start_of(message.transfer, self.direction, sends=True)
         rows = flat[shape.elements(start, message.transfer.num_samples)]
         return rows[message.elements(rows.numel())]
@@ -81,11 +85,11 @@ class Receiving:
         self._shared = torch.empty(1 + lane.num_samples, dtype=torch.int64, device=pool.device)
         self._scratch: torch.Tensor | None = None
 
-    def boundaries(self) -> list[Mail]:
+    def boundaries(self) -> list[P2PTensor]:
         """Buffers for what `Sending.boundaries` sends; kept from one microbatch to the next."""
-        return [Mail(buffer, message.sender) for message, buffer in self._boundaries.items()]
+        return [P2PTensor(buffer, message.sender) for message, buffer in self._boundaries.items()]
 
-    def read(self, own: Shape | None = None) -> Shape:
+    def read(self, own: PackedShape | None = None) -> PackedShape:
         """The shape of the lane's rows, from boundaries that have come. `own`: of what the rank sends itself."""
         values = [0] * (1 + self._lane.num_samples)
         for message in self._messages:
@@ -101,7 +105,7 @@ class Receiving:
             values[1 + start : 1 + start + len(sizes)] = sizes
         if self._strategy is Strategy.LEADER and len(self._lane.ranks) > 1:
             values = self._told_by_leader(values)
-        return Shape(tuple(values[1:]), values[0])
+        return PackedShape(tuple(values[1:]), values[0])
 
     def _told_by_leader(self, values: list[int]) -> list[int]:
         if self._messages:
@@ -110,7 +114,7 @@ class Receiving:
         told: list[int] = self._shared.tolist()
         return told
 
-    def parts(self, shape: Shape, flat: torch.Tensor) -> list[Mail]:
+    def parts(self, shape: PackedShape, flat: torch.Tensor) -> list[P2PTensor]:
         """Buffers for the parts: inside `flat`, the lane's rows, or in a slice of the rank's own."""
         if self._strategy is Strategy.SLICES:
             return self._slice_buffers(shape)
@@ -118,10 +122,10 @@ class Receiving:
         for message in self._messages:
             buffer = flat[self._elements(message.transfer, shape)]
             if message.sender != message.receiver and buffer.numel():
-                found.append(Mail(buffer, message.sender))
+                found.append(P2PTensor(buffer, message.sender))
         return found
 
-    def complete(self, shape: Shape, flat: torch.Tensor) -> None:
+    def complete(self, shape: PackedShape, flat: torch.Tensor) -> None:
         """End the transfers inside the lane, when the parts have come."""
         if len(self._lane.ranks) == 1 or not flat.numel():
             return
@@ -130,7 +134,9 @@ class Receiving:
         elif self._strategy is Strategy.SLICES:
             self._gather_slices(shape, flat)
 
-    def keep(self, flat: torch.Tensor, shape: Shape, sending: Sending, sent: torch.Tensor, of: Shape) -> None:
+    def keep(
+        self, flat: torch.Tensor, shape: PackedShape, sending: Sending, sent: torch.Tensor, of: PackedShape
+    ) -> None:
         """Copy the samples that the rank has itself: those of messages to itself."""
         for message in self._messages:
             if message.sender == message.receiver:
@@ -138,7 +144,7 @@ class Receiving:
 
     # ---- slices: per transfer every rank of the lane has an equal part, the last ones perhaps short
 
-    def _slice_lengths(self, shape: Shape) -> list[tuple[Transfer, int]]:
+    def _slice_lengths(self, shape: PackedShape) -> list[tuple[Transfer, int]]:
         """The transfers to the lane, with the length of a slice of each."""
         found: dict[Transfer, int] = {}
         for message in self._messages:
@@ -147,7 +153,7 @@ class Receiving:
             found[message.transfer] = per_part * (message.of // len(self._lane.ranks))
         return list(found.items())
 
-    def _slice_buffers(self, shape: Shape) -> list[Mail]:
+    def _slice_buffers(self, shape: PackedShape) -> list[P2PTensor]:
         lengths = self._slice_lengths(shape)
         self._scratch = self._pool.take(sum(length for _, length in lengths) * (1 + len(self._lane.ranks)))
         own = self._scratch
@@ -161,10 +167,10 @@ class Receiving:
             part = message.elements(elements.stop - elements.start)
             if part.stop > part.start:
                 at = offsets[message.transfer]
-                found.append(Mail(own[at + part.start : at + part.stop], message.sender))
+                found.append(P2PTensor(own[at + part.start : at + part.stop], message.sender))
         return found
 
-    def _gather_slices(self, shape: Shape, flat: torch.Tensor) -> None:
+    def _gather_slices(self, shape: PackedShape, flat: torch.Tensor) -> None:
         lengths = self._slice_lengths(shape)
         total, num_ranks = sum(length for _, length in lengths), len(self._lane.ranks)
         scratch = self._scratch
@@ -181,7 +187,7 @@ class Receiving:
 
     # ----
 
-    def _elements(self, transfer: Transfer, shape: Shape) -> slice:
+    def _elements(self, transfer: Transfer, shape: PackedShape) -> slice:
         return shape.elements(start_of(transfer, self._direction, sends=False), transfer.num_samples)
 
     def _in_lane(self, operation: object, *args: object, **kwargs: object) -> None:

@@ -28,7 +28,7 @@ Work = Any  # torch's handles of an operation differ by backend
 
 
 @attrs.frozen(eq=False)
-class Mail:
+class P2PTensor:
     """A tensor to send to a rank, or a buffer to receive from it."""
 
     tensor: torch.Tensor
@@ -37,11 +37,11 @@ class Mail:
 
 
 @attrs.frozen(eq=False)
-class Posted:
+class Requests:
     """Operations under way. Holds their tensors until they have ended."""
 
     name: str
-    works: tuple[tuple[Work, Sequence[Mail]], ...]
+    works: tuple[tuple[Work, Sequence[P2PTensor]], ...]
 
     def wait(self) -> None:
         """Raises LostPeerError: a peer died, or did not answer within the group's timeout."""
@@ -53,7 +53,7 @@ class Posted:
         return all(work.is_completed() for work, _ in self.works)
 
 
-class Link:
+class P2P:
     """The operations of one rank over one edge.
 
     Attributes:
@@ -65,9 +65,9 @@ class Link:
         self.name = name
         self.num_bytes_sent = 0
         self._groups, self._max_pending = groups, max_pending
-        self._pending: dict[Direction, deque[tuple[Posted, ...]]] = {direction: deque() for direction in Direction}
+        self._pending: dict[Direction, deque[tuple[Requests, ...]]] = {direction: deque() for direction in Direction}
 
-    def send(self, direction: Direction, rows: Sequence[Mail], boundaries: Sequence[Mail] = ()) -> None:
+    def send(self, direction: Direction, rows: Sequence[P2PTensor], boundaries: Sequence[P2PTensor] = ()) -> None:
         """Post a microbatch, to be waited for when as many are under way as there may be."""
         self.num_bytes_sent += num_bytes_of(rows)
         pending = self._pending[direction]
@@ -80,7 +80,7 @@ class Link:
             self._settle(pending)
 
     @staticmethod
-    def _settle(pending: deque[tuple[Posted, ...]]) -> None:
+    def _settle(pending: deque[tuple[Requests, ...]]) -> None:
         for posted in pending.popleft():
             posted.wait()
 
@@ -90,26 +90,26 @@ class Link:
             while pending:
                 self._settle(pending)
 
-    def post(self, mail: Sequence[Mail], direction: Direction) -> Posted:
+    def post(self, mail: Sequence[P2PTensor], direction: Direction) -> Requests:
         """Start operations; with NCCL as one group call per process group, so that none waits for another."""
         if not self._groups.are_separate:
-            return Posted(self.name, tuple((self._start(m, direction), (m,)) for m in mail))
-        by_group: dict[dist.ProcessGroup, list[Mail]] = {}
+            return Requests(self.name, tuple((self._start(m, direction), (m,)) for m in mail))
+        by_group: dict[dist.ProcessGroup, list[P2PTensor]] = {}
         for m in mail:
             by_group.setdefault(self._groups.with_peer(self.name, m.peer, direction), []).append(m)
         works = []
         for group, those in by_group.items():
             ops = [dist.P2POp(_operation(m), m.tensor, m.peer, group) for m in those]
             works += [(work, those) for work in dist.batch_isend_irecv(ops)]
-        return Posted(self.name, tuple(works))
+        return Requests(self.name, tuple(works))
 
-    def _start(self, mail: Mail, direction: Direction) -> Work:
+    def _start(self, mail: P2PTensor, direction: Direction) -> Work:
         group = self._groups.with_peer(self.name, mail.peer, direction)
         with _peers_named(self.name, [mail]):
             return _operation(mail)(mail.tensor, mail.peer, group=group)
 
 
-def num_bytes_of(mail: Iterable[Mail]) -> int:
+def num_bytes_of(mail: Iterable[P2PTensor]) -> int:
     return sum(m.tensor.numel() * m.tensor.element_size() for m in mail)
 
 
@@ -119,13 +119,13 @@ def inside(name: str, ranks: Iterable[int], operation: Callable[..., Any], *args
         operation(*args, **kwargs)
 
 
-def _operation(mail: Mail) -> Callable[..., Any]:
+def _operation(mail: P2PTensor) -> Callable[..., Any]:
     operation: Callable[..., Any] = dist.isend if mail.sends else dist.irecv
     return operation
 
 
 @contextmanager
-def _peers_named(name: str, mail: Sequence[Mail]) -> Iterator[None]:
+def _peers_named(name: str, mail: Sequence[P2PTensor]) -> Iterator[None]:
     what = ", ".join(f"{'sending to' if m.sends else 'receiving from'} rank {m.peer}" for m in mail)
     with _named(f"bridge {name}: lost the peer while {what}"):
         yield

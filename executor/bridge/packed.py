@@ -23,7 +23,7 @@ SIZES = "_mimo_bridge_split_sizes"  # where megatron-core's MimoModel notes the 
 
 
 @attrs.frozen(eq=False)
-class Shape:
+class PackedShape:
     """Tokens of each sample of a lane, and the hidden size."""
 
     sizes: tuple[int, ...]
@@ -83,7 +83,7 @@ def sizes_of(value: torch.Tensor, output: Output, num_samples: int, part: tuple[
     return sizes
 
 
-def restore(flat: torch.Tensor, shape: Shape, output: Output) -> torch.Tensor:
+def restore(flat: torch.Tensor, shape: PackedShape, output: Output) -> torch.Tensor:
     """A tensor of the declared dims from flat rows; shares their memory."""
     if output.tensor_dims == 2:
         return flat.view(-1, shape.hidden)

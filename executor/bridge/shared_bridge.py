@@ -16,10 +16,10 @@ from planner import Direction, Traffic
 from ..groups.groups import ProcessGroups
 from .bridge import fixed_shape
 from .buffer_pool import Pool
-from .endpoint import Held, Side
+from .endpoint import Endpoint, InFlight
 from .exchange import Receiving, Sending
-from .p2p import Link, num_bytes_of
-from .packed import SIZES, Shape
+from .p2p import P2P, num_bytes_of
+from .packed import SIZES, PackedShape
 
 FORWARD, BACKWARD = Direction
 
@@ -31,10 +31,10 @@ class SharedBridge:
         plan, role, rank, edge = groups.plan, groups.view.role, groups.rank, groups.plan.bridge(src, dst)
         self.src, self.dst = src, dst
         self.is_source, self.is_destination = role.is_last_stage(src), role.is_first_stage(dst)
-        self.link = Link(edge.name, groups)
+        self.link = P2P(edge.name, groups)
         self._device, self._pool = device, Pool(dtype, device)
-        self._source = Side(groups, src, dst, dtype, is_source=True) if self.is_source else None
-        self._destination = Side(groups, src, dst, dtype, is_source=False) if self.is_destination else None
+        self._source = Endpoint(groups, src, dst, dtype, is_source=True) if self.is_source else None
+        self._destination = Endpoint(groups, src, dst, dtype, is_source=False) if self.is_destination else None
         traffic = {direction: plan.traffic(src, dst, rank, direction) for direction in Direction}
         receivers = {FORWARD: self._destination, BACKWARD: self._source}
         self._sending = {direction: Sending(found.sends, direction) for direction, found in traffic.items()}
@@ -73,13 +73,13 @@ class SharedBridge:
             anchor = torch.zeros((), device=self._device, requires_grad=torch.is_grad_enabled())
         if self._is_identity:
             return value, anchor
-        arrived: list[Shape] = []
+        arrived: list[PackedShape] = []
         result, anchor = _Exchange.apply(self, anchor, value, arrived)
         if result is not None:
             setattr(result, SIZES, list(arrived[0].sizes))
         return result, anchor
 
-    def there(self, value: torch.Tensor | None) -> tuple[torch.Tensor | None, Held | None, Held | None]:
+    def forward(self, value: torch.Tensor | None) -> tuple[torch.Tensor | None, InFlight | None, InFlight | None]:
         """The destination's tensor, and what the way back needs of the source and of the destination."""
         flat, left = self._source.rows(value) if self._source and value is not None else (None, None)
         sent = left.shape if left else None
@@ -87,10 +87,10 @@ class SharedBridge:
         rows = self._carry(FORWARD, flat, sent, shape)
         if rows is None or shape is None or self._destination is None:
             return None, left, None
-        held = Held(shape)
+        held = InFlight(shape)
         return self._destination.value(rows, held), left, held
 
-    def _arriving(self, sent: Shape | None) -> Shape | None:
+    def _arriving(self, sent: PackedShape | None) -> PackedShape | None:
         """The shape of what will come: fixed, or from boundaries that all ranks exchange."""
         receiving = self._receiving.get(FORWARD)
         if self._fixed is None:
@@ -98,14 +98,16 @@ class SharedBridge:
             self.link.post(mail + (receiving.boundaries() if receiving else []), FORWARD).wait()
         return (self._fixed or receiving.read(sent)) if receiving else None
 
-    def back(self, gradient: torch.Tensor | None, left: Held | None, held: Held | None) -> torch.Tensor | None:
+    def backward(
+        self, gradient: torch.Tensor | None, left: InFlight | None, held: InFlight | None
+    ) -> torch.Tensor | None:
         """The gradient of the source's output, from the destination's."""
         flat = self._destination.gradient(gradient) if self._destination and gradient is not None else None
         rows = self._carry(BACKWARD, flat, held.shape if held else None, left.shape if left else None)
         return self._source.value(rows, left) if rows is not None and self._source and left else None
 
     def _carry(
-        self, way: Direction, flat: torch.Tensor | None, shape: Shape | None, arriving: Shape | None
+        self, way: Direction, flat: torch.Tensor | None, shape: PackedShape | None, arriving: PackedShape | None
     ) -> torch.Tensor | None:
         """Send `flat` of `shape`, if any; receive rows of the shape `arriving`, if any."""
         sending, receiving = self._sending[way], self._receiving.get(way)
@@ -124,9 +126,9 @@ class SharedBridge:
 class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, bridge: SharedBridge, anchor: torch.Tensor, value: torch.Tensor | None, arrived: list[Shape]
+        ctx: Any, bridge: SharedBridge, anchor: torch.Tensor, value: torch.Tensor | None, arrived: list[PackedShape]
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        result, ctx.left, ctx.held = bridge.there(value)
+        result, ctx.left, ctx.held = bridge.forward(value)
         ctx.bridge = bridge
         arrived += [ctx.held.shape] if ctx.held else []
         return result, torch.zeros_like(anchor)
@@ -134,4 +136,4 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor, torch.Tensor | None, None]:
         gradient = gradients[0] if ctx.bridge.is_destination else None
-        return None, torch.zeros_like(gradients[1]), ctx.bridge.back(gradient, ctx.left, ctx.held), None
+        return None, torch.zeros_like(gradients[1]), ctx.bridge.backward(gradient, ctx.left, ctx.held), None

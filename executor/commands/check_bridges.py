@@ -18,8 +18,8 @@ from planner import Axis, Plan
 from planner import Bridge as PlannedBridge
 from planner.layout.bridges import width_of
 
-from ..bridge.bridge import Bridge
-from ..bridge.packed import SIZES, Shape, flatten, part, part_sizes, restore
+from ..bridge.bridge import DisjointBridge
+from ..bridge.packed import SIZES, PackedShape, flatten, part, part_sizes, restore
 from ..bridge.shared_bridge import SharedBridge
 from ..groups.groups import ProcessGroups
 
@@ -77,10 +77,10 @@ class _End:
         role = self._view.role
         self._is_source, self._is_destination = role.is_last_stage(bridge.src), role.is_first_stage(bridge.dst)
         self._cp = {name: plan.module(name).grid.size_of(Axis.CP) for name in (bridge.src, bridge.dst)}
-        self._end: Bridge | SharedBridge | None = None
+        self._end: DisjointBridge | SharedBridge | None = None
         if self._is_source or self._is_destination:
             shared = (bridge.src, bridge.dst) in plan.pipeline.shared
-            self._end = (SharedBridge if shared else Bridge)(groups, bridge.src, bridge.dst, DTYPE, device)
+            self._end = (SharedBridge if shared else DisjointBridge)(groups, bridge.src, bridge.dst, DTYPE, device)
 
     @property
     def num_bytes_sent(self) -> int:
@@ -189,13 +189,13 @@ class _End:
         """The source's tensor, in the dims that the spec says, with its boundaries."""
         sizes = self._source_parts()[self._coord(self._bridge.src)]
         rows = self._source_rows(fill)
-        value = restore(rows.view(-1), Shape(tuple(sizes), self._width), self._output).detach().requires_grad_()
+        value = restore(rows.view(-1), PackedShape(tuple(sizes), self._width), self._output).detach().requires_grad_()
         setattr(value, SIZES, list(sizes))
         return value
 
     def _restored(self, module: str, fill: Filling) -> torch.Tensor:
         sizes = tuple(self._tokens[sample] for sample in self._samples(module))
-        return restore(self._rows(module, fill).view(-1), Shape(sizes, self._width), self._output)
+        return restore(self._rows(module, fill).view(-1), PackedShape(sizes, self._width), self._output)
 
     def _compare(self, way: str, found: torch.Tensor, planned: torch.Tensor) -> list[str]:
         if found.shape == planned.shape and torch.equal(found.detach(), planned):

@@ -27,7 +27,7 @@ from .options import MisuseError, Parser, check_writable, integer, number
 
 if TYPE_CHECKING:
     from .predicted import Predicted
-    from .trainer import Settings, Step
+    from .trainer import Step, TrainSettings
 
 OK, FAULTS, MISUSE = 0, 1, 2
 _DAY = 86400.0  # seconds
@@ -101,15 +101,16 @@ def _check(options: argparse.Namespace, context: Context) -> int:
     with started(context, plan.digest, plan.world_size):
         from ..groups.groups import ProcessGroups  # noqa: PLC0415
         from ..library.compare import check_layout  # noqa: PLC0415
+        from . import console  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
         from .check import check  # noqa: PLC0415
 
         groups = ProcessGroups(plan, context.rank, context.timeout)
         check_layout(groups)
-        reports = report.gather(check(groups, context.device), groups)
+        reports = console.gather(check(groups, context.device), groups)
         if context.is_first:
-            print(report.table(plan, reports))
-            print(f"\n{report.verdict(reports)}", flush=True)
-        return FAULTS if report.faults_of(reports) else OK
+            print(console.table(plan, reports))
+            print(f"\n{console.verdict(reports)}", flush=True)
+        return FAULTS if console.faults_of(reports) else OK
 
 
 def _train(options: argparse.Namespace, context: Context) -> int:
@@ -121,19 +122,21 @@ def _train(options: argparse.Namespace, context: Context) -> int:
     _quiet()
     from ..training.synthetic_data import check_items  # noqa: PLC0415  imports megatron-core, before others wait for this rank
     from .reference import reference_of  # noqa: PLC0415
-    from .trainer import Settings  # noqa: PLC0415
+    from .trainer import TrainSettings  # noqa: PLC0415
 
     plan = reference_of(original) if options.reference else original
     check_limits(plan)
     check_items(original)
-    settings = Settings.of(plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed)
+    settings = TrainSettings.of(
+        plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed
+    )
     given = {name: getattr(options, name) for name in ("dtype", "lr", "optimizer", "seed", "steps")}
     with started(context, plan.digest, plan.world_size, {name: str(value) for name, value in given.items()}):
         _steps(plan, original, settings, options, context)
     return OK
 
 
-def _steps(plan: Plan, original: Plan, settings: Settings, options: argparse.Namespace, context: Context) -> None:
+def _steps(plan: Plan, original: Plan, settings: TrainSettings, options: argparse.Namespace, context: Context) -> None:
     from ..groups.groups import ProcessGroups  # noqa: PLC0415
     from ..training.synthetic_data import Synthetic  # noqa: PLC0415  imports megatron-core
     from .trainer import Trainer  # noqa: PLC0415

@@ -26,7 +26,7 @@ from ..start import device
 from ..start.layer_backend import Layers, choose_layers
 
 if TYPE_CHECKING:
-    from .trainer import Settings, Step  # imports megatron-core
+    from .trainer import Step, TrainSettings  # imports megatron-core
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +53,7 @@ class Predicted:
         return {**numbers, "predicted_gpu": self.gpu or None}
 
 
-def predicted_of(plan: Plan, settings: Settings, asked: str | None) -> Predicted:
+def predicted_of(plan: Plan, settings: TrainSettings, asked: str | None) -> Predicted:
     """The prediction for rank 0 of a run; with a reason where none is possible: no run ends for want of one.
 
     Args:
@@ -74,7 +74,7 @@ def predicted_of(plan: Plan, settings: Settings, asked: str | None) -> Predicted
     return Predicted(gpu=hardware.name, seconds=found.step_seconds, num_bytes=num_bytes, timed_as=timed_as)
 
 
-def _as_run(plan: Plan, settings: Settings) -> Plan:
+def _as_run(plan: Plan, settings: TrainSettings) -> Plan:
     """The plan with the settings that the command line changed."""
     names = ("dtype", "optimizer", "lr", "distributed_optimizer")
     training = attrs.evolve(plan.training, **{name: getattr(settings, name) for name in names})

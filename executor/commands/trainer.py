@@ -43,7 +43,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class TrainSettings:
     """How to train. `dtype` is a key of DTYPES."""
 
     dtype: str
@@ -53,7 +53,7 @@ class Settings:
     seed: int = 1234
 
     @classmethod
-    def of(cls, plan: Plan, **changes: Any) -> Settings:
+    def of(cls, plan: Plan, **changes: Any) -> TrainSettings:
         """The plan's training settings, with those that are not None in `changes` replaced. Raises ExecutorError."""
         training = attrs.asdict(plan.training)
         chosen = training | {name: value for name, value in changes.items() if value is not None}
@@ -83,7 +83,7 @@ class Trainer:
     """One rank's part of a training run. Building it is collective."""
 
     def __init__(
-        self, plan: Plan, groups: ProcessGroups, samples: Synthetic, settings: Settings, device: torch.device
+        self, plan: Plan, groups: ProcessGroups, samples: Synthetic, settings: TrainSettings, device: torch.device
     ) -> None:
         self.plan, self.view, self._device, self._samples = plan, groups.view, device, samples
         dtype = DTYPES[settings.dtype]

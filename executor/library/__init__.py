@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from executor.groups.infra import MimoModelInfra
-from executor.training.gradients import finalize_model_grads_multimodule
-from executor.training.optimizer import build_optimizer
-from executor.training.sampler import GlobalOrder
-from executor.training.slicing import batch_of_rank, slice_batch
-
+from ..groups.infra import MimoModelInfra
+from ..start import device as _device  # noqa: F401  before megatron-core: see executor/__init__.py
+from ..training.gradients import finalize_model_grads_multimodule
+from ..training.optimizer import build_optimizer
+from ..training.sampler import GlobalOrder
+from ..training.slicing import batch_of_rank, slice_batch
 from .launch_checks import ContractError, validate_data_loader_contract, validate_no_stub_ranks
 from .loop import (
     ColocatedCommConfig,

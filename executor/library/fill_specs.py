@@ -18,11 +18,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, ModuleStageInfo
 
 from ..groups.infra import MimoModelInfra
-from .spec_limits import AXES, Part, parameters_of, parts_of
+from .spec_limits import AXES, SpecPart, parameters_of, parts_of
 
 
 @attrs.frozen(kw_only=True)
-class Making:
+class ParameterInit:
     """How parameters are made. `on_cpu`: drawn whole on the CPU and then cut; `meta`: without storage."""
 
     dtype: torch.dtype
@@ -31,7 +31,7 @@ class Making:
 
 
 def specs_of_rank(
-    infra: MimoModelInfra, language: ModuleSpec, modalities: Mapping[str, ModuleSpec], making: Making
+    infra: MimoModelInfra, language: ModuleSpec, modalities: Mapping[str, ModuleSpec], init: ParameterInit
 ) -> tuple[ModuleSpec, dict[str, ModuleSpec]]:
     """The specs of language and of every encoder for this rank."""
     # One by one: a config that modules share must become several, since their sizes differ.
@@ -39,23 +39,23 @@ def specs_of_rank(
     own = {name: copy.deepcopy(spec) for name, spec in modalities.items()}
     for part in parts_of(infra.plan, language, own):
         for _, config in part.configs:
-            _fill(config, part, making)
+            _fill(config, part, init)
         _inject(part, infra)
     return language, own
 
 
-def _fill(config: TransformerConfig, part: Part, making: Making) -> None:
+def _fill(config: TransformerConfig, part: SpecPart, init: ParameterInit) -> None:
     """Sizes, dtypes and what the multi-module schedule asks for."""
     grid = part.module.grid
     for name, axis in AXES.items():
         if part.is_staged or axis is Axis.TP:
             setattr(config, name, grid.size_of(axis))
     config.expert_tensor_parallel_size = grid.size_of(Axis.EXPT_TP)
-    config.params_dtype = config.pipeline_dtype = making.dtype
-    config.bf16 = making.dtype is torch.bfloat16
+    config.params_dtype = config.pipeline_dtype = init.dtype
+    config.bf16 = init.dtype is torch.bfloat16
     config.variable_seq_lengths = True
-    config.use_cpu_initialization = config.use_cpu_initialization or making.on_cpu
-    config.init_model_with_meta_device = making.meta  # ties no weights over ranks
+    config.use_cpu_initialization = config.use_cpu_initialization or init.on_cpu
+    config.init_model_with_meta_device = init.meta  # ties no weights over ranks
     if part.is_staged:
         _fill_layers(config, part.module)
 
@@ -67,7 +67,7 @@ def _fill_layers(config: TransformerConfig, module: ModulePlan) -> None:
         config.num_layers_in_last_pipeline_stage = stages[-1]
 
 
-def _inject(part: Part, infra: MimoModelInfra) -> None:
+def _inject(part: SpecPart, infra: MimoModelInfra) -> None:
     """Put groups and stage into a spec: into language's always, elsewhere what the class takes."""
     collection = infra.pg_collections[part.module.name]
     if collection is None or part.kind == "nested":

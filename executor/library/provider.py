@@ -35,7 +35,7 @@ from ..model.weights import initialize
 from ..start import device
 from ..training.ddp import wrap, wrap_precision
 from .compare import check_model
-from .fill_specs import Making, specs_of_rank
+from .fill_specs import ParameterInit, specs_of_rank
 from .spec_limits import check_specs
 
 Hook = Callable[[list[Any]], list[Any] | None]
@@ -231,8 +231,10 @@ class MimoModelProvider:
 
     def _build(self, infra: MimoModelInfra) -> PlannedMimoModel:
         assert self.language_model_spec is not None, "finalize has seen it"
-        making = Making(dtype=self.dtype, on_cpu=self.use_cpu_initialization, meta=self.init_model_with_meta_device)
-        language, modalities = specs_of_rank(infra, self.language_model_spec, self.modality_submodules_spec, making)
+        init = ParameterInit(
+            dtype=self.dtype, on_cpu=self.use_cpu_initialization, meta=self.init_model_with_meta_device
+        )
+        language, modalities = specs_of_rank(infra, self.language_model_spec, self.modality_submodules_spec, init)
         config = MimoModelConfig(
             language_model_spec=language,
             modality_submodules_spec=modalities,

@@ -48,7 +48,7 @@ _FORWARDS_PAST_ENCODERS = (ModalitySubmodules.forward, EncoderSubmodules.forward
 
 
 @attrs.frozen(eq=False)
-class Part:
+class SpecPart:
     """A spec somewhere in what the user gave.
 
     Attributes:
@@ -131,24 +131,24 @@ def spec_limits_of(
                 yield Limit("spec", where, rule, "set perform_initialization=True, or give a pre_wrap_hook")
 
 
-def parts_of(plan: Plan, language: ModuleSpec | None, modalities: Mapping[str, ModuleSpec]) -> Iterator[Part]:
+def parts_of(plan: Plan, language: ModuleSpec | None, modalities: Mapping[str, ModuleSpec]) -> Iterator[SpecPart]:
     """Every spec of the plan's modules, from the outside in."""
     for module in plan.modules:
         if module.is_language:
             if language is not None:
-                yield from _walk(Part("language_model_spec", module, "language", language))
+                yield from _walk(SpecPart("language_model_spec", module, "language", language))
         elif module.name in modalities:
             where = f"modality_submodules_spec[{module.name!r}]"
-            yield from _walk(Part(where, module, "submodules", modalities[module.name]))
+            yield from _walk(SpecPart(where, module, "submodules", modalities[module.name]))
 
 
-def _walk(part: Part) -> Iterator[Part]:
+def _walk(part: SpecPart) -> Iterator[SpecPart]:
     yield part
     kinds = {"encoders": "encoder", "input_projections": "projection"} if part.kind == "submodules" else {}
     nested = part.spec.submodules if isinstance(part.spec.submodules, Mapping) else {}
     for name, value in {**(part.spec.params or {}), **nested}.items():
         for where, spec in _specs_in(f"{part.where}.{name}", value):
-            yield from _walk(Part(where, part.module, kinds.get(name, "nested"), spec))
+            yield from _walk(SpecPart(where, part.module, kinds.get(name, "nested"), spec))
 
 
 def _specs_in(where: str, value: Any) -> Iterator[tuple[str, ModuleSpec]]:
@@ -190,7 +190,7 @@ def _modules(plan: Plan, language: ModuleSpec | None, modalities: Mapping[str, M
         yield Limit("spec", "modality_submodules_spec", rule, "name the specs as the plan's modules")
 
 
-def _params(part: Part) -> Iterator[Limit]:
+def _params(part: SpecPart) -> Iterator[Limit]:
     taken = [
         name
         for name, value in (part.spec.params or {}).items()
@@ -205,7 +205,7 @@ def _params(part: Part) -> Iterator[Limit]:
         yield Limit("megatron-core", part.where, rule, "pass scatter_embedding_sequence_parallel=False")
 
 
-def _forward(part: Part) -> Iterator[Limit]:
+def _forward(part: SpecPart) -> Iterator[Limit]:
     """Defects of ModalitySubmodules."""
     made = class_of(part.spec)
     if made is None or not issubclass(made, ModalitySubmodules):
@@ -231,7 +231,7 @@ def _forward(part: Part) -> Iterator[Limit]:
         yield Limit("megatron-core", part.where, rule, "wrap it in a module that transposes its output")
 
 
-def _fed(plan: Plan, part: Part) -> Iterator[Limit]:
+def _fed(plan: Plan, part: SpecPart) -> Iterator[Limit]:
     """What another encoder hands on comes as hidden_states, which megatron-core's forward takes for an output."""
     made = class_of(part.spec)
     incoming = [src for src, dst in plan.edges if dst == part.module.name]
@@ -240,7 +240,7 @@ def _fed(plan: Plan, part: Part) -> Iterator[Limit]:
         yield Limit("spec", part.where, rule, "override forward to use hidden_states beside encoder_inputs")
 
 
-def _context(part: Part) -> Iterator[Limit]:
+def _context(part: SpecPart) -> Iterator[Limit]:
     """Found in layers that are given as specs; what a function makes later, megatron-core's own assertion stops."""
     cp = part.module.grid.size_of(Axis.CP)
     if cp > 1 and _names(part.spec, DotProductAttention):
@@ -261,7 +261,7 @@ def _names(value: Any, wanted: type) -> bool:
     return any(_names(getattr(value, field.name), wanted) for field in dataclasses.fields(value))
 
 
-def _stages(part: Part, encoders: Mapping[str, ModuleSpec]) -> Iterator[Limit]:
+def _stages(part: SpecPart, encoders: Mapping[str, ModuleSpec]) -> Iterator[Limit]:
     """An encoder of several stages is told its own, or finds it in the groups."""
     unaware = [name for name, spec in encoders.items() if not {"pre_process", "pg_collection"} & parameters_of(spec)]
     if part.module.num_stages > 1 and unaware:
@@ -269,7 +269,7 @@ def _stages(part: Part, encoders: Mapping[str, ModuleSpec]) -> Iterator[Limit]:
         yield Limit("spec", part.where, rule, "let it build its stage's layers only, or use pp: 1")
 
 
-def _config_somewhere(part: Part) -> Iterator[Limit]:
+def _config_somewhere(part: SpecPart) -> Iterator[Limit]:
     kinds = ("encoder",) if part.module.num_stages > 1 else ("encoder", "projection")  # projections are on the last
     if not any(list(inner.configs) for inner in _walk(part) if inner.kind in kinds):
         rule = f"some {' or '.join(kinds)} has a TransformerConfig: it says how gradients are summed; there is none"
@@ -282,7 +282,7 @@ def _losses(where: str, config: TransformerConfig) -> Iterator[Limit]:
         yield Limit("spec", where, rule, "set calculate_per_token_loss=True")
 
 
-def _sizes(where: str, part: Part, config: TransformerConfig) -> Iterator[Limit]:
+def _sizes(where: str, part: SpecPart, config: TransformerConfig) -> Iterator[Limit]:
     """Sizes are the plan's: left at 1 they are filled in, another number is a mistake somewhere."""
     for name, axis in AXES.items():
         found, planned = getattr(config, name), part.module.grid.size_of(axis)
@@ -322,7 +322,7 @@ def _dropout(where: str, config: TransformerConfig) -> Iterator[Limit]:
         yield Limit("megatron-core", where, rule, "set hidden_dropout=0")
 
 
-def _layers(where: str, part: Part, config: TransformerConfig) -> Iterator[Limit]:
+def _layers(where: str, part: SpecPart, config: TransformerConfig) -> Iterator[Limit]:
     """The layers that were planned are those that are built."""
     stages = part.module.stages
     if stages is None:

@@ -23,7 +23,7 @@ _LOST = re.compile(
     r"|ncclRemoteError|ncclSystemError|remote process exited"  # NCCL: the peer's process ended, or the network did
     r"|Watchdog caught collective operation timeout|NCCL communicator was aborted"  # NCCL: the peer is late
 )
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _MAX_LINE = 200
 
 
@@ -53,4 +53,4 @@ def _place(error: BaseException) -> str:
 
 def _is_ours(file: Path) -> bool:
     """A file of this package; not the emulation, through which every call goes where there is no GPU."""
-    return file.parent == _HERE and file.stem not in {"cpu", "gloo"}
+    return _PACKAGE in file.parents and file.stem not in {"cpu_emulation", "gloo"}

@@ -23,6 +23,7 @@ from planner import MIMO_LANGUAGE_MODULE_KEY
 from ..errors import ExecutorError
 from ..groups.grids import collection_of
 from ..groups.groups import ProcessGroups
+from ..model.model import modules_of
 
 
 def wrap(

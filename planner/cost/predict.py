@@ -12,7 +12,7 @@ from ..plan import Plan
 from .memory.memory import stage_memory
 from .memory.peaks import first_rank, peaks, position_at
 from .memory.remedies import remedies
-from .prediction import Prediction, StageCost, Traffic
+from .prediction import Prediction, StageCost, StageTraffic
 from .settings import Settings
 from .simulation.durations import Durations
 from .simulation.schedule import Stage
@@ -22,10 +22,10 @@ from .timing.bridges import bridge_cost
 from .timing.group_spans import ALONE, Span
 from .timing.hardware import DEFAULT, Hardware, load_hardware
 from .timing.step_time import interleaved
-from .timing.timing import Rates, message_seconds, rates_of
+from .timing.timing import Rates, collective_seconds, rates_of
 from .timing.workload import Workload, durations_of, longest_update, stages_of, update_seconds, workload_of
 from .work.layers import FLASH_BACKWARD
-from .work.ops import Message
+from .work.ops import Collective
 from .work.parameters import stage_parameters
 from .work.stages import language_width, stage_work
 
@@ -121,24 +121,24 @@ def model_flops(plan: Plan) -> float:
     return total * plan.batch.num_microbatches
 
 
-def _traffic(work: Workload, module: ModulePlan, index: int, rates: Rates) -> tuple[Traffic, ...]:
+def _traffic(work: Workload, module: ModulePlan, index: int, rates: Rates) -> tuple[StageTraffic, ...]:
     """Bytes that one rank sends in a step, by kind of group."""
     num, spans, stage = work.plan.batch.num_microbatches, work.spans[module.name], Stage(module.name, index)
-    sums: dict[str, Traffic] = {}
+    sums: dict[str, StageTraffic] = {}
 
-    def add(message: Message, span: Span, times: int) -> None:
+    def add(message: Collective, span: Span, times: int) -> None:
         kind = str(message.kind)
-        before = sums.get(kind, Traffic(kind=kind, collectives=0, num_bytes=0.0, link="nvlink", seconds=0.0))
-        sums[kind] = Traffic(
+        before = sums.get(kind, StageTraffic(kind=kind, collectives=0, num_bytes=0.0, link="nvlink", seconds=0.0))
+        sums[kind] = StageTraffic(
             kind=kind,
             collectives=before.collectives + times * message.count,
             num_bytes=before.num_bytes + times * message.moved(span.size),
             link="network" if span.crosses else before.link,
-            seconds=before.seconds + times * message_seconds(message, span, rates),
+            seconds=before.seconds + times * collective_seconds(message, span, rates),
         )
 
     for part in work.works[stage].parts:
-        for message in part.forward.messages + part.backward.messages:
+        for message in part.forward.collectives + part.backward.collectives:
             add(message, spans.get(message.kind, ALONE), num * part.count)
     for message in work.updates[stage][0]:
         add(message, spans.get(message.kind, ALONE), 1)

@@ -15,7 +15,7 @@ from .work.parameters import Parameters
 
 
 @attrs.frozen(kw_only=True)
-class Traffic:
+class StageTraffic:
     """What one rank of a stage sends over its groups of a kind, in a whole step.
 
     Attributes:
@@ -50,7 +50,7 @@ class StageCost:
     update_seconds: float
     forward_flops: float
     backward_flops: float
-    traffic: tuple[Traffic, ...]
+    traffic: tuple[StageTraffic, ...]
 
 
 @attrs.frozen(kw_only=True)

@@ -25,7 +25,7 @@ from .groups import Family
 from .ir import Group, GroupKind, ModulePlan
 
 # Kinds whose traffic is meant to overlap are in different lanes.
-LANES: dict[GroupKind, str] = {
+STREAMS: dict[GroupKind, str] = {
     GroupKind.TP: "tensor",
     GroupKind.TP_CP: "tensor",
     GroupKind.CP: "context",  # ring attention runs beside the tensor-parallel products
@@ -56,11 +56,11 @@ def communicators(groups: Sequence[Group], modules: Iterable[ModulePlan]) -> tup
         if group.kind in _BRIDGE_KINDS and len(ranks) > 1:
             found.append(group.position)
             continue
-        lane = lane_of(group.owner, group.kind, without_experts) if len(ranks) > 1 else None
+        stream = stream_of(group.owner, group.kind, without_experts) if len(ranks) > 1 else None
         known = opened.setdefault(ranks, {})
-        chosen = next((position for position, used in known.items() if None in (lane, used) or lane == used), None)
+        chosen = next((position for position, used in known.items() if None in (stream, used) or stream == used), None)
         position = group.position if chosen is None else chosen
-        known[position] = known.get(position) or lane
+        known[position] = known.get(position) or stream
         found.append(position)
     return tuple(found)
 
@@ -74,17 +74,17 @@ def num_communicators(families: Iterable[Family], modules: Iterable[ModulePlan])
         if family.kind in _BRIDGE_KINDS:
             total += _num_connected(family)
             continue
-        lane = lane_of(family.owner, family.kind, without_experts)
+        stream = stream_of(family.owner, family.kind, without_experts)
         for form, starts in rank_sets(family):
             if form != ():
                 for start in (starts,) if isinstance(starts, Box) else starts:
-                    users.setdefault(form, {}).setdefault(start, set()).add(lane)
+                    users.setdefault(form, {}).setdefault(start, set()).add(stream)
     return total + sum(map(_count, users.values()))
 
 
-def lane_of(owner: str, kind: GroupKind, without_experts: frozenset[str]) -> str | None:
+def stream_of(owner: str, kind: GroupKind, without_experts: frozenset[str]) -> str | None:
     """The lane of traffic of an owner's kind; None for one that may share with any."""
-    return None if kind in _EXPERT_KINDS and owner in without_experts else LANES.get(kind)
+    return None if kind in _EXPERT_KINDS and owner in without_experts else STREAMS.get(kind)
 
 
 def rank_sets(family: Family) -> Iterable[tuple[Form, Iterable[object]]]:
@@ -135,14 +135,14 @@ def _num_connected(family: Family) -> int:
 
 def _count(users: dict[object, set[str | None]]) -> int:
     """Communicators of one form's sets, from the lanes that use each start, or each box of starts."""
-    boxes = [(starts, lanes) for starts, lanes in users.items() if isinstance(starts, Box)]
+    boxes = [(starts, streams) for starts, streams in users.items() if isinstance(starts, Box)]
     if len(boxes) == len(users) and _are_apart([starts for starts, _ in boxes]):
-        return sum(len(starts) * _num_lanes(lanes) for starts, lanes in boxes)
+        return sum(len(starts) * _num_streams(streams) for starts, streams in boxes)
     by_start: dict[object, set[str | None]] = {}
-    for key, lanes in users.items():
+    for key, streams in users.items():
         for start in key if isinstance(key, Box) else (key,):
-            by_start.setdefault(start, set()).update(lanes)
-    return sum(map(_num_lanes, by_start.values()))
+            by_start.setdefault(start, set()).update(streams)
+    return sum(map(_num_streams, by_start.values()))
 
 
 def _are_apart(boxes: list[Box]) -> bool:
@@ -151,5 +151,5 @@ def _are_apart(boxes: list[Box]) -> bool:
     return all(end < start for (_, end), (start, _) in pairwise(ends))
 
 
-def _num_lanes(lanes: set[str | None]) -> int:
-    return max(1, len(lanes - {None}))
+def _num_streams(streams: set[str | None]) -> int:
+    return max(1, len(streams - {None}))

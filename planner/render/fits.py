@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..cost.measured.accuracy import Errors
-from ..cost.measured.calibrate import MORE, NOTHING, Sample, predicted
+from ..cost.measured.calibrate import NEGLIGIBLE, PERTURBATION, Sample, predicted
 from ..cost.measured.predict import RunPredictions
 from ..cost.timing.hardware import Hardware, constants
 from .style import Style, columns, plural, wrap
 
-WEAK = 0.001  # of a step, for MORE of a constant: below, its start decides
-FAR = 1.5  # times its start, or that part of it: not the same kind of GPU
+WEAK_INFLUENCE = 0.001  # of a step, for MORE of a constant: below, its start decides
+FAR_FROM_START = 1.5  # times its start, or that part of it: not the same kind of GPU
 
 
 def accuracy_lines(found: RunPredictions) -> list[str]:
@@ -46,10 +46,10 @@ def fit_lines(before: Hardware, after: Hardware, felt: Mapping[str, float], num_
         num_runs: that were fitted to.
         style: of the stream.
     """
-    rows = [["constant", "start", "fitted", f"a step changes, for {MORE - 1:.0%} more"]]
+    rows = [["constant", "start", "fitted", f"a step changes, for {PERTURBATION - 1:.0%} more"]]
     for name, share in felt.items():
         constant = constants(after)[name]
-        value = f"{constant.value:.4g}" if share > NOTHING else f"kept at {constant.value:.4g}"
+        value = f"{constant.value:.4g}" if share > NEGLIGIBLE else f"kept at {constant.value:.4g}"
         rows.append([name, f"{constant.start:.4g}", value, _felt(share)])
     title, *lines = columns(rows, right=frozenset({1, 2, 3}))
     warnings = [f"warning: {text}" for text in _warnings(before, after, felt, num_runs)]
@@ -57,14 +57,14 @@ def fit_lines(before: Hardware, after: Hardware, felt: Mapping[str, float], num_
 
 
 def _felt(share: float) -> str:
-    if share <= NOTHING:
+    if share <= NEGLIGIBLE:
         return "no run needs it"
-    return f"{share:.1%}" if share >= WEAK else f"under {WEAK:.1%}"
+    return f"{share:.1%}" if share >= WEAK_INFLUENCE else f"under {WEAK_INFLUENCE:.1%}"
 
 
 def _warnings(before: Hardware, after: Hardware, felt: Mapping[str, float], num_runs: int) -> list[str]:
     found = []
-    names = [name for name, share in felt.items() if share > NOTHING]
+    names = [name for name, share in felt.items() if share > NEGLIGIBLE]
     if num_runs < len(names):
         found.append(
             f"{plural(num_runs, 'run')} cannot tell {len(names)} constants apart: their starts decide; measure more "
@@ -72,10 +72,14 @@ def _warnings(before: Hardware, after: Hardware, felt: Mapping[str, float], num_
         )
     if kept := [name for name in felt if name not in names]:
         found.append(f"no run depends on {', '.join(kept)}, left as {before.name} has it; measure runs that do")
-    if weak := [name for name in names if felt[name] < WEAK]:
+    if weak := [name for name in names if felt[name] < WEAK_INFLUENCE]:
         found.append(f"the runs hardly depend on {', '.join(weak)}: near the start, whatever was measured")
     shares = {name: getattr(after, name).value / getattr(after, name).start for name in names}
-    if far := [f"{name} is {share:.2g} times" for name, share in shares.items() if not 1 / FAR <= share <= FAR]:
+    if far := [
+        f"{name} is {share:.2g} times"
+        for name, share in shares.items()
+        if not 1 / FAR_FROM_START <= share <= FAR_FROM_START
+    ]:
         found.append(
             f"{', '.join(far)} its start: check that the runs are of {before.name}, in bf16, and that times are "
             "milliseconds of a whole step"

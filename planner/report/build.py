@@ -23,8 +23,8 @@ from ..render.style import Style, plural, spans
 from .content import (
     Cell,
     EdgeRow,
-    Fact,
-    Memory,
+    KeyFigure,
+    MemoryPanel,
     ModuleRow,
     NodeRow,
     Notice,
@@ -50,9 +50,9 @@ def build_report(
     *,
     timeline: Timeline | None = None,
     is_predicted: bool = True,
-    memory: Memory | None = None,
+    memory: MemoryPanel | None = None,
     traffic: tuple[TrafficRow, ...] = (),
-    facts: tuple[Fact, ...] = (),
+    facts: tuple[KeyFigure, ...] = (),
     notices: tuple[Notice, ...] = (),
 ) -> Report:
     """The content of the page.
@@ -89,13 +89,13 @@ def _summary(plan: Plan) -> str:
     return f"{plural(plan.world_size, 'GPU')}{nodes}, {plan.layout.value.replace('_', '-')}"
 
 
-def _facts(plan: Plan, timeline: Timeline | None) -> Iterator[Fact]:
+def _facts(plan: Plan, timeline: Timeline | None) -> Iterator[KeyFigure]:
     batch = plan.batch
-    yield Fact("GPUs", f"{plan.world_size:,}", plural(plan.num_nodes, "node") if plan.num_nodes else "")
-    yield Fact("Samples per step", f"{batch.global_size:,}", f"{batch.num_microbatches:,} × {batch.micro_size:,}")
-    yield Fact("Pipeline stages", f"{plan.total_stages}", "on the longest path")
+    yield KeyFigure("GPUs", f"{plan.world_size:,}", plural(plan.num_nodes, "node") if plan.num_nodes else "")
+    yield KeyFigure("Samples per step", f"{batch.global_size:,}", f"{batch.num_microbatches:,} × {batch.micro_size:,}")
+    yield KeyFigure("Pipeline stages", f"{plan.total_stages}", "on the longest path")
     if timeline:
-        yield Fact("Bubble", f"{timeline.bubble:.1%}", "of all GPU time")
+        yield KeyFigure("Bubble", f"{timeline.bubble:.1%}", "of all GPU time")
 
 
 # ---- modules, ranks, bridges

@@ -11,7 +11,7 @@ import attrs
 
 
 @attrs.frozen
-class Fact:
+class KeyFigure:
     """A headline number: `Step time`, `812 ms`, `24 microbatches`. `tone`: `good`, `bad`, or empty for neither."""
 
     label: str
@@ -123,7 +123,7 @@ class MemoryBar:
 
 
 @attrs.frozen(kw_only=True)
-class Memory:
+class MemoryPanel:
     """Peaks, and what the GPU has; None where the cluster does not name it."""
 
     gpu: str
@@ -214,12 +214,12 @@ class Report:
     summary: str
     num_ranks: int
     digest: str
-    facts: tuple[Fact, ...]
+    facts: tuple[KeyFigure, ...]
     modules: tuple[ModuleRow, ...]
     nodes: tuple[NodeRow, ...]
     stages: tuple[StageRow, ...]
     edges: tuple[EdgeRow, ...]
-    memory: Memory | None
+    memory: MemoryPanel | None
     timeline: TimelineContent | None
     traffic: tuple[TrafficRow, ...]
     notices: tuple[Notice, ...]

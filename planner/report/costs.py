@@ -16,7 +16,7 @@ from ..cost.timing.bridges import BridgeCost
 from ..cost.words import duration
 from ..plan import Plan
 from ..render.costs import assumptions
-from .content import Fact, Memory, MemoryBar, MemoryPart, Notice, TrafficRow
+from .content import KeyFigure, MemoryBar, MemoryPanel, MemoryPart, Notice, TrafficRow
 from .typeset import typeset
 
 _GIB = 2**30
@@ -39,30 +39,30 @@ _WHAT = {
 _WIRES = {"nvlink": "NVLink", "network": "network"}
 
 
-def facts_of(p: Prediction) -> Iterator[Fact]:
+def facts_of(p: Prediction) -> Iterator[KeyFigure]:
     """Headline numbers, what is asked first first. Times only where the schedule comes to an end."""
     worst = p.worst
     limit = f"{p.memory_limit / _GIB:g} GiB"
-    yield Fact(
+    yield KeyFigure(
         "Memory", "fits" if p.fits else "does not fit", f"{p.hardware.name}, {limit} each", "good" if p.fits else "bad"
     )
-    yield Fact(
+    yield KeyFigure(
         "Fullest rank",
         f"rank {worst.rank}",
         f"{worst.total / _GIB:.1f} of {limit}, {worst.module} stage {worst.stage}",
         "" if p.fits else "bad",
     )
     if p.timeline is None:
-        yield Fact("Step time", "none", "the schedule stops for good", "bad")
+        yield KeyFigure("Step time", "none", "the schedule stops for good", "bad")
         return
     split = f"{duration(p.pipeline_seconds)} pipeline, {duration(p.update_seconds)} update"
-    yield Fact("Step time", typeset(duration(p.step_seconds)), typeset(split))
+    yield KeyFigure("Step time", typeset(duration(p.step_seconds)), typeset(split))
     yield limit_of(p.timeline)
-    yield Fact("Tokens per second", f"{p.tokens_per_second:,.0f}", f"{p.tokens:,} a step")
-    yield Fact("MFU", f"{p.mfu:.1%}", f"{p.tflops_per_gpu:.0f} TFLOP/s per GPU")
+    yield KeyFigure("Tokens per second", f"{p.tokens_per_second:,.0f}", f"{p.tokens:,} a step")
+    yield KeyFigure("MFU", f"{p.mfu:.1%}", f"{p.tflops_per_gpu:.0f} TFLOP/s per GPU")
 
 
-def limit_of(timeline: Timeline) -> Fact:
+def limit_of(timeline: Timeline) -> KeyFigure:
     """Who takes most of the critical path: a stage where one alone takes half of it, else a module or all transfers."""
     stages: dict[str, float] = {}
     modules: dict[str, float] = {}
@@ -77,10 +77,10 @@ def limit_of(timeline: Timeline) -> Fact:
     if seconds < total / 2:
         name = max(modules, key=modules.__getitem__)
         seconds = modules[name]
-    return Fact("Limited by", typeset(name), f"{seconds / total:.0%} of the critical path")
+    return KeyFigure("Limited by", typeset(name), f"{seconds / total:.0%} of the critical path")
 
 
-def memory_of(plan: Plan, p: Prediction) -> Memory:
+def memory_of(plan: Plan, p: Prediction) -> MemoryPanel:
     """One bar for all ranks that hold the same stages."""
     names = [module.name for module in plan.modules]
     bars = []
@@ -98,7 +98,7 @@ def memory_of(plan: Plan, p: Prediction) -> Memory:
                 parts=tuple(parts),
             )
         )
-    return Memory(gpu=p.hardware.name, limit=p.memory_limit, bars=tuple(bars))
+    return MemoryPanel(gpu=p.hardware.name, limit=p.memory_limit, bars=tuple(bars))
 
 
 def traffic_of(p: Prediction) -> Iterator[TrafficRow]:

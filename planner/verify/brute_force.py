@@ -92,7 +92,7 @@ class Seated(NamedTuple):
     ranks: Ranks
 
 
-class Hop(NamedTuple):
+class ExpectedTransfer(NamedTuple):
     """A transfer as brute force expects it; the fields are those of `Transfer`."""
 
     src_lane: int
@@ -104,7 +104,7 @@ class Hop(NamedTuple):
     num_samples: int
 
 
-class Side(NamedTuple):
+class ExpectedSide(NamedTuple):
     """One end of an edge: its module's seats, the ranks of the boundary stage and their leader per lane, and
     the lane of every sample."""
 
@@ -114,14 +114,14 @@ class Side(NamedTuple):
     dealt: list[int]
 
 
-class Edge(NamedTuple):
+class ExpectedEdge(NamedTuple):
     """An edge as brute force expects it."""
 
     src: str
     dst: str
-    source: Side
-    destination: Side
-    hops: list[Hop]
+    source: ExpectedSide
+    destination: ExpectedSide
+    hops: list[ExpectedTransfer]
 
     @property
     def name(self) -> str:
@@ -350,14 +350,14 @@ def _batch_facts(plan: Plan, tables: Mapping[str, Table]) -> Iterator[Fact]:
 # ---- bridges
 
 
-def _edge(plan: Plan, src: str, dst: str, tables: Mapping[str, Table]) -> Edge:
+def _edge(plan: Plan, src: str, dst: str, tables: Mapping[str, Table]) -> ExpectedEdge:
     """DESIGN, semantics 4: the last rank over tp and cp of a source's last stage sends, the first rank of the
     destination's first stage receives."""
     source, destination = _side(plan, tables[src], max), _side(plan, tables[dst], min)
-    return Edge(src, dst, source, destination, list(_hops(source, destination)))
+    return ExpectedEdge(src, dst, source, destination, list(_hops(source, destination)))
 
 
-def _side(plan: Plan, table: Table, pick: Callable[[Iterable[int]], int]) -> Side:
+def _side(plan: Plan, table: Table, pick: Callable[[Iterable[int]], int]) -> ExpectedSide:
     """`pick` is max at a source (last stage, last tp and cp), min at a destination."""
     stage, tp, cp = (pick(coords[axis] for coords in table.values()) for axis in (Axis.PP, Axis.TP, Axis.CP))
     lanes: dict[int, Ranks] = {}
@@ -369,20 +369,20 @@ def _side(plan: Plan, table: Table, pick: Callable[[Iterable[int]], int]) -> Sid
             lanes[lane] = (*lanes.get(lane, ()), rank)
             if (coords[Axis.TP], coords[Axis.CP]) == (tp, cp):
                 leaders[lane] = rank
-    return Side(table, {lane: lanes[lane] for lane in sorted(lanes)}, leaders, _deal(plan, table))
+    return ExpectedSide(table, {lane: lanes[lane] for lane in sorted(lanes)}, leaders, _deal(plan, table))
 
 
-def _hops(source: Side, destination: Side) -> Iterator[Hop]:
+def _hops(source: ExpectedSide, destination: ExpectedSide) -> Iterator[ExpectedTransfer]:
     """Follow every sample from its source lane to its destination lane; neighbours on one way go together."""
     src_blocks, dst_blocks = _blocks(source.dealt), _blocks(destination.dealt)
     ways = enumerate(zip(source.dealt, destination.dealt, strict=True))
     for (src, dst), run in groupby(ways, key=lambda way: way[1]):
         samples = [sample for sample, _ in run]
         starts = samples[0] - src_blocks[src].start, samples[0] - dst_blocks[dst].start
-        yield Hop(src, dst, source.leaders[src], destination.leaders[dst], *starts, len(samples))
+        yield ExpectedTransfer(src, dst, source.leaders[src], destination.leaders[dst], *starts, len(samples))
 
 
-def _bridge_facts(plan: Plan, bridge: Bridge, edge: Edge) -> Iterator[Fact]:
+def _bridge_facts(plan: Plan, bridge: Bridge, edge: ExpectedEdge) -> Iterator[Fact]:
     where = f"bridge {edge.name}"
     yield Fact(f"{where}: strategy", expected_strategy(plan, edge), bridge.strategy)
     yield Fact(f"bridge({edge.src!r}, {edge.dst!r})", bridge, plan.bridge(edge.src, edge.dst))
@@ -397,11 +397,11 @@ def _bridge_facts(plan: Plan, bridge: Bridge, edge: Edge) -> Iterator[Fact]:
     yield from starmap(Fact, message_facts(plan, edge, bridge.strategy))
 
 
-def _as_hop(transfer: object) -> Hop:
-    return Hop(*(getattr(transfer, name) for name in Hop._fields))
+def _as_hop(transfer: object) -> ExpectedTransfer:
+    return ExpectedTransfer(*(getattr(transfer, name) for name in ExpectedTransfer._fields))
 
 
-def _sample_facts(where: str, edge: Edge, got: list[Hop]) -> Iterator[Fact]:
+def _sample_facts(where: str, edge: ExpectedEdge, got: list[ExpectedTransfer]) -> Iterator[Fact]:
     """Every sample of every lane's block leaves exactly once and arrives exactly once, as the same sample.
 
     It follows the plan's own transfers, not those expected, and so does not lean on `_hops`.
@@ -420,7 +420,7 @@ def _sample_facts(where: str, edge: Edge, got: list[Hop]) -> Iterator[Fact]:
     yield Fact(f"{where}: transfers that arrive as another sample", [], moved)
 
 
-def _gather_facts(plan: Plan, edge: Edge) -> Iterator[Fact]:
+def _gather_facts(plan: Plan, edge: ExpectedEdge) -> Iterator[Fact]:
     """What gather groups must do, however they are cut: bring every lane its samples, and gradients back."""
     where = f"groups({edge.name!r}, 'bridge_gather')"
     groups = list(plan.groups(edge.name, GroupKind.BRIDGE_GATHER))
@@ -441,7 +441,7 @@ def _gather_facts(plan: Plan, edge: Edge) -> Iterator[Fact]:
     yield Fact(f"{where}: source ranks that miss gradients of their lane", [], missing)
 
 
-def _missing(givers: Side, takers: Side, reach: Mapping[int, set[int]]) -> Iterator[tuple[int, str]]:
+def _missing(givers: ExpectedSide, takers: ExpectedSide, reach: Mapping[int, set[int]]) -> Iterator[tuple[int, str]]:
     """Ranks of `takers` that cannot find their lane's samples among the ranks that they reach.
 
     Ranks of one lane hold the same samples over tp, and different parts of the sequence over cp: each part
@@ -474,7 +474,7 @@ def _module_groups(module: ModulePlan, table: Table) -> Iterator[tuple[GroupKind
         yield GroupKind.POS_EMBD, [pipeline[:1] for pipeline in pipelines]
 
 
-def _bridge_groups(plan: Plan, edge: Edge) -> Iterator[tuple[GroupKind, list[Ranks]]]:
+def _bridge_groups(plan: Plan, edge: ExpectedEdge) -> Iterator[tuple[GroupKind, list[Ranks]]]:
     """Every kind of one edge. DESIGN leaves open how gather groups are cut: they are taken from the plan, and
     `_gather_facts` checks what they must do."""
     if edge.shares_ranks:
@@ -489,7 +489,7 @@ def _bridge_groups(plan: Plan, edge: Edge) -> Iterator[tuple[GroupKind, list[Ran
         yield GroupKind.BRIDGE_P2P, [tuple(sorted(every if sliced else leaders))]
 
 
-def _seat_groups(plan: Plan, tables: Mapping[str, Table], edges: Iterable[Edge]) -> list[Seated]:
+def _seat_groups(plan: Plan, tables: Mapping[str, Table], edges: Iterable[ExpectedEdge]) -> list[Seated]:
     """Every group of the plan in creation order: modules, then edges, their kinds, their enumeration."""
     owned = [(module.name, list(_module_groups(module, tables[module.name]))) for module in plan.modules]
     owned += [(edge.name, list(_bridge_groups(plan, edge))) for edge in edges]
@@ -501,7 +501,7 @@ def _seat_groups(plan: Plan, tables: Mapping[str, Table], edges: Iterable[Edge])
     return found
 
 
-def _group_facts(plan: Plan, edges: Iterable[Edge], seated: Iterable[Seated]) -> Iterator[Fact]:
+def _group_facts(plan: Plan, edges: Iterable[ExpectedEdge], seated: Iterable[Seated]) -> Iterator[Fact]:
     """`groups` for every owner and every kind; a KeyError where the owner has no such kind."""
     # Gather groups may be none at all, where no rank needs anything of another.
     expected: dict[tuple[str, GroupKind], list[Ranks]] = {
@@ -552,7 +552,7 @@ def _longest_before(plan: Plan) -> dict[str, int]:
 
 
 def _view_facts(
-    plan: Plan, tables: Mapping[str, Table], edges: Iterable[Edge], seated: Iterable[Seated]
+    plan: Plan, tables: Mapping[str, Table], edges: Iterable[ExpectedEdge], seated: Iterable[Seated]
 ) -> Iterator[Fact]:
     """Every answer of every rank's role and view."""
     before = _longest_before(plan)
@@ -588,15 +588,15 @@ def _groups_by_rank(plan: Plan, seated: Iterable[Seated]) -> dict[int, list[Grou
     return found
 
 
-Led = tuple[str, str, list[Hop], list[Hop]]
+Led = tuple[str, str, list[ExpectedTransfer], list[ExpectedTransfer]]
 
 
-def _led_by_rank(edges: Iterable[Edge]) -> dict[int, list[Led]]:
+def _led_by_rank(edges: Iterable[ExpectedEdge]) -> dict[int, list[Led]]:
     """Per rank, the edges that it leads a lane of, in order: source, destination, sends, receives."""
     found: dict[int, list[Led]] = defaultdict(list)
     for edge in edges:
-        sends: dict[int, list[Hop]] = defaultdict(list)
-        receives: dict[int, list[Hop]] = defaultdict(list)
+        sends: dict[int, list[ExpectedTransfer]] = defaultdict(list)
+        receives: dict[int, list[ExpectedTransfer]] = defaultdict(list)
         for hop in edge.hops:
             sends[hop.src_rank].append(hop)
             receives[hop.dst_rank].append(hop)

@@ -20,7 +20,7 @@ Due = dict[tuple[int, tuple[int, ...]], list[Part]]  # by rank and hop
 _WHOLE = [(Fraction(0), Fraction(1))]
 
 
-class Side(Protocol):
+class SideFacts(Protocol):
     """One end of an edge: the boundary ranks and the leader of each lane."""
 
     @property
@@ -29,7 +29,7 @@ class Side(Protocol):
     def leaders(self) -> Mapping[int, int]: ...
 
 
-class Edge(Protocol):
+class EdgeFacts(Protocol):
     """An edge as verify.py sees it; hops have the fields of `Transfer`."""
 
     @property
@@ -37,16 +37,16 @@ class Edge(Protocol):
     @property
     def dst(self) -> str: ...
     @property
-    def source(self) -> Side: ...
+    def source(self) -> SideFacts: ...
     @property
-    def destination(self) -> Side: ...
+    def destination(self) -> SideFacts: ...
     @property
     def hops(self) -> Sequence[Any]: ...
     @property
     def shares_ranks(self) -> bool: ...
 
 
-def expected_strategy(plan: Plan, edge: Edge) -> Strategy:
+def expected_strategy(plan: Plan, edge: EdgeFacts) -> Strategy:
     """Slices where a transfer of 2 MiB or more leaves its node and both sides have two ranks per lane."""
     if edge.shares_ranks:
         return Strategy.GATHER
@@ -62,7 +62,7 @@ def expected_strategy(plan: Plan, edge: Edge) -> Strategy:
     return Strategy.SLICES if crosses and many and large else Strategy.LEADER
 
 
-def message_facts(plan: Plan, edge: Edge, strategy: Strategy) -> Iterator[tuple[str, object, object]]:
+def message_facts(plan: Plan, edge: EdgeFacts, strategy: Strategy) -> Iterator[tuple[str, object, object]]:
     """(where, expected, got) of both directions."""
     ends = [("forward", edge.source, edge.destination), ("backward", edge.destination, edge.source)]
     ranks = sorted({rank for side in (edge.source, edge.destination) for lane in side.lanes.values() for rank in lane})
@@ -92,7 +92,7 @@ def message_facts(plan: Plan, edge: Edge, strategy: Strategy) -> Iterator[tuple[
 
 
 def _due(
-    hops: Iterable[Any], side: Side, lane: str, strategy: Strategy
+    hops: Iterable[Any], side: SideFacts, lane: str, strategy: Strategy
 ) -> dict[tuple[int, tuple[int, ...]], list[Part]]:
     """Per rank of a side and hop of its lane: the part that passes through the rank."""
     found = {}

@@ -36,11 +36,11 @@ from planner.cost.simulation.simulate import simulate
 from planner.cost.timing.group_spans import span_of, spans_of
 from planner.cost.timing.hardware import Hardware, hardware_text, known_hardware, load_hardware, parse_hardware
 from planner.cost.timing.step_time import closed_form, step_seconds
-from planner.cost.timing.timing import message_seconds, product_seconds, rates_of, tile_operations
+from planner.cost.timing.timing import collective_seconds, matmul_seconds, rates_of, tile_operations
 from planner.cost.timing.workload import durations_of, workload_of
 from planner.cost.work import layers
 from planner.cost.work.layers import shape_of
-from planner.cost.work.ops import Collective, Message, Product, share_moved
+from planner.cost.work.ops import Collective, CollectiveOp, MatMul, share_moved
 from planner.cost.work.parameters import Parameters
 from planner.cost.work.stages import stage_work
 from planner.cost.work.tokens import tokens_of
@@ -252,9 +252,9 @@ def test_moved_bytes_equal_a_ring_played_out(size: int) -> None:
             blocks[(rank + 1) % size].add(passed[rank])
         sent += 1
     assert all(len(held) == size for held in blocks)
-    assert share_moved(Collective.ALL_GATHER, size) == pytest.approx(sent / size)
-    assert share_moved(Collective.ALL_REDUCE, size) == pytest.approx(2 * sent / size)
-    assert share_moved(Collective.RING, size) == sent
+    assert share_moved(CollectiveOp.ALL_GATHER, size) == pytest.approx(sent / size)
+    assert share_moved(CollectiveOp.ALL_REDUCE, size) == pytest.approx(2 * sent / size)
+    assert share_moved(CollectiveOp.RING, size) == sent
 
 
 def test_tensor_traffic_with_and_without_sequence_parallelism() -> None:
@@ -263,9 +263,9 @@ def test_tensor_traffic_with_and_without_sequence_parallelism() -> None:
         plan = one_module(gpt(), Parallel(tp=4, dp=1, sequence_parallel=parallel))
         (module,) = plan.modules
         shape = shape_of(module, tokens_of(plan, module), Settings())
-        assert tuple(message.count for message in layers.forward(shape).messages) == forward
-        assert tuple(message.count for message in layers.backward(shape, trains=True).messages) == backward
-        assert {message.num_bytes for message in layers.forward(shape).messages} == {2 * 2048 * 512}
+        assert tuple(message.count for message in layers.forward(shape).collectives) == forward
+        assert tuple(message.count for message in layers.backward(shape, trains=True).collectives) == backward
+        assert {message.num_bytes for message in layers.forward(shape).collectives} == {2 * 2048 * 512}
 
 
 def test_ranks_that_share_a_query_group_gather_it() -> None:
@@ -275,9 +275,9 @@ def test_ranks_that_share_a_query_group_gather_it() -> None:
     shape, other = (shape_of(one.modules[0], tokens_of(one, one.modules[0]), Settings()) for one in (plan, wide))
     whole = 2 * 2048 * (512 + 2 * 128)
     forward, backward = layers.forward(shape), layers.backward(shape, trains=True)
-    assert forward.messages[-1] == Message(GroupKind.TP, Collective.ALL_GATHER, whole)
-    assert backward.messages[-1] == Message(GroupKind.TP, Collective.REDUCE_SCATTER, whole)
-    assert layers.forward(other).messages == forward.messages[:-1]
+    assert forward.collectives[-1] == Collective(GroupKind.TP, CollectiveOp.ALL_GATHER, whole)
+    assert backward.collectives[-1] == Collective(GroupKind.TP, CollectiveOp.REDUCE_SCATTER, whole)
+    assert layers.forward(other).collectives == forward.collectives[:-1]
     difference = 2 * (512 + 2 * 128) - 2 * (512 + 2 * 256) / 4
     assert token_activations(shape, "none") - token_activations(other, "none") == difference
 
@@ -304,29 +304,29 @@ RATES = rates_of(load_hardware("b200"))
 
 @given(m=st.integers(1, 5000), k=st.integers(1, 5000), n=st.integers(1, 5000), count=st.integers(1, 64))
 def test_products_take_at_least_their_operations(m: int, k: int, n: int, count: int) -> None:
-    product = Product(m, k, n, count)
+    product = MatMul(m, k, n, count)
     assert tile_operations(product, 148) >= product.flops * (1 - 1e-12)
-    assert product_seconds(product, RATES) >= product.num_bytes / RATES.memory
+    assert matmul_seconds(product, RATES) >= product.num_bytes / RATES.memory
 
 
 def test_large_products_reach_the_constant_and_waves_are_whole() -> None:
-    large = Product(16384, 8192, 16384)
-    assert large.flops / product_seconds(large, RATES) == pytest.approx(RATES.flops, rel=0.03)
-    full, one_more = Product(256, 4096, 128 * 148), Product(256, 4096, 128 * 148 + 1)
+    large = MatMul(16384, 8192, 16384)
+    assert large.flops / matmul_seconds(large, RATES) == pytest.approx(RATES.flops, rel=0.03)
+    full, one_more = MatMul(256, 4096, 128 * 148), MatMul(256, 4096, 128 * 148 + 1)
     assert tile_operations(one_more, 148) > 1.2 * tile_operations(full, 148)
 
 
 def test_messages_cost_hops_and_bytes() -> None:
-    message = Message(GroupKind.TP, Collective.ALL_REDUCE, 1e9, count=3)
+    message = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, 1e9, count=3)
     inside = span_of(range(8), 8)
-    assert message_seconds(message, inside, RATES) == pytest.approx(
+    assert collective_seconds(message, inside, RATES) == pytest.approx(
         3 * (2 * 7 / 8 * 1e9 / RATES.nvlink + 7 * RATES.hop)
     )
     across = span_of(range(0, 64, 8), 8)  # one rank in each of eight nodes
-    assert message_seconds(message, across, RATES) == pytest.approx(
+    assert collective_seconds(message, across, RATES) == pytest.approx(
         3 * (2 * 7 / 8 * 1e9 / RATES.network + 7 * RATES.hop)
     )
-    assert message_seconds(message, span_of([3], 8), RATES) == 0
+    assert collective_seconds(message, span_of([3], 8), RATES) == 0
 
 
 # ---- the pipeline

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from jobs import TIMEOUT
 from torch.distributed import distributed_c10d
 
-from executor.bridge.bridge import Bridge
+from executor.bridge.bridge import DisjointBridge
 from executor.bridge.buffer_pool import Pool
 from executor.bridge.packed import SIZES, sizes_of
 from executor.bridge.shared_bridge import SharedBridge
@@ -159,14 +159,14 @@ class Trial:
         if not (role.is_last_stage("images") or role.is_first_stage("language")):
             return {}, {}, 0
         shared = bool(self.plan.pipeline.shared)
-        end = (SharedBridge if shared else Bridge)(
+        end = (SharedBridge if shared else DisjointBridge)(
             self.groups, "images", "language", torch.float32, torch.device("cpu")
         )
         values, gradients = (self._run_shared if isinstance(end, SharedBridge) else self._run_apart)(end)
         end.link.flush()
         return values, gradients, end.link.num_bytes_sent
 
-    def _run_apart(self, end: Bridge) -> Any:
+    def _run_apart(self, end: DisjointBridge) -> Any:
         """As a pipeline does: the source is two microbatches ahead; the destination's gradients lag behind."""
         values: dict[int, torch.Tensor] = {}
         gradients: dict[int, torch.Tensor] = {}
@@ -229,8 +229,8 @@ def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
     context = connect(TIMEOUT)
     dist.init_process_group("gloo", store=context.store, rank=context.rank, world_size=context.world_size)
     trial = Trial(plan, ProcessGroups(plan, context.rank, timedelta(seconds=timeout)), seed=1)
-    kind = SharedBridge if plan.pipeline.shared else Bridge
-    end: Bridge | SharedBridge = kind(trial.groups, "images", "language", torch.float32, torch.device("cpu"))
+    kind = SharedBridge if plan.pipeline.shared else DisjointBridge
+    end: DisjointBridge | SharedBridge = kind(trial.groups, "images", "language", torch.float32, torch.device("cpu"))
     real = end.link.post
     calls = []
 
@@ -254,7 +254,7 @@ def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
     return "", time.perf_counter() - started
 
 
-def _source(trial: Trial, end: Bridge, index: int) -> None:
+def _source(trial: Trial, end: DisjointBridge, index: int) -> None:
     end.send(trial._output(index))
     end.expect()()
 
@@ -265,7 +265,7 @@ def _both(trial: Trial, end: SharedBridge, index: int) -> None:
     result.backward(trial._gradient(result, index))
 
 
-def _destination(trial: Trial, end: Bridge, index: int) -> None:
+def _destination(trial: Trial, end: DisjointBridge, index: int) -> None:
     end.send(trial._gradient(end.expect()(), index))
 
 

@@ -16,7 +16,7 @@ import jobs
 import torch
 import torch.distributed as dist
 
-from executor.commands.trainer import Settings, Trainer
+from executor.commands.trainer import Trainer, TrainSettings
 from executor.training.synthetic_data import Synthetic
 from planner import Plan
 
@@ -53,7 +53,7 @@ def recorded_step(text: str) -> dict[str, Any]:
     counts: dict[Key, Counter[int]] = {}
     with jobs.ready(plan) as (context, groups), ExitStack() as stack:
         training = plan.training
-        settings = Settings(
+        settings = TrainSettings(
             dtype=training.dtype,
             optimizer=training.optimizer,
             lr=training.lr,

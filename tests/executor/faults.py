@@ -41,12 +41,12 @@ def swapped_groups(groups: ProcessGroups) -> Iterator[None]:
 @contextmanager
 def unscaled_module(groups: ProcessGroups) -> Iterator[None]:
     """The images' gradients are not divided by the number of tokens."""
-    real = executor.gradients.scale_gradients
+    real = executor.training.gradients.scale_gradients
 
     def scale_gradients(pairs: list[tuple[Any, Any]], num_tokens: int) -> None:
         real([(module, grid) for module, grid in pairs if grid.module.name != "images"], num_tokens)
 
-    with mock.patch.object(executor.gradients, "scale_gradients", scale_gradients):
+    with mock.patch.object(executor.training.gradients, "scale_gradients", scale_gradients):
         yield
 
 
@@ -66,13 +66,13 @@ def shifted_slice(groups: ProcessGroups) -> Iterator[None]:
 @contextmanager
 def doubled_gradient(groups: ProcessGroups) -> Iterator[None]:
     """Destinations hand back twice the gradient of random rows: its samples are right, its size is not."""
-    real = executor.sides.Side.gradient
+    real = executor.bridge.endpoint.Endpoint.gradient
 
-    def gradient(self: executor.sides.Side, value: Any) -> Any:
+    def gradient(self: executor.bridge.endpoint.Endpoint, value: Any) -> Any:
         found = real(self, value)
         return found if bool((value == value.round()).all()) else 2 * found
 
-    with mock.patch.object(executor.sides.Side, "gradient", gradient):
+    with mock.patch.object(executor.bridge.endpoint.Endpoint, "gradient", gradient):
         yield
 
 

@@ -23,7 +23,7 @@ import executor.commands.cli
 import executor.commands.trainer
 import executor.library.compare
 from executor.commands.reference import reference_of
-from executor.commands.trainer import Settings, Trainer
+from executor.commands.trainer import Trainer, TrainSettings
 from executor.errors import ExecutorError
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
@@ -57,7 +57,7 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
     only = {name: tuple(options.get(name, ())) for name in ("text_only", "text_only_steps")}
     samples = Synthetic(original, seed=7, **only)
     with ready(plan) as (context, groups), faults.planted(options.get("fault", ""), groups), overlap(options):
-        settings = Settings(
+        settings = TrainSettings(
             dtype=options.get("dtype", "fp32"),
             optimizer=options.get("optimizer", "sgd"),
             lr=options.get("lr", 0.1),
@@ -77,7 +77,7 @@ def overlap(options: dict[str, Any]) -> Iterator[None]:
     """Ask for gradients that are reduced while the backward pass runs, where the options do."""
     asked = dataclasses.replace(default_config(), overlap_grad_reduce=options.get("overlap", False))
     with (
-        mock.patch.object(executor.train, "default_config", return_value=asked)
+        mock.patch.object(executor.commands.trainer, "default_config", return_value=asked)
         if asked.overlap_grad_reduce
         else nullcontext()
     ):
@@ -92,7 +92,7 @@ def train_with_bad_gradients(text: str, victim: int) -> tuple[list[bool], str]:
     """Two steps, the second with gradients of one rank said not to be finite: weights kept, and the error."""
     plan = Plan.from_json(text)
     with ready(plan) as (context, groups):
-        settings = Settings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        settings = TrainSettings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
         trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
         trainer.step(0)
         before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
@@ -112,7 +112,7 @@ def train_with_nan(text: str, victim: int) -> tuple[str, bool]:
     """One step in fp32 in which a rank's gradients hold a NaN: this rank's error, and whether its weights are kept."""
     plan = Plan.from_json(text)
     with ready(plan) as (context, groups):
-        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        settings = TrainSettings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
         trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
         if context.rank == victim:
             real = trainer._optimizer.prepare_grads
@@ -137,7 +137,7 @@ def groups_made_while_training(text: str) -> list[int]:
     world = dist.distributed_c10d._world
     with ready(plan) as (context, groups):
         counts = [world.group_count]
-        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        settings = TrainSettings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
         trainer = Trainer(plan, groups, Synthetic(plan, seed=7, text_only=(1,)), settings, context.device)
         counts.append(world.group_count)
         for _ in trainer.run(2):
@@ -163,7 +163,7 @@ def groups_of_transfers(text: str) -> dict[str, list[str]]:
     plan = Plan.from_json(text)
     found: dict[str, set[str]] = {}
     with ready(plan) as (context, groups), contextlib.ExitStack() as stack:
-        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        settings = TrainSettings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
         trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
         names: dict[int, set[str]] = {}
         for group, opened in groups:
@@ -197,7 +197,7 @@ def check(text: str, fault: str = "") -> dict[str, Any]:
     """The executor's own check, with a deliberate fault if one is named."""
     with ready(Plan.from_json(text), limited=False) as (context, groups), faults.planted(fault, groups):
         check_layout(groups)
-        found = executor.check.check(groups, context.device)
+        found = executor.commands.check.check(groups, context.device)
         return {"faults": list(found.faults), "bridges": [time.name for time in found.bridges]}
 
 
@@ -310,7 +310,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
     """Run the executor's command line as one rank: exit code, standard output, standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = executor.cli.main(arguments)
+        code = executor.commands.cli.main(arguments)
     return code, out.getvalue(), err.getvalue()
 
 
@@ -362,7 +362,7 @@ def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str
 def command_with_another_megatron(*arguments: str) -> tuple[int, str, str]:
     """As `command`, with a megatron-core that would make other embedding groups."""
     other = {"embd": lambda ranks: [ranks[0], ranks[-1]]}
-    with mock.patch.object(executor.compare, "_EMBEDDINGS", other):
+    with mock.patch.object(executor.library.compare, "_EMBEDDINGS", other):
         return command(*arguments)
 
 

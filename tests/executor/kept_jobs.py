@@ -8,7 +8,7 @@ import jobs
 import torch
 from megatron.core.transformer.transformer_block import TransformerBlock
 
-from executor.commands.trainer import Settings, Trainer
+from executor.commands.trainer import Trainer, TrainSettings
 from executor.training.synthetic_data import Synthetic
 from planner import Plan
 
@@ -19,7 +19,7 @@ def kept_tensors(text: str) -> dict[str, list[list[Kept]]]:
     """Per module of a rank, what each of its layers keeps of the first microbatch; equal storages once."""
     plan = Plan.from_json(text)
     with jobs.ready(plan) as (context, groups):
-        settings = Settings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        settings = TrainSettings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
         trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
         weights = {parameter.untyped_storage().data_ptr() for parameter in trainer.model.parameters()}
         found: dict[str, list[list[Kept]]] = {}

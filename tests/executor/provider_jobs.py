@@ -18,7 +18,7 @@ from megatron.core.pipeline_parallel.schedules import forward_backward_pipelinin
 from rng_jobs import recorded_masks
 
 from executor import library
-from executor.commands.trainer import Settings, Trainer
+from executor.commands.trainer import Trainer, TrainSettings
 from executor.errors import ExecutorError
 from executor.groups.infra import MimoModelInfra
 from executor.model.model import modules_of
@@ -311,7 +311,7 @@ def llava(text: str) -> dict[str, Any]:
 def trainer_starts_from(text: str) -> dict[str, Any]:
     plan = Plan.from_json(text)
     with jobs.ready(plan) as (context, groups):
-        settings = Settings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False, seed=SEED)
+        settings = TrainSettings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False, seed=SEED)
         return {"parts": parts_of(Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device).model)}
 
 

@@ -13,7 +13,7 @@ from jobs import ready
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
 import executor.model.model
-from executor.commands.trainer import Settings, Trainer
+from executor.commands.trainer import Trainer, TrainSettings
 from executor.model.rng import Streams, seed_streams
 from executor.training.synthetic_data import Synthetic
 from planner import Plan
@@ -39,7 +39,7 @@ def train_with_dropout(text: str, options: dict[str, Any]) -> dict[str, Any]:
     """Losses of two steps with dropout, and the masks that every module drew, by kind."""
     plan = Plan.from_json(text)
     with ready(plan) as (context, groups), _dropout(), recorded_masks() as masks:
-        settings = Settings(
+        settings = TrainSettings(
             dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False, seed=options.get("seed", 1)
         )
         samples = Synthetic(plan, seed=7, text_only=tuple(options.get("text_only", ())))
@@ -51,14 +51,14 @@ def train_with_dropout(text: str, options: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _dropout() -> Iterator[None]:
     """The ready models, with dropout in hidden states and attention."""
-    real = executor.model.transformer_config
+    real = executor.model.model.transformer_config
 
     def config(*args: Any) -> Any:
         made = real(*args)
         made.hidden_dropout = made.attention_dropout = 0.25
         return made
 
-    with mock.patch.object(executor.model, "transformer_config", config):
+    with mock.patch.object(executor.model.model, "transformer_config", config):
         yield
 
 

@@ -25,7 +25,7 @@ from planner import Axis, Freeze, GroupKind, Plan, Strategy, Training, compile_s
 from planner.cost.predict import predict
 from planner.cost.simulation.schedule import Stage
 from planner.cost.timing.workload import Workload, workload_of
-from planner.cost.work.ops import Collective, Message, share_moved
+from planner.cost.work.ops import Collective, CollectiveOp, share_moved
 from planner.cost.work.parameters import parameter_bytes
 
 SCALAR = 4  # bytes
@@ -126,7 +126,7 @@ def recorded_sizes(rank: dict[str, Any]) -> Sizes:
 def is_left_out(rank: dict[str, Any], communicator: str, operation: str, dtype: str, num_bytes: int) -> bool:
     """Whether one of the rules above leaves an operation out."""
     is_integer = dtype.startswith(("int", "uint", "bool"))
-    is_scalar = operation == Collective.ALL_REDUCE and dtype == "float32" and num_bytes == SCALAR
+    is_scalar = operation == CollectiveOp.ALL_REDUCE and dtype == "float32" and num_bytes == SCALAR
     return communicator == "world" or rank["sizes"][communicator] == 1 or is_integer or is_scalar
 
 
@@ -141,7 +141,7 @@ def predicted_sizes(work: Workload, number: int, rank: dict[str, Any]) -> Sizes:
             if rank["sizes"][communicator] > 1:
                 num_bytes = message.num_bytes + padded(work, message, rank["padding"][name])
                 assert num_bytes == int(num_bytes)
-                key = communicator, str(message.collective)
+                key = communicator, str(message.op)
                 sizes.setdefault(key, Counter())[int(num_bytes)] += times * message.count
         for before in (Stage(name, stage - 1), Stage(name, stage)):
             if before in work.hops:
@@ -150,26 +150,26 @@ def predicted_sizes(work: Workload, number: int, rank: dict[str, Any]) -> Sizes:
     return sizes
 
 
-def messages_of(work: Workload, name: str, stage: int) -> Iterator[tuple[Message, int]]:
+def messages_of(work: Workload, name: str, stage: int) -> Iterator[tuple[Collective, int]]:
     """The collectives of a rank in a step, with how often each happens."""
     key, num = Stage(name, stage), work.plan.batch.num_microbatches
     for part in work.works[key].parts:
-        for message in part.forward.messages + part.backward.messages:
+        for message in part.forward.collectives + part.backward.collectives:
             yield message, num * part.count
     for message in work.updates[key][0]:
         yield message, 1
 
 
-def padded(work: Workload, message: Message, num_elements: int) -> int:
+def padded(work: Workload, message: Collective, num_elements: int) -> int:
     """Bytes of padding in a message, by the rule above."""
     if message.kind != GroupKind.DP_CP:
         return 0
-    gathers = message.collective is Collective.ALL_GATHER
+    gathers = message.op is CollectiveOp.ALL_GATHER
     return num_elements * (parameter_bytes(work.plan) if gathers else work.settings.gradient_bytes)
 
 
 def without_exchanges(sizes: Sizes) -> Sizes:
-    return {key: counts for key, counts in sizes.items() if key[1] != Collective.ALL_TO_ALL}
+    return {key: counts for key, counts in sizes.items() if key[1] != CollectiveOp.ALL_TO_ALL}
 
 
 def exchanged(ranks_sizes: Sequence[Sizes]) -> dict[str, tuple[int, int]]:
@@ -177,7 +177,7 @@ def exchanged(ranks_sizes: Sequence[Sizes]) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for sizes in ranks_sizes:
         for (communicator, operation), counts in sizes.items():
-            if operation == Collective.ALL_TO_ALL:
+            if operation == CollectiveOp.ALL_TO_ALL:
                 calls, num_bytes = found.get(communicator, (0, 0))
                 total = sum(size * count for size, count in counts.items())
                 found[communicator] = calls + counts.total(), num_bytes + total
@@ -199,7 +199,7 @@ def check_bridge(work: Workload, src: str, dst: str, found: list[dict[str, Any]]
         for (communicator, operation, dtype), counts in rank["operations"].items():
             if f"{src}->{dst}:" not in communicator or is_left_out(rank, communicator, operation, dtype, SCALAR):
                 continue
-            if operation == Collective.SEND:
+            if operation == CollectiveOp.SEND:
                 shared = plan.bridge(src, dst).strategy is Strategy.GATHER
                 way = "both" if shared else "bridge_dst" if number in plan.module(src).grid else "bridge_src"
                 sent[way] += sum(size * count for size, count in counts.items())
@@ -209,7 +209,7 @@ def check_bridge(work: Workload, src: str, dst: str, found: list[dict[str, Any]]
         for kind, crossing in ways.items():
             communicator = rank["names"].get(f"{src}->{dst}:{kind}", "")
             for step in crossing.after if rank["sizes"].get(communicator, 1) > 1 else ():
-                wanted[communicator, str(step.collective)] = Counter({int(step.num_bytes): num})
+                wanted[communicator, str(step.op)] = Counter({int(step.num_bytes): num})
         assert lanes == wanted, f"rank {number}"
     predicted = Counter({kind: num * int(crossing.num_bytes) for kind, crossing in ways.items()})
     if "both" in sent:
@@ -226,7 +226,7 @@ def test_traffic_is_what_these_operations_move(name: str) -> None:
         moved: Counter[str] = Counter()
         for message, times in messages_of(work, cost.module, cost.stage):
             size = len(plan.groups(cost.module, message.kind)[0])
-            moved[message.kind] += times * message.count * message.num_bytes * share_moved(message.collective, size)
+            moved[message.kind] += times * message.count * message.num_bytes * share_moved(message.op, size)
         for before in (Stage(cost.module, cost.stage - 1), Stage(cost.module, cost.stage)):
             if before in work.hops:
                 moved["pp"] += plan.batch.num_microbatches * work.hops[before][0].num_bytes

@@ -10,14 +10,14 @@ import ranks
 import specs
 
 from executor.megatron_limits import READY_MODELS, limits_of
-from executor.start import device
+from executor.start import device, layer_backend
 from executor.start.layer_backend import Layers, choose_layers
 
 
 def machine(*, gpu: bool, package: bool) -> mock.mock._patch_dict:
     """A machine with a GPU and Transformer Engine, or without."""
     spec = find_spec("json") if package else None
-    return mock.patch.multiple(layers, find_spec=lambda _: spec, device=mock.Mock(ON_GPU=gpu))
+    return mock.patch.multiple(layer_backend, find_spec=lambda _: spec, device=mock.Mock(ON_GPU=gpu))
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class _Recorder:
         )  # type: ignore[return-value]  # two of them
 
     def bridge(self, _groups: object, src: str, dst: str, *_: object) -> SimpleNamespace:
-        """Stands for executor.bridge.Bridge."""
+        """Stands for executor.bridge.bridge.Bridge."""
         is_source = self.plan.view(self.rank).role.is_last_stage(src)
         out, back = (FORWARD, BACKWARD) if is_source else (BACKWARD, FORWARD)
 
@@ -128,7 +128,7 @@ class _Recorder:
 
 def record(megatron: Megatron, plan: Plan, rank: int) -> list[Event]:
     """What a rank does in a step. Every lane of every stage must be one rank (tp = cp = 1)."""
-    pipeline, model = import_module("executor.bridge.bridge.communicator"), import_module("executor.model.model")
+    pipeline, model = import_module("executor.bridge.communicator"), import_module("executor.model.model")
     collections = import_module("megatron.core.process_groups_config")
     recorder, view = _Recorder(plan, rank), plan.view(rank)
     passed: list[tuple[str, ...]] = []  # of one forward pass: (module) or (src, dst)
@@ -177,7 +177,7 @@ def record(megatron: Megatron, plan: Plan, rank: int) -> list[Event]:
 
     groups = SimpleNamespace(plan=plan, view=view, rank=rank, get=lambda name, _kind: name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "Bridge", recorder.bridge)
+        patch.setattr(pipeline, "DisjointBridge", recorder.bridge)
         patch.setattr(pipeline, "P2PCommunicator", recorder.stages)
         patch.setattr(megatron.schedules.torch, "zeros", lambda *_, **__: 0)
         patch.setattr(megatron.schedules, "forward_step", forward_step)

@@ -20,8 +20,8 @@ from .nelder_mead import Point, minimise
 
 PRICE = 0.004
 SPREAD = 0.3
-MORE = 1.1
-NOTHING = 1e-9  # an influence of rounding alone
+PERTURBATION = 1.1
+NEGLIGIBLE = 1e-9  # an influence of rounding alone
 _STEPS = 150
 
 
@@ -65,7 +65,7 @@ def calibrate(
         progress: is told the share that is done.
     """
     felt = influence(unfitted(hardware), files)
-    names = tuple(name for name in fitted(hardware) if felt[name] > NOTHING)
+    names = tuple(name for name in fitted(hardware) if felt[name] > NEGLIGIBLE)
     if not names:
         return hardware
     start = _begun(hardware, names)
@@ -91,7 +91,7 @@ def influence(hardware: Hardware, files: Sequence[Sequence[Sample]]) -> dict[str
     as_is = predicted(samples, hardware)
     found = {}
     for name in fitted(hardware):
-        changed = predicted(samples, _with(hardware, {name: MORE * getattr(hardware, name).value}, "tried"))
+        changed = predicted(samples, _with(hardware, {name: PERTURBATION * getattr(hardware, name).value}, "tried"))
         found[name] = sum(abs(new / old - 1) for new, old in zip(changed, as_is, strict=True)) / len(samples)
     return found
 

@@ -28,7 +28,7 @@ from ...spec.presets import padded_vocab_size
 from ...spec.sections import Model
 from ..settings import Settings
 from ..simulation.schedule import Stage, in_flight, position_of, warmup_at
-from ..work.layers import Shape, expert_tokens, shape_of
+from ..work.layers import LayerShape, expert_tokens, shape_of
 from ..work.optimizer_step import state_shards
 from ..work.parameters import Parameters, parameter_bytes, stage_parameters
 from ..work.stages import Gradients, gradients_of, language_width
@@ -83,7 +83,7 @@ def state_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings
     )
 
 
-def token_activations(shape: Shape, recompute: str, *, trains: bool = True) -> float:
+def token_activations(shape: LayerShape, recompute: str, *, trains: bool = True) -> float:
     """Bytes that one layer keeps per token of a rank, until the backward pass. `trains`: its weights have gradients."""
     w, settings = shape.w, shape.settings
     unit = shape.unit / 2  # the formulas below are in bf16
@@ -104,7 +104,7 @@ def token_activations(shape: Shape, recompute: str, *, trains: bool = True) -> f
     return kept + unit * visits * _visit_activations(shape, trains=trains)
 
 
-def _visit_activations(shape: Shape, *, trains: bool) -> float:
+def _visit_activations(shape: LayerShape, *, trains: bool) -> float:
     """Bytes, at 2 a value, that one token leaves in an MLP, or in one expert."""
     w, divided = shape.w, 2 * shape.w.fc1
     if trains:
@@ -115,7 +115,7 @@ def _visit_activations(shape: Shape, *, trains: bool) -> float:
     return divided / (shape.expt_tp if w.experts else shape.tp) + came
 
 
-def core_activations(shape: Shape) -> float:
+def core_activations(shape: LayerShape) -> float:
     """Bytes per token of the attention core: statistics per head, or what is kept of each score."""
     if shape.settings.flash_attention:
         return 4 * shape.w.heads / shape.tp
@@ -159,7 +159,7 @@ def stage_memory(
     )
 
 
-def _logit_bytes(shape: Shape) -> tuple[int, int]:
+def _logit_bytes(shape: LayerShape) -> tuple[int, int]:
     """(kept until the backward pass, once more at its beginning or end) of each logit.
 
     Kept are the logits where the loss is fused, else their softmax in fp32, which takes the place of logits in fp32
@@ -170,7 +170,9 @@ def _logit_bytes(shape: Shape) -> tuple[int, int]:
     return 4, 0 if shape.unit == 4 else shape.unit
 
 
-def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, gradients: Gradients, held: float) -> float:
+def _activations(
+    plan: Plan, module: ModulePlan, stage: int, shape: LayerShape, gradients: Gradients, held: float
+) -> float:
     """Of `held` microbatches."""
     assert module.stages is not None  # noqa: S101
     assert module.model is not None  # noqa: S101
@@ -187,7 +189,7 @@ def _activations(plan: Plan, module: ModulePlan, stage: int, shape: Shape, gradi
     return held * (count * kept + handed_on) + (one_layer - kept if count else 0.0)
 
 
-def _projector_values(model: Model, shape: Shape, gradients: Gradients, width: int) -> float:
+def _projector_values(model: Model, shape: LayerShape, gradients: Gradients, width: int) -> float:
     """Values per token kept of a projector: its output, which the schedule holds; what its weights' gradients need,
     its input and the inner value; and that before its activation, where any gradient passes."""
     inner = (model.projector_hidden_size or 0) / shape.tp
@@ -201,7 +203,7 @@ def _interleaved(module: ModulePlan, settings: Settings) -> float:
     return 1 + (pp - 1) / (pp * slices) if slices > 1 else 1.0
 
 
-def _placeholder(shape: Shape, gradients: Gradients) -> float:
+def _placeholder(shape: LayerShape, gradients: Gradients) -> float:
     """Transformer Engine's stand-in for the gradients of weights that are added up elsewhere: as large as the weights
     of a layer, once per shape, so that all experts share one (pytorch/module/base.py, get_dummy_wgrad)."""
     if not (shape.settings.dummy_gradient and gradients.body):
@@ -211,7 +213,7 @@ def _placeholder(shape: Shape, gradients: Gradients) -> float:
     return shape.unit * (attention + w.hidden * (w.fc1 + w.ffn) / (shape.expt_tp if w.experts else shape.tp))
 
 
-def _between_stages(module: ModulePlan, shape: Shape) -> float:
+def _between_stages(module: ModulePlan, shape: LayerShape) -> float:
     """Two hidden tensors on the way between stages of a module."""
     return 2 * shape.unit * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
 

@@ -20,10 +20,10 @@ import attrs
 
 from ...layout.ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
 from ...plan import Plan
-from ..work.ops import Collective
+from ..work.ops import CollectiveOp
 from ..work.tokens import edge_bytes
 from .group_spans import ALONE, Span, gpus_per_node, span_of, spans_of
-from .timing import Rates, collective_seconds
+from .timing import Rates, op_seconds
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class Load:
 class LaneStep:
     """A collective inside a lane, before the messages or after them."""
 
-    collective: Collective
+    op: CollectiveOp
     num_bytes: float
     span: Span
 
@@ -154,8 +154,8 @@ def _made_whole(plan: Plan, sender: ModulePlan, sample: float, direction: Direct
     span = spans_of(plan, sender.name).get(GroupKind.CP, ALONE)
     if span.size == 1:
         return frozenset()
-    collective = Collective.ALL_GATHER if direction is Direction.FORWARD else Collective.ALL_REDUCE
-    return frozenset([LaneStep(collective, sample * plan.batch.samples_per_lane[sender.name], span)])
+    op = CollectiveOp.ALL_GATHER if direction is Direction.FORWARD else CollectiveOp.ALL_REDUCE
+    return frozenset([LaneStep(op, sample * plan.batch.samples_per_lane[sender.name], span)])
 
 
 def _ended(
@@ -164,11 +164,11 @@ def _ended(
     lanes = bridge.dst_broadcast if direction is Direction.FORWARD else bridge.src_broadcast
     if bridge.strategy is Strategy.GATHER or len(lanes[0]) == 1:
         return frozenset()
-    collective = Collective.BROADCAST if bridge.strategy is Strategy.LEADER else Collective.ALL_GATHER
+    op = CollectiveOp.BROADCAST if bridge.strategy is Strategy.LEADER else CollectiveOp.ALL_GATHER
     block, per_node = sample * plan.batch.samples_per_lane[receiver.name], gpus_per_node(plan)
     period = per_node // gcd(per_node, lanes[1][0] - lanes[0][0]) if len(lanes) > 1 else 1
     spans = {span_of(lanes[lane], per_node) for lane in range(min(period, len(lanes)))}
-    return frozenset(LaneStep(collective, block, span) for span in spans)
+    return frozenset(LaneStep(op, block, span) for span in spans)
 
 
 def crossing_seconds(crossing: Crossing, rates: Rates) -> float:
@@ -180,9 +180,7 @@ def crossing_seconds(crossing: Crossing, rates: Rates) -> float:
         return max(nvlink, load.over_network * rates.hop + load.network_bytes / network)
 
     def lane(steps: frozenset[LaneStep]) -> float:
-        return max(
-            (collective_seconds(step.collective, step.num_bytes, step.span, rates) for step in steps), default=0.0
-        )
+        return max((op_seconds(step.op, step.num_bytes, step.span, rates) for step in steps), default=0.0)
 
     return lane(crossing.before) + max(map(messages, crossing.loads), default=0.0) + lane(crossing.after)
 

@@ -19,7 +19,7 @@ from math import ceil
 import attrs
 
 from ...layout.ir import GroupKind
-from ..work.ops import Collective, Message, Part, Product, StageWork, Work, share_moved
+from ..work.ops import Collective, CollectiveOp, MatMul, StagePart, StageWork, Work, share_moved
 from .group_spans import ALONE, Span
 from .hardware import Hardware
 
@@ -71,7 +71,7 @@ Spans = Mapping[GroupKind, Span]
 
 
 @lru_cache(maxsize=65536)
-def tile_operations(product: Product, num_sms: int) -> float:
+def tile_operations(product: MatMul, num_sms: int) -> float:
     """Multiplications and additions that the product's waves of tiles take the time of, per whole GPU."""
     full = 1 + TILE_EDGE * (1 / 256 + 1 / 128)
     best = float("inf")
@@ -82,35 +82,35 @@ def tile_operations(product: Product, num_sms: int) -> float:
     return best
 
 
-def product_seconds(product: Product, rates: Rates) -> float:
+def matmul_seconds(product: MatMul, rates: Rates) -> float:
     """One kernel of (batched) products."""
     compute = tile_operations(product, rates.num_sms) / rates.flops
     return max(compute, product.num_bytes / rates.memory) + rates.kernel
 
 
-def message_seconds(message: Message, span: Span, rates: Rates) -> float:
+def collective_seconds(message: Collective, span: Span, rates: Rates) -> float:
     """All `count` collectives of a message, over a group of that span."""
-    return message.count * collective_seconds(message.collective, message.num_bytes, span, rates)
+    return message.count * op_seconds(message.op, message.num_bytes, span, rates)
 
 
-def collective_seconds(collective: Collective, num_bytes: float, span: Span, rates: Rates) -> float:
+def op_seconds(op: CollectiveOp, num_bytes: float, span: Span, rates: Rates) -> float:
     """One collective of a buffer."""
     if span.size <= 1:
         return 0.0
     network = span.num_cards(rates.ring_share) * rates.network
     bandwidth = min(rates.nvlink, network) if span.crosses else rates.nvlink
-    hops = 1 if collective is Collective.SEND else span.size - 1
-    return num_bytes * share_moved(collective, span.size) / bandwidth + rates.hop * hops
+    hops = 1 if op is CollectiveOp.SEND else span.size - 1
+    return num_bytes * share_moved(op, span.size) / bandwidth + rates.hop * hops
 
 
 def work_seconds(work: Work, spans: Spans, rates: Rates) -> float:
     """What the GPU takes, one kernel after the other."""
-    compute = sum(product_seconds(product, rates) for product in work.products) + work.core_flops / rates.core_flops
-    messages = sum(message_seconds(one, spans.get(one.kind, ALONE), rates) for one in work.messages)
-    return compute + work.num_bytes / rates.memory + work.kernels * rates.kernel + messages
+    compute = sum(matmul_seconds(product, rates) for product in work.matmuls) + work.core_flops / rates.core_flops
+    collectives = sum(collective_seconds(one, spans.get(one.kind, ALONE), rates) for one in work.collectives)
+    return compute + work.num_bytes / rates.memory + work.kernels * rates.kernel + collectives
 
 
-def part_seconds(part: Part, spans: Spans, rates: Rates) -> tuple[float, float]:
+def part_seconds(part: StagePart, spans: Spans, rates: Rates) -> tuple[float, float]:
     """(forward, backward) of all copies of a part."""
     forward, backward = work_seconds(part.forward, spans, rates), work_seconds(part.backward, spans, rates)
     gpu = forward + backward

@@ -16,14 +16,14 @@ from ...plan import Plan
 from ..settings import Settings
 from ..simulation.durations import Durations
 from ..simulation.schedule import Stage, schedule_of
-from ..work.ops import Collective, Message, StageWork
-from ..work.optimizer_step import update_bytes, update_messages
+from ..work.ops import Collective, CollectiveOp, StageWork
+from ..work.optimizer_step import update_bytes, update_collectives
 from ..work.parameters import parameter_bytes, stage_parameters
 from ..work.stages import language_width, stage_work
 from ..work.tokens import tokens_of
 from .bridges import Crossing, crossing_of, crossing_seconds
 from .group_spans import ALONE, Span, gpus_per_node, hops_cross, spans_of
-from .timing import Rates, Spans, message_seconds, stage_seconds
+from .timing import Rates, Spans, collective_seconds, stage_seconds
 
 
 @attrs.frozen(kw_only=True)
@@ -43,9 +43,9 @@ class Workload:
     settings: Settings
     works: Mapping[Stage, StageWork]
     spans: Mapping[str, Spans]
-    hops: Mapping[Stage, tuple[Message, Span]]
+    hops: Mapping[Stage, tuple[Collective, Span]]
     crossings: Mapping[tuple[str, str], tuple[Crossing, Crossing]]
-    updates: Mapping[Stage, tuple[tuple[Message, ...], float]]
+    updates: Mapping[Stage, tuple[tuple[Collective, ...], float]]
     held: tuple[tuple[Stage, ...], ...]
 
 
@@ -59,8 +59,8 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
         same = works.get(Stage(module.name, stage - 1)) if _like_the_one_before(module, stage) else None
         works[key] = same or stage_work(plan, module, stage, settings)
         parameters = stage_parameters(module, stage, language_width(plan))
-        messages = update_messages(plan, module, stage, parameters, settings)
-        updates[key] = (messages, update_bytes(plan, module, parameters, settings))
+        collectives = update_collectives(plan, module, stage, parameters, settings)
+        updates[key] = (collectives, update_bytes(plan, module, parameters, settings))
     crossings = {
         (bridge.src, bridge.dst): (
             crossing_of(plan, bridge, Direction.FORWARD),
@@ -90,15 +90,15 @@ def _like_the_one_before(module: ModulePlan, stage: int) -> bool:
     return layers is not None and 1 < stage < module.num_stages - 1 and layers[stage] == layers[stage - 1]
 
 
-def _hops(plan: Plan, module: ModulePlan, settings: Settings) -> Iterator[tuple[Stage, tuple[Message, Span]]]:
+def _hops(plan: Plan, module: ModulePlan, settings: Settings) -> Iterator[tuple[Stage, tuple[Collective, Span]]]:
     """The transfers between a module's stages: its hidden states as each rank holds them, whole or a share."""
     if module.model is None:
         return
     shares = module.grid.size_of(Axis.TP) if module.sequence_parallel or settings.scattered_hops else 1
     num_bytes = parameter_bytes(plan) * tokens_of(plan, module).per_rank * (module.model.hidden_size or 0) / shares
-    message = Message(GroupKind.PP, Collective.SEND, num_bytes)
+    collective = Collective(GroupKind.PP, CollectiveOp.SEND, num_bytes)
     for index, crosses in enumerate(hops_cross(plan, module)):
-        yield Stage(module.name, index), (message, Span(2 if crosses else 1, 2, 1))
+        yield Stage(module.name, index), (collective, Span(2 if crosses else 1, 2, 1))
 
 
 def durations_of(work: Workload, rates: Rates) -> Durations:
@@ -112,7 +112,7 @@ def durations_of(work: Workload, rates: Rates) -> Durations:
     return Durations.of(
         plan,
         lambda stage, way: passes[stage, way],
-        lambda stage: message_seconds(*work.hops[stage], rates) if stage in work.hops else 0.0,
+        lambda stage: collective_seconds(*work.hops[stage], rates) if stage in work.hops else 0.0,
         lambda src, dst, way: crossing_seconds(work.crossings[src, dst][way is Direction.BACKWARD], rates),
     )
 
@@ -120,9 +120,11 @@ def durations_of(work: Workload, rates: Rates) -> Durations:
 def update_seconds(work: Workload, rates: Rates) -> dict[Stage, float]:
     """Seconds of the update on every stage: reduction of gradients, optimizer, gathering of weights."""
     found = {}
-    for stage, (messages, num_bytes) in work.updates.items():
+    for stage, (collectives, num_bytes) in work.updates.items():
         spans = work.spans[stage.module]
-        reduced = sum(message_seconds(message, spans.get(message.kind, ALONE), rates) for message in messages)
+        reduced = sum(
+            collective_seconds(collective, spans.get(collective.kind, ALONE), rates) for collective in collectives
+        )
         found[stage] = reduced + num_bytes / rates.memory
     return found
 

@@ -13,7 +13,7 @@ import attrs
 from ...base.axes import Axis
 from ...layout.ir import GroupKind, ModulePlan
 from ..settings import Settings
-from .ops import Collective, Message, Product, Work
+from .ops import Collective, CollectiveOp, MatMul, Work
 from .parameters import Widths, layer_parameters, widths
 from .tokens import Tokens
 
@@ -21,7 +21,7 @@ FLASH_BACKWARD = 2.5
 
 
 @attrs.frozen(kw_only=True)
-class Shape:
+class LayerShape:
     """What every formula of one module's layers needs."""
 
     w: Widths
@@ -57,12 +57,12 @@ class Shape:
         return self.tp if self.is_sequence_parallel else 1
 
 
-def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, unit: int = 2) -> Shape:
+def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, unit: int = 2) -> LayerShape:
     """The shape of a module with a model, whose activations take `unit` bytes."""
     assert module.model is not None  # noqa: S101  callers ask for modules with models only
     size = module.grid.size_of
     tp, expt_tp, ep = size(Axis.TP), size(Axis.EXPT_TP), size(Axis.EP)
-    return Shape(
+    return LayerShape(
         w=widths(module.model),
         tokens=tokens,
         tp=tp,
@@ -76,91 +76,93 @@ def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, unit: int =
     )
 
 
-def layer_products(shape: Shape) -> tuple[Product, ...]:
+def layer_matmuls(shape: LayerShape) -> tuple[MatMul, ...]:
     """The forward products of a layer's weights: queries keys and values, attention's output, the MLP or experts."""
     w, rows, tp = shape.w, shape.tokens.per_rank, shape.tp
-    attention = (Product(rows, w.hidden, (w.queries + 2 * w.keys) / tp), Product(rows, w.queries / tp, w.hidden))
+    attention = (MatMul(rows, w.hidden, (w.queries + 2 * w.keys) / tp), MatMul(rows, w.queries / tp, w.hidden))
     if not w.experts:
-        return (*attention, Product(rows, w.hidden, w.fc1 / tp), Product(rows, w.ffn / tp, w.hidden))
+        return (*attention, MatMul(rows, w.hidden, w.fc1 / tp), MatMul(rows, w.ffn / tp, w.hidden))
     local = w.experts / shape.ep
     per_expert = expert_tokens(shape) / local
     return (
         *attention,
-        Product(rows / shape.split, w.hidden, w.experts),
-        Product(per_expert, w.hidden, w.fc1 / shape.expt_tp, local),
-        Product(per_expert, w.ffn / shape.expt_tp, w.hidden, local),
+        MatMul(rows / shape.split, w.hidden, w.experts),
+        MatMul(per_expert, w.hidden, w.fc1 / shape.expt_tp, local),
+        MatMul(per_expert, w.ffn / shape.expt_tp, w.hidden, local),
     )
 
 
-def expert_tokens(shape: Shape) -> float:
+def expert_tokens(shape: LayerShape) -> float:
     """Tokens that the experts of one rank compute, visits counted one by one, when routing is even."""
     return shape.tokens.per_rank / shape.tp * shape.w.topk * shape.expt_tp
 
 
-def core_flops(shape: Shape) -> float:
+def core_flops(shape: LayerShape) -> float:
     """Forward of the attention core: scores and their product with the values, half of it under a causal mask."""
     tokens, w = shape.tokens, shape.w
     full = 4 * tokens.sequences * tokens.length**2 / shape.cp * w.queries / shape.tp
     return full / 2 if w.is_causal else full
 
 
-def forward(shape: Shape) -> Work:
+def forward(shape: LayerShape) -> Work:
     """One layer forward."""
     w, rows = shape.w, shape.tokens.per_rank
     around = 20 + (2 if shape.settings.dropout else 0)  # two norms (4 bytes), two residual adds (6), two masks
     num_bytes = rows * (w.hidden * around / shape.split + 2 * (w.fc1 + w.ffn) / shape.tp * _visits(shape))
     if shape.is_rotated:
         num_bytes += rows * 4 * (w.queries / shape.tp + shape.keys)
-    moved = Work(products=layer_products(shape), num_bytes=num_bytes, kernels=8, messages=_tensor_messages(shape, 1))
-    return moved + core_forward(shape) + Work(messages=_other_messages(shape, is_backward=False))
+    moved = Work(
+        matmuls=layer_matmuls(shape), num_bytes=num_bytes, kernels=8, collectives=_tensor_collectives(shape, 1)
+    )
+    return moved + core_forward(shape) + Work(collectives=_other_collectives(shape, is_backward=False))
 
 
-def core_forward(shape: Shape) -> Work:
+def core_forward(shape: LayerShape) -> Work:
     """The attention core alone: what selective recomputation runs again."""
     if shape.settings.flash_attention:
         return Work(core_flops=core_flops(shape))
     first, second, scores = _scores(shape)
-    return Work(products=(first, second), num_bytes=9 * scores)  # softmax reads and writes, dropout too, and a mask
+    return Work(matmuls=(first, second), num_bytes=9 * scores)  # softmax reads and writes, dropout too, and a mask
 
 
-def backward(shape: Shape, *, trains: bool) -> Work:
+def backward(shape: LayerShape, *, trains: bool) -> Work:
     """One layer backward: the gradient of its input, and of its weights if it trains."""
     w, rows = shape.w, shape.tokens.per_rank
-    products = layer_products(shape)
+    matmuls = layer_matmuls(shape)
     num_bytes = rows * (w.hidden * 22 / shape.split + 2 * (2 * w.fc1 + w.ffn) / shape.tp * _visits(shape))
     if shape.is_rotated:
         num_bytes += rows * 4 * (w.queries / shape.tp + shape.keys)
-    gradients = tuple(product.input_gradient for product in products)
+    gradients = tuple(product.input_gradient for product in matmuls)
     if trains:
-        gradients += tuple(product.weight_gradient for product in products)
+        gradients += tuple(product.weight_gradient for product in matmuls)
         num_bytes += 2 * shape.settings.gradient_bytes * shape.parameters  # added to what was there
     gathers = 2 if trains and shape.is_sequence_parallel else 1
-    messages = _tensor_messages(shape, gathers) + _other_messages(shape, is_backward=True)
-    return _core_backward(shape) + Work(products=gradients, num_bytes=num_bytes, kernels=8, messages=messages)
+    collectives = _tensor_collectives(shape, gathers) + _other_collectives(shape, is_backward=True)
+    return _core_backward(shape) + Work(matmuls=gradients, num_bytes=num_bytes, kernels=8, collectives=collectives)
 
 
-def _core_backward(shape: Shape) -> Work:
+def _core_backward(shape: LayerShape) -> Work:
     if shape.settings.flash_attention:
         return Work(core_flops=FLASH_BACKWARD * core_flops(shape))
     first, second, scores = _scores(shape)
-    return Work(products=(first, second, second, second), num_bytes=11 * scores)
+    return Work(matmuls=(first, second, second, second), num_bytes=11 * scores)
 
 
-def _scores(shape: Shape) -> tuple[Product, Product, float]:
+def _scores(shape: LayerShape) -> tuple[MatMul, MatMul, float]:
     """Both products of an attention that writes its scores, and the number of scores."""
     tokens, w = shape.tokens, shape.w
     heads = tokens.sequences * w.heads / shape.tp
     local = tokens.length / shape.cp
-    first, second = Product(local, w.head, tokens.length, heads), Product(local, tokens.length, w.head, heads)
+    first, second = MatMul(local, w.head, tokens.length, heads), MatMul(local, tokens.length, w.head, heads)
     return first, second, heads * local * tokens.length
 
 
-def _visits(shape: Shape) -> float:
+def _visits(shape: LayerShape) -> float:
     """How often a token passes through an MLP of this rank's, tensor parallelism taken out."""
     return expert_tokens(shape) / shape.tokens.per_rank * shape.tp / shape.expt_tp if shape.w.experts else 1.0
 
 
-def _tensor_messages(shape: Shape, gathers: int) -> tuple[Message, ...]:
+def _tensor_collectives(shape: LayerShape, gathers: int) -> tuple[Collective, ...]:
     """Tensor parallelism, once around attention and once around the MLP. `gathers`: per input, as it is gathered again.
 
     Experts exchange tokens instead (below), so that a layer of experts has only attention's.
@@ -170,36 +172,39 @@ def _tensor_messages(shape: Shape, gathers: int) -> tuple[Message, ...]:
     buffer = shape.unit * shape.tokens.per_rank * shape.w.hidden
     around = 1 if shape.w.experts else 2
     if not shape.is_sequence_parallel:
-        return (Message(GroupKind.TP, Collective.ALL_REDUCE, buffer, around),)
+        return (Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, buffer, around),)
     return (
-        Message(GroupKind.TP, Collective.ALL_GATHER, buffer, around * gathers),
-        Message(GroupKind.TP, Collective.REDUCE_SCATTER, buffer, around),
+        Collective(GroupKind.TP, CollectiveOp.ALL_GATHER, buffer, around * gathers),
+        Collective(GroupKind.TP, CollectiveOp.REDUCE_SCATTER, buffer, around),
     )
 
 
-def _other_messages(shape: Shape, *, is_backward: bool) -> tuple[Message, ...]:
+def _other_collectives(shape: LayerShape, *, is_backward: bool) -> tuple[Collective, ...]:
     """Ranks that share a query group gather it; context parallelism passes keys and values around, backward their
     gradients too; experts exchange tokens, and the weight of each visit."""
-    found: tuple[Message, ...] = ()
+    found: tuple[Collective, ...] = ()
     if shape.gathers_queries:
-        how = Collective.REDUCE_SCATTER if is_backward else Collective.ALL_GATHER
+        how = CollectiveOp.REDUCE_SCATTER if is_backward else CollectiveOp.ALL_GATHER
         whole = shape.unit * shape.tokens.per_rank * (shape.w.queries + 2 * shape.w.keys)
-        found += (Message(GroupKind.TP, how, whole),)
+        found += (Collective(GroupKind.TP, how, whole),)
     if shape.cp > 1:
         block = shape.unit * 2 * shape.tokens.per_rank * shape.keys
-        found += (Message(GroupKind.CP, Collective.RING, block, 2 if is_backward else 1),)
+        found += (Collective(GroupKind.CP, CollectiveOp.RING, block, 2 if is_backward else 1),)
     if shape.w.experts and shape.ep > 1:
         visits = shape.tokens.per_rank / shape.tp * shape.w.topk
         found += (
-            Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits * shape.w.hidden, 2),
-            Message(GroupKind.EP, Collective.ALL_TO_ALL, shape.unit * visits),
+            Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.unit * visits * shape.w.hidden, 2),
+            Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.unit * visits),
         )
     if shape.w.experts and shape.expt_tp > 1:
         weights = shape.unit * expert_tokens(shape)
-        gathered, way = weights * shape.w.hidden, Collective.REDUCE_SCATTER if is_backward else Collective.ALL_GATHER
+        gathered, way = (
+            weights * shape.w.hidden,
+            CollectiveOp.REDUCE_SCATTER if is_backward else CollectiveOp.ALL_GATHER,
+        )
         found += (
-            Message(GroupKind.EXPT_TP, Collective.ALL_GATHER, gathered),
-            Message(GroupKind.EXPT_TP, Collective.REDUCE_SCATTER, gathered),
-            Message(GroupKind.EXPT_TP, way, weights),
+            Collective(GroupKind.EXPT_TP, CollectiveOp.ALL_GATHER, gathered),
+            Collective(GroupKind.EXPT_TP, CollectiveOp.REDUCE_SCATTER, gathered),
+            Collective(GroupKind.EXPT_TP, way, weights),
         )
     return found

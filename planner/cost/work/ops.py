@@ -13,7 +13,7 @@ import attrs
 from ...layout.ir import GroupKind
 
 
-class Collective(StrEnum):
+class CollectiveOp(StrEnum):
     """How a buffer moves among the ranks of a group."""
 
     ALL_REDUCE = "all-reduce"
@@ -26,7 +26,7 @@ class Collective(StrEnum):
 
 
 @attrs.frozen
-class Message:
+class Collective:
     """`count` equal collectives over a rank's group of a kind.
 
     `num_bytes` is the whole buffer: the gathered or the reduced one, what a rank hands to the others and itself
@@ -34,30 +34,30 @@ class Message:
     """
 
     kind: GroupKind
-    collective: Collective
+    op: CollectiveOp
     num_bytes: float
     count: int = 1
 
     def moved(self, size: int) -> float:
         """Bytes that one rank of a group of `size` puts on its link, all `count` together."""
-        return self.count * self.num_bytes * share_moved(self.collective, size)
+        return self.count * self.num_bytes * share_moved(self.op, size)
 
 
-def share_moved(collective: Collective, size: int) -> float:
+def share_moved(op: CollectiveOp, size: int) -> float:
     """Share of the buffer that each rank of a group sends, by the ring algorithms."""
     if size <= 1:
         return 0.0
-    if collective is Collective.ALL_REDUCE:
+    if op is CollectiveOp.ALL_REDUCE:
         return 2 * (size - 1) / size
-    if collective is Collective.RING:
+    if op is CollectiveOp.RING:
         return float(size - 1)
-    if collective in (Collective.SEND, Collective.BROADCAST):
+    if op in (CollectiveOp.SEND, CollectiveOp.BROADCAST):
         return 1.0
     return (size - 1) / size
 
 
 @attrs.frozen
-class Product:
+class MatMul:
     """`count` matrix products of (m, k) by (k, n) in 2-byte numbers."""
 
     m: float
@@ -75,12 +75,12 @@ class Product:
         return 2 * self.count * (self.m * self.k + self.k * self.n + self.m * self.n)
 
     @property
-    def input_gradient(self) -> Product:
-        return Product(self.m, self.n, self.k, self.count)
+    def input_gradient(self) -> MatMul:
+        return MatMul(self.m, self.n, self.k, self.count)
 
     @property
-    def weight_gradient(self) -> Product:
-        return Product(self.k, self.m, self.n, self.count)
+    def weight_gradient(self) -> MatMul:
+        return MatMul(self.k, self.m, self.n, self.count)
 
 
 @attrs.frozen(kw_only=True)
@@ -95,28 +95,28 @@ class Work:
         messages: collectives that the pass waits for.
     """
 
-    products: tuple[Product, ...] = ()
+    matmuls: tuple[MatMul, ...] = ()
     core_flops: float = 0.0
     num_bytes: float = 0.0
     kernels: int = 0
-    messages: tuple[Message, ...] = ()
+    collectives: tuple[Collective, ...] = ()
 
     def __add__(self, other: Work) -> Work:
         return Work(
-            products=self.products + other.products,
+            matmuls=self.matmuls + other.matmuls,
             core_flops=self.core_flops + other.core_flops,
             num_bytes=self.num_bytes + other.num_bytes,
             kernels=self.kernels + other.kernels,
-            messages=self.messages + other.messages,
+            collectives=self.collectives + other.collectives,
         )
 
     @cached_property
     def flops(self) -> float:
-        return sum(product.flops for product in self.products) + self.core_flops
+        return sum(product.flops for product in self.matmuls) + self.core_flops
 
 
 @attrs.frozen(kw_only=True)
-class Part:
+class StagePart:
     """`count` equal pieces of a stage: its layers, or one embedding, head, encoder input, projector.
 
     `launches` counts the passes over a layer, forward, backward and again, whose kernels a CPU must launch in time.
@@ -133,7 +133,7 @@ class Part:
 class StageWork:
     """The parts of a stage, and the FLOPs of all of them."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[StagePart, ...]
 
     @property
     def forward_flops(self) -> float:

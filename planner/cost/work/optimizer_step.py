@@ -7,7 +7,7 @@ from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
 from ...spec.presets import padded_vocab_size
 from ..settings import Settings
-from .ops import Collective, Message
+from .ops import Collective, CollectiveOp
 from .parameters import Parameters, parameter_bytes, summed_parameters, widths
 
 # Adam reads the gradient and three fp32 values of a parameter, and writes three and the model's own; SGD one.
@@ -25,24 +25,24 @@ def state_shards(plan: Plan, module: ModulePlan) -> tuple[int, int]:
     return _replicas(module) if plan.training.distributed_optimizer else (1, 1)
 
 
-def update_messages(
+def update_collectives(
     plan: Plan, module: ModulePlan, stage: int, parameters: Parameters, settings: Settings
-) -> tuple[Message, ...]:
+) -> tuple[Collective, ...]:
     """Reduction of gradients over the lanes, gathering of updated weights, the sum of tied embeddings, and that of
     what sequence parallelism computes on a part of the sequence."""
-    found: list[Message] = []
+    found: list[Collective] = []
     counts = parameters.dense, parameters.experts
     for kind, size, count in zip((GroupKind.DP_CP, GroupKind.EXPT_DP), _replicas(module), counts, strict=True):
         if not count or size == 1:
             continue
         gradients = settings.gradient_bytes * count
         if plan.training.distributed_optimizer:
-            found.append(Message(kind, Collective.REDUCE_SCATTER, gradients))
+            found.append(Collective(kind, CollectiveOp.REDUCE_SCATTER, gradients))
             found.append(
-                Message(kind, Collective.ALL_GATHER, parameter_bytes(plan) * count, _num_gathers(plan, module))
+                Collective(kind, CollectiveOp.ALL_GATHER, parameter_bytes(plan) * count, _num_gathers(plan, module))
             )
         else:
-            found.append(Message(kind, Collective.ALL_REDUCE, gradients))
+            found.append(Collective(kind, CollectiveOp.ALL_REDUCE, gradients))
     model, last = module.model, module.num_stages - 1
     if (
         model is not None
@@ -51,12 +51,12 @@ def update_messages(
         and not module.freeze.encoder
     ):
         count = summed_parameters(model, (module.stages or (0,))[stage], is_last=stage == last)
-        found.append(Message(GroupKind.TP, Collective.ALL_REDUCE, settings.gradient_bytes * count))
+        found.append(Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, settings.gradient_bytes * count))
     tied = module.is_language and model is not None and not model.untie_embeddings_and_output_weights
     if model is not None and tied and last and stage in (0, last) and not module.freeze.all:
         tp = module.grid.size_of(Axis.TP)
         rows = padded_vocab_size(model, tp) // tp * widths(model).hidden
-        found.append(Message(GroupKind.EMBD, Collective.ALL_REDUCE, settings.gradient_bytes * rows))
+        found.append(Collective(GroupKind.EMBD, CollectiveOp.ALL_REDUCE, settings.gradient_bytes * rows))
     return tuple(found)
 
 

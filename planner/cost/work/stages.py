@@ -16,8 +16,8 @@ from ...plan import Plan
 from ...spec.presets import padded_vocab_size
 from ..settings import Settings
 from . import layers
-from .layers import Shape, shape_of
-from .ops import Collective, Message, Part, Product, StageWork, Work
+from .layers import LayerShape, shape_of
+from .ops import Collective, CollectiveOp, MatMul, StagePart, StageWork, Work
 from .parameters import parameter_bytes, widths
 from .tokens import Tokens, tokens_of
 
@@ -80,7 +80,7 @@ def stage_work(plan: Plan, module: ModulePlan, stage: int, settings: Settings) -
     return StageWork(parts=tuple(parts))
 
 
-def layer_part(shape: Shape, count: int, recompute: str, gradients: Gradients) -> Part:
+def layer_part(shape: LayerShape, count: int, recompute: str, gradients: Gradients) -> StagePart:
     """The transformer layers of a stage, with what recomputation adds to their backward pass."""
     forward = layers.forward(shape)
     flows = gradients.before or gradients.body
@@ -90,41 +90,41 @@ def layer_part(shape: Shape, count: int, recompute: str, gradients: Gradients) -
         backward, launches = backward + forward, 3
     elif flows and recompute == "selective":
         backward += layers.core_forward(shape)
-    return Part(name="layers", count=count, forward=forward, backward=backward, launches=launches)
+    return StagePart(name="layers", count=count, forward=forward, backward=backward, launches=launches)
 
 
-def _linear(name: str, products: tuple[Product, ...], *, body: bool, before: bool, num_bytes: float) -> Part:
+def _linear(name: str, matmuls: tuple[MatMul, ...], *, body: bool, before: bool, num_bytes: float) -> StagePart:
     """A part of plain products, whose other kernels move `num_bytes` either way."""
-    backward: tuple[Product, ...] = ()
+    backward: tuple[MatMul, ...] = ()
     if body:
-        backward += tuple(product.weight_gradient for product in products)
+        backward += tuple(product.weight_gradient for product in matmuls)
     if before or body:  # also within the part: its first product's is left out only where nothing trains at all
-        backward += tuple(product.input_gradient for product in (products if before else products[1:]))
-    forward = Work(products=products, num_bytes=num_bytes, kernels=2)
-    gradient = Work(products=backward, num_bytes=num_bytes, kernels=2) if backward else Work()
-    return Part(name=name, count=1, forward=forward, backward=gradient)
+        backward += tuple(product.input_gradient for product in (matmuls if before else matmuls[1:]))
+    forward = Work(matmuls=matmuls, num_bytes=num_bytes, kernels=2)
+    gradient = Work(matmuls=backward, num_bytes=num_bytes, kernels=2) if backward else Work()
+    return StagePart(name=name, count=1, forward=forward, backward=gradient)
 
 
-def _hidden_messages(shape: Shape) -> tuple[Message, ...]:
+def _hidden_collectives(shape: LayerShape) -> tuple[Collective, ...]:
     """The sum of the embedding's or head's shares over tp, scattered under sequence parallelism."""
     if shape.tp == 1:
         return ()
-    how = Collective.REDUCE_SCATTER if shape.is_sequence_parallel else Collective.ALL_REDUCE
-    return (Message(GroupKind.TP, how, _hidden_bytes(shape)),)
+    how = CollectiveOp.REDUCE_SCATTER if shape.is_sequence_parallel else CollectiveOp.ALL_REDUCE
+    return (Collective(GroupKind.TP, how, _hidden_bytes(shape)),)
 
 
-def _gathered_messages(shape: Shape) -> tuple[Message, ...]:
+def _gathered_collectives(shape: LayerShape) -> tuple[Collective, ...]:
     """Hidden values made whole again, where sequence parallelism has scattered them."""
     if not shape.is_sequence_parallel:
         return ()
-    return (Message(GroupKind.TP, Collective.ALL_GATHER, _hidden_bytes(shape)),)
+    return (Collective(GroupKind.TP, CollectiveOp.ALL_GATHER, _hidden_bytes(shape)),)
 
 
-def _hidden_bytes(shape: Shape) -> float:
+def _hidden_bytes(shape: LayerShape) -> float:
     return shape.unit * shape.tokens.per_rank * shape.w.hidden
 
 
-def _embedding(plan: Plan, module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
+def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
     """Rows are copied, and backward added up: bytes, no products.
 
     MimoModel looks up only the tokens of text, and scatters the sequence itself once all are in their places: a sum
@@ -133,66 +133,66 @@ def _embedding(plan: Plan, module: ModulePlan, shape: Shape, gradients: Gradient
     num_bytes = 4 * shape.tokens.per_rank * shape.w.hidden
     backward = Work(num_bytes=2 * num_bytes, kernels=2) if gradients.body else Work()
     if gradients.body or gradients.before:
-        backward += Work(messages=_gathered_messages(shape))
+        backward += Work(collectives=_gathered_collectives(shape))
     sources = [plan.module(src) for src, dst in plan.edges if dst == module.name]
     if shape.settings.scattered_embedding and not sources:
-        messages = _hidden_messages(shape)
+        collectives = _hidden_collectives(shape)
     else:
         placed = sum(tokens_of(plan, source).handed_on for source in sources if source.model is not None)
         text = shape.tokens.sequences * max(0, shape.tokens.length - placed)  # not yet over cp
-        summed = Message(GroupKind.TP, Collective.ALL_REDUCE, shape.unit * text * shape.w.hidden)
-        messages = (summed,) if shape.tp > 1 else ()
-    forward = Work(num_bytes=num_bytes, kernels=2, messages=messages)
-    return Part(name="embedding", count=1, forward=forward, backward=backward)
+        summed = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, shape.unit * text * shape.w.hidden)
+        collectives = (summed,) if shape.tp > 1 else ()
+    forward = Work(num_bytes=num_bytes, kernels=2, collectives=collectives)
+    return StagePart(name="embedding", count=1, forward=forward, backward=backward)
 
 
-def _head(module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
+def _head(module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
     """The product with the vocabulary and the cross entropy."""
     assert module.model is not None  # noqa: S101
     vocab = padded_vocab_size(module.model, shape.tp) / shape.tp
     rows, settings = shape.tokens.per_rank, shape.settings
-    product = Product(rows, shape.w.hidden, vocab)
+    product = MatMul(rows, shape.w.hidden, vocab)
     loss = rows * vocab * LOSS_BYTES[settings.fused_loss] / 2
-    gather = _gathered_messages(shape)
-    forward = Work(products=(product,), num_bytes=loss, kernels=4, messages=gather + _loss_messages(shape))
+    gather = _gathered_collectives(shape)
+    forward = Work(matmuls=(product,), num_bytes=loss, kernels=4, collectives=gather + _loss_collectives(shape))
     if not (gradients.before or gradients.body):
-        return Part(name="head", count=1, forward=forward, backward=Work())
-    products: tuple[Product, ...] = (product.input_gradient,)
+        return StagePart(name="head", count=1, forward=forward, backward=Work())
+    matmuls: tuple[MatMul, ...] = (product.input_gradient,)
     num_bytes = loss
     if gradients.body:
-        products += (product.weight_gradient,)
+        matmuls += (product.weight_gradient,)
         num_bytes += 2 * settings.gradient_bytes * vocab * shape.w.hidden
     again = gather if gradients.body else ()  # for the gradient of the weights
-    messages = again + _hidden_messages(shape)
-    backward = Work(products=products, num_bytes=num_bytes, kernels=4, messages=messages)
-    return Part(name="head", count=1, forward=forward, backward=backward)
+    collectives = again + _hidden_collectives(shape)
+    backward = Work(matmuls=matmuls, num_bytes=num_bytes, kernels=4, collectives=collectives)
+    return StagePart(name="head", count=1, forward=forward, backward=backward)
 
 
-def _loss_messages(shape: Shape) -> tuple[Message, ...]:
+def _loss_collectives(shape: LayerShape) -> tuple[Collective, ...]:
     """The cross entropy over a divided vocabulary, per token in fp32: the largest logit, then the label's logit and
     the sum of exponentials, which the fused kernel reduces together."""
     if shape.tp == 1:
         return ()
     each = 4 * shape.tokens.per_rank
     if shape.settings.fused_loss:
-        return tuple(Message(GroupKind.TP, Collective.ALL_REDUCE, size) for size in (each, 2 * each))
-    return (Message(GroupKind.TP, Collective.ALL_REDUCE, each, 3),)
+        return tuple(Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, size) for size in (each, 2 * each))
+    return (Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, each, 3),)
 
 
-def _encoder_input(module: ModulePlan, shape: Shape, gradients: Gradients) -> Part:
+def _encoder_input(module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
     """Patches or convolutions as products over their windows. Every tp rank computes them whole."""
     model, w, tokens = module.model, shape.w, shape.tokens
     assert model is not None  # noqa: S101
     rows = tokens.sequences * tokens.length
     if model.family == "vit":
-        products: tuple[Product, ...] = (Product(rows, 3 * (model.patch_size or 1) ** 2, w.hidden),)
+        matmuls: tuple[MatMul, ...] = (MatMul(rows, 3 * (model.patch_size or 1) ** 2, w.hidden),)
     else:  # two convolutions of width 3; the first sees twice as many frames
-        products = (Product(2 * rows, 3 * (model.num_mel_bins or 0), w.hidden), Product(rows, 3 * w.hidden, w.hidden))
+        matmuls = (MatMul(2 * rows, 3 * (model.num_mel_bins or 0), w.hidden), MatMul(rows, 3 * w.hidden, w.hidden))
     num_bytes = 8.0 * rows * w.hidden
-    return _linear("input", products, body=gradients.body, before=gradients.before, num_bytes=num_bytes)
+    return _linear("input", matmuls, body=gradients.body, before=gradients.before, num_bytes=num_bytes)
 
 
-def _projector(plan: Plan, module: ModulePlan, tokens: Tokens, gradients: Gradients) -> Part:
+def _projector(plan: Plan, module: ModulePlan, tokens: Tokens, gradients: Gradients) -> StagePart:
     """The projection into language's width, over the tokens that language sees."""
     model, tp = module.model, module.grid.size_of(Axis.TP)
     assert model is not None  # noqa: S101
@@ -200,19 +200,19 @@ def _projector(plan: Plan, module: ModulePlan, tokens: Tokens, gradients: Gradie
     rows = plan.batch.samples_per_lane[module.name] * tokens.handed_on / tokens.cp
     hidden, inner = widths(model).hidden, model.projector_hidden_size
     if inner is None:
-        products: tuple[Product, ...] = (Product(rows, hidden, width / tp),)
+        matmuls: tuple[MatMul, ...] = (MatMul(rows, hidden, width / tp),)
     else:
-        products = (Product(rows, hidden, inner / tp), Product(rows, inner / tp, width))
+        matmuls = (MatMul(rows, hidden, inner / tp), MatMul(rows, inner / tp, width))
     before = gradients.before or gradients.body
-    part = _linear("projector", products, body=gradients.projector, before=before, num_bytes=8 * rows * width / tp)
+    part = _linear("projector", matmuls, body=gradients.projector, before=before, num_bytes=8 * rows * width / tp)
     if tp == 1:
         return part
-    how = Collective.ALL_GATHER if inner is None else Collective.ALL_REDUCE
+    how = CollectiveOp.ALL_GATHER if inner is None else CollectiveOp.ALL_REDUCE
     unit = parameter_bytes(plan)
-    forward = part.forward + Work(messages=(Message(GroupKind.TP, how, unit * rows * width),))
+    forward = part.forward + Work(collectives=(Collective(GroupKind.TP, how, unit * rows * width),))
     backward = part.backward
-    if backward.products:  # megatron-core sums the gradient of the input also where nothing before it trains
-        backward += Work(messages=(Message(GroupKind.TP, Collective.ALL_REDUCE, unit * rows * hidden),))
+    if backward.matmuls:  # megatron-core sums the gradient of the input also where nothing before it trains
+        backward += Work(collectives=(Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, unit * rows * hidden),))
     return attrs.evolve(part, forward=forward, backward=backward)
 
 
