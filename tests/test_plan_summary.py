@@ -14,8 +14,8 @@ from strategies import Case, cases
 from planner import Batch, Cluster, Model, Module, Parallel, Plan, Spec, compile_spec, load_spec
 from planner.cli import main
 from planner.cost.predict import predict
+from planner.cost.simulation.words import duration
 from planner.cost.timing.hardware import hardware_text, load_hardware
-from planner.cost.words import duration
 from planner.render.costs import costs_document
 from planner.render.overview import overview
 from planner.render.style import Style

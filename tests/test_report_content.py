@@ -16,11 +16,11 @@ from strategies import Case, cases
 from planner import Parallel, compile_spec, load_spec
 from planner.cli import main
 from planner.cost.predict import predict
-from planner.cost.settings import EXECUTOR
 from planner.cost.simulation.durations import Durations
 from planner.cost.simulation.schedule import Stage
 from planner.cost.simulation.simulate import DeadlockError, simulate
-from planner.cost.words import duration
+from planner.cost.simulation.words import duration
+from planner.cost.work.settings import EXECUTOR
 from planner.report import page as page_module
 from planner.report.build import MAX_CELLS, MAX_OPERATIONS, build_report
 from planner.report.costs import limit_of, memory_of, traffic_of

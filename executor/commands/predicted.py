@@ -18,9 +18,9 @@ import torch
 from planner import Plan, compile_spec
 from planner.cost.memory.peaks import rank_memory
 from planner.cost.predict import predict
-from planner.cost.settings import EXECUTOR
-from planner.cost.settings import Settings as Software
 from planner.cost.timing.hardware import DEFAULT, known_hardware, load_hardware
+from planner.cost.work.settings import EXECUTOR
+from planner.cost.work.settings import Settings as Software
 
 from ..start import device
 from ..start.layer_backend import Layers, choose_layers

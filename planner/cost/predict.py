@@ -13,7 +13,6 @@ from .memory.memory import stage_memory
 from .memory.peaks import first_rank, peaks, position_at
 from .memory.remedies import remedies
 from .prediction import Prediction, StageCost, StageTraffic
-from .settings import Settings
 from .simulation.durations import Durations
 from .simulation.schedule import Stage
 from .simulation.simulate import DeadlockError, simulate
@@ -27,6 +26,7 @@ from .timing.workload import Workload, durations_of, longest_update, stages_of, 
 from .work.layers import FLASH_BACKWARD
 from .work.ops import Collective
 from .work.parameters import stage_parameters
+from .work.settings import Settings
 from .work.stages import language_width, stage_work
 
 

@@ -6,12 +6,12 @@ import attrs
 
 from .memory.memory import Memory
 from .memory.peaks import RankMemory
-from .settings import Settings
 from .simulation.timeline import Timeline
+from .simulation.words import critical_path, longest_waits
 from .timing.bridges import BridgeCost
 from .timing.hardware import Hardware
-from .words import critical_path, longest_waits
 from .work.parameters import Parameters
+from .work.settings import Settings
 
 
 @attrs.frozen(kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 
 from ..cost.prediction import Prediction, StageCost
+from ..cost.simulation.words import duration
 from ..cost.timing.bridges import BridgeCost
 from ..cost.timing.group_spans import DEFAULT_PER_NODE
-from ..cost.words import duration
 from .style import Style, columns, plural, sentences, shorten
 
 _GIB = 2**30

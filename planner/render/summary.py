@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ..base import codes
 from ..base.errors import PlanError
+from ..cost.memory.memory import excess
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
 from ..cost.simulation.schedule import num_passes
+from ..cost.simulation.words import critical_path, duration
 from ..cost.timing.hardware import DEFAULT, Hardware, known_hardware, load_hardware
-from ..cost.words import critical_path, duration, excess
 from ..plan import Plan
 from .costs import assumptions
 from .style import Style, sentences

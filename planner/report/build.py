@@ -12,9 +12,9 @@ import attrs
 
 from ..base.axes import Axis
 from ..cost.simulation.timeline import Segment, Timeline, stage_passes
+from ..cost.simulation.words import critical_path
+from ..cost.simulation.words import duration as seconds_in_words
 from ..cost.timing.group_spans import gpus_per_node
-from ..cost.words import critical_path
-from ..cost.words import duration as seconds_in_words
 from ..layout.ir import Bridge, GroupKind, ModulePlan
 from ..plan import Plan
 from ..render.bridges import bridge_lines

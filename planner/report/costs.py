@@ -12,8 +12,8 @@ from ..cost.memory.peaks import rank_memory
 from ..cost.prediction import Prediction, StageCost
 from ..cost.simulation.schedule import Stage, schedule_of
 from ..cost.simulation.timeline import Timeline
+from ..cost.simulation.words import duration
 from ..cost.timing.bridges import BridgeCost
-from ..cost.words import duration
 from ..plan import Plan
 from ..render.costs import assumptions
 from .content import KeyFigure, MemoryBar, MemoryPanel, MemoryPart, Notice, TrafficRow

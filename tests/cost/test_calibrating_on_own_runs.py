@@ -21,7 +21,6 @@ from planner.cli import main
 from planner.cost.measured.calibrate import fitted
 from planner.cost.measured.nelder_mead import minimise
 from planner.cost.predict import predict
-from planner.cost.settings import EXECUTOR, Settings
 from planner.cost.timing.hardware import (
     Hardware,
     constants,
@@ -30,6 +29,7 @@ from planner.cost.timing.hardware import (
     load_hardware,
     parse_hardware,
 )
+from planner.cost.work.settings import EXECUTOR, Settings
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "tests" / "data" / "runs"

@@ -29,7 +29,6 @@ from planner import (
 from planner.cost.memory.memory import stage_memory, state_bytes, token_activations
 from planner.cost.memory.peaks import position_at
 from planner.cost.predict import predict
-from planner.cost.settings import Settings
 from planner.cost.simulation.durations import Durations
 from planner.cost.simulation.schedule import schedule_of, warmup_at
 from planner.cost.simulation.simulate import simulate
@@ -42,6 +41,7 @@ from planner.cost.work import layers
 from planner.cost.work.layers import shape_of
 from planner.cost.work.ops import Collective, CollectiveOp, MatMul, share_moved
 from planner.cost.work.parameters import Parameters
+from planner.cost.work.settings import Settings
 from planner.cost.work.stages import stage_work
 from planner.cost.work.tokens import tokens_of
 from planner.layout.ir import GroupKind

@@ -18,10 +18,10 @@ from planner.cost.memory.memory import WORKSPACE_BYTES, stage_memory
 from planner.cost.memory.peaks import peaks, rank_memory
 from planner.cost.predict import predict
 from planner.cost.prediction import Prediction
-from planner.cost.settings import Settings
 from planner.cost.simulation.schedule import in_flight, warmup_at
 from planner.cost.timing.hardware import hardware_text, load_hardware
 from planner.cost.work.parameters import stage_parameters, summed_parameters
+from planner.cost.work.settings import Settings
 from planner.cost.work.stages import stage_work
 from planner.render.costs import costs_text
 from planner.render.style import Style

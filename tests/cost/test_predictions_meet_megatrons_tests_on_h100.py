@@ -17,7 +17,7 @@ import pytest
 from planner import Batch, Cluster, Freeze, Model, Module, Output, Parallel, Plan, Spec, Training, compile_spec
 from planner.cost.memory.peaks import rank_memory
 from planner.cost.predict import predict
-from planner.cost.settings import Settings
+from planner.cost.work.settings import Settings
 
 PLAIN = Settings(rotary=False, dropout=True, dummy_gradient=False)
 UNFUSED = attrs.evolve(PLAIN, flash_attention=False)

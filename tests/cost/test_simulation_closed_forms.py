@@ -10,7 +10,7 @@ from planner.base.frozenmap import FrozenMap
 from planner.cost.simulation.durations import Durations
 from planner.cost.simulation.schedule import Stage, in_flight
 from planner.cost.simulation.simulate import DeadlockError, Sends, simulate
-from planner.cost.words import critical_path, duration, longest_waits
+from planner.cost.simulation.words import critical_path, duration, longest_waits
 
 
 def plan_of(num_microbatches: int, placement: str = "disjoint", **parallels: dict[str, int]) -> Plan:

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from planner import Batch, Freeze, Model, Module, Output, Parallel, Plan, Spec, compile_spec
-from planner.cost.settings import EXECUTOR
+from planner.cost.work.settings import EXECUTOR
 
 IMAGE_TOKENS = 4
 LOCAL = attrs.evolve(EXECUTOR, flash_attention=False)  # what the executor's models do without Transformer Engine

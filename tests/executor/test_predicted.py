@@ -12,8 +12,8 @@ from executor.commands import predicted
 from executor.commands.predicted import Predicted, gpu_of, is_same_gpu, predicted_of, summary
 from planner import Cluster, Plan, compile_spec, load_spec
 from planner.cost.predict import predict
-from planner.cost.settings import EXECUTOR
 from planner.cost.timing.hardware import hardware_text, load_hardware
+from planner.cost.work.settings import EXECUTOR
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 H100 = "NVIDIA H100 80GB HBM3"

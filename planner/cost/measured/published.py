@@ -16,7 +16,7 @@ from ...passes.compile import compile_spec
 from ...plan import Plan
 from ...spec.sections import Batch, Cluster, Model, Module, Parallel, Training
 from ...spec.spec import Spec
-from ..settings import Settings
+from ..work.settings import Settings
 from .run_set import CellError, Row, RunSet, SecondMethod, integer, measured
 
 # Megatron-LM of 2021 in fp16: learned positions, scores in memory, gradients in fp16, the cross entropy in fp32

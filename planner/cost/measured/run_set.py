@@ -10,7 +10,7 @@ from ...base import codes
 from ...base.codes import Code
 from ...plan import Plan
 from ...spec.fields import MAX_SIZE, show
-from ..settings import Settings
+from ..work.settings import Settings
 
 Row = Mapping[str, str]
 PlanOf = Callable[[Row, str], Plan]

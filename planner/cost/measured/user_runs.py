@@ -22,7 +22,7 @@ from ...plan import Plan
 from ...plan_file import load_plan
 from ...spec.fields import show
 from ...spec.loader import read_bytes
-from ..settings import EXECUTOR, Settings
+from ..work.settings import EXECUTOR, Settings
 from .run_set import CellError, Row, RunSet, measured
 
 _MAX_METRICS = 64 * 2**20

@@ -20,17 +20,19 @@ microbatches a rank holds is the schedule's to say (schedule.py).
 
 from __future__ import annotations
 
+from math import ceil
+
 import attrs
 
 from ...layout.ir import ModulePlan
 from ...plan import Plan
 from ...spec.presets import padded_vocab_size
 from ...spec.sections import Model
-from ..settings import Settings
 from ..simulation.schedule import Stage, in_flight, position_of, warmup_at
 from ..work.layers import LayerShape, expert_tokens, shape_of
 from ..work.optimizer_step import state_shards
 from ..work.parameters import Parameters, parameter_bytes, stage_parameters
+from ..work.settings import Settings
 from ..work.stages import Gradients, gradients_of, language_width
 from ..work.tokens import edge_bytes, tokens_of
 
@@ -239,3 +241,8 @@ def communicator_bytes(plan: Plan, rank: int) -> int:
         number for number, group in zip(plan.communicators(view), view.groups, strict=True) if len(group.ranks) > 1
     }
     return len(opened) * COMMUNICATOR_BYTES
+
+
+def excess(num_bytes: float) -> str:
+    """GiB that are too much: rounded up, so that a little is not 0.0, and to save as much is enough."""
+    return f"{ceil(10 * num_bytes / 2**30) / 10:.1f}"

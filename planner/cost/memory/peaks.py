@@ -7,8 +7,8 @@ import attrs
 from ...base.axes import Axis
 from ...layout.ir import ModulePlan
 from ...plan import Plan
-from ..settings import Settings
 from ..simulation.schedule import Stage, position_of, schedule_of
+from ..work.settings import Settings
 from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
 
 

@@ -9,9 +9,9 @@ import attrs
 
 from ...base.axes import Axis
 from ...plan import Plan
-from ..settings import Settings
 from ..timing.hardware import Hardware
-from ..words import excess
+from ..work.settings import Settings
+from .memory import excess
 from .peaks import RankMemory, peaks, rank_memory
 
 _GIB = 2**30

@@ -13,12 +13,12 @@ import attrs
 from ...base.axes import Axis
 from ...layout.ir import Direction, GroupKind, ModulePlan
 from ...plan import Plan
-from ..settings import Settings
 from ..simulation.durations import Durations
 from ..simulation.schedule import Stage, schedule_of
 from ..work.ops import Collective, CollectiveOp, StageWork
 from ..work.optimizer_step import update_bytes, update_collectives
 from ..work.parameters import parameter_bytes, stage_parameters
+from ..work.settings import Settings
 from ..work.stages import language_width, stage_work
 from ..work.tokens import tokens_of
 from .bridges import Crossing, crossing_of, crossing_seconds

@@ -12,9 +12,9 @@ import attrs
 
 from ...base.axes import Axis
 from ...layout.ir import GroupKind, ModulePlan
-from ..settings import Settings
 from .ops import Collective, CollectiveOp, MatMul, Work
 from .parameters import Widths, layer_parameters, widths
+from .settings import Settings
 from .tokens import Tokens
 
 FLASH_BACKWARD = 2.5

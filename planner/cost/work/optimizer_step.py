@@ -6,9 +6,9 @@ from ...base.axes import Axis
 from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
 from ...spec.presets import padded_vocab_size
-from ..settings import Settings
 from .ops import Collective, CollectiveOp
 from .parameters import Parameters, parameter_bytes, summed_parameters, widths
+from .settings import Settings
 
 # Adam reads the gradient and three fp32 values of a parameter, and writes three and the model's own; SGD one.
 _UPDATE_BYTES = {"adam": 30, "sgd": 14}

@@ -14,11 +14,11 @@ from ...base.axes import Axis
 from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
 from ...spec.presets import padded_vocab_size
-from ..settings import Settings
 from . import layers
 from .layers import LayerShape, shape_of
 from .ops import Collective, CollectiveOp, MatMul, StagePart, StageWork, Work
 from .parameters import parameter_bytes, widths
+from .settings import Settings
 from .tokens import Tokens, tokens_of
 
 LOSS_BYTES = {True: 16, False: 56}  # per logit, forward and backward: one fused kernel, or passes in fp32

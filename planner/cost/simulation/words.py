@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
-
-from .simulation.timeline import Timeline
+from .timeline import Timeline
 
 
 def duration(seconds: float) -> str:
@@ -14,11 +12,6 @@ def duration(seconds: float) -> str:
     )
     amount = seconds / size
     return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} {unit}"
-
-
-def excess(num_bytes: float) -> str:
-    """GiB that are too much: rounded up, so that a little is not 0.0, and to save as much is enough."""
-    return f"{ceil(10 * num_bytes / 2**30) / 10:.1f}"
 
 
 def critical_path(timeline: Timeline, most: int = 4) -> list[str]:
