@@ -1,9 +1,9 @@
 """Proof that what was created is what the plan says, before anything is trained.
 
 Groups: every member contributes (1, rank, rank^2, hash of rank), and the sums must be the plan's (Megatron-Bridge
-#4985 shipped groups that cross-talked silently). The first three are for people, and do not tell members: (0, 3, 4, 5)
-and (1, 2, 3, 6) agree in all of them. The hashes do: a group of other members passes only where two sets' sums of
-hashes meet by chance, one in 2^39. Bridges: check_bridges.py.
+#4985 shipped groups that silently cross-talked). The first three numbers help people, but cannot tell members apart:
+(0, 3, 4, 5) and (1, 2, 3, 6) agree in all of them. The hashes can: a group of other members passes only if two sums of
+hashes are equal by chance, which is one in 2^39. Bridges are proved in check_bridges.py.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _HASH_BITS = 39  # a sum over the largest world, 2^24 ranks, fits int64
 
 @attrs.frozen
 class Findings:
-    """What one rank found. `faults` is empty where all is as planned."""
+    """What one rank found. `faults` is empty if all is as planned."""
 
     faults: tuple[str, ...]
     bridges: tuple[BridgeTime, ...]
 
 
 def check(groups: ProcessGroups, device: torch.device) -> Findings:
-    """Try every group and every bridge; collective over the world."""
+    """Try every group and every bridge. Collective over the world."""
     faults = list(check_groups(groups, device))
     times = []
     for bridge in groups.plan.bridges:
@@ -41,7 +41,7 @@ def check(groups: ProcessGroups, device: torch.device) -> Findings:
 
 
 def check_groups(groups: ProcessGroups, device: torch.device) -> Iterator[str]:
-    """Reduce the members' numbers over every group of this rank, in creation order."""
+    """Sum the members' numbers over every group of this rank, in creation order, and yield a line per wrong sum."""
     rank = groups.rank
     for group, process_group in groups:
         numbers = torch.tensor(numbers_of((rank,)), dtype=torch.int64, device=device)
@@ -56,7 +56,7 @@ def check_groups(groups: ProcessGroups, device: torch.device) -> Iterator[str]:
 
 
 def numbers_of(ranks: tuple[int, ...]) -> list[int]:
-    """Count, sum, sum of squares and sum of hashes: what a group of these ranks reduces to."""
+    """What a group of these ranks must sum to: count, sum of ranks, of their squares and of their hashes."""
     return [len(ranks), sum(ranks), sum(rank * rank for rank in ranks), sum(map(_hash, ranks))]
 
 

@@ -1,8 +1,9 @@
-"""Proof that every bridge carries the samples that the plan says, there and back.
+"""Proof that every bridge carries the samples that the plan says, forward and backward.
 
-Two round trips per bridge. First rows numbered by sample and token: each receiver compares with its own slice of the
-microbatch, and each source with the gradients of its own samples. Then random rows, timed: the way back must be the
-adjoint of the way there, <A x, y> = <x, A' y> over the whole edge, with y different on every cp rank.
+Each bridge makes two round trips. The first carries rows numbered by sample and token: each receiver compares them with
+its own slice of the microbatch, and each source compares the gradients with its own samples. The second carries random
+rows and is timed: backward must be the adjoint of forward, <A x, y> = <x, A' y> over the whole edge, with a different y
+on every cp rank.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from ..bridge.packed import SIZES, PackedShape, flatten, part, part_sizes, resto
 from ..bridge.shared_bridge import SharedBridge
 from ..groups.groups import ProcessGroups
 
-WIDTH = 1024  # where the plan knows none
-_TOKENS = (4, 5, 0, 6)  # of samples in turn, where their number varies
+WIDTH = 1024  # hidden size if the plan gives none
+_TOKENS = (4, 5, 0, 6)  # tokens of the samples in turn, if their number varies
 _BACKWARD = 1000  # gradients are numbered from here, so that no forward tensor passes for one
-_TOLERANCE = 1e-5  # of the adjoint's two sides, relative to the lengths of both vectors
+_TOLERANCE = 1e-5  # between the two sides of the adjoint, relative to the norms of both vectors
 DTYPE = torch.float32
 
 Filling = Callable[[int, int], torch.Tensor]  # (sample, tokens) -> rows
@@ -34,7 +35,7 @@ Filling = Callable[[int, int], torch.Tensor]  # (sample, tokens) -> rows
 
 @attrs.frozen
 class BridgeTime:
-    """A round trip over a bridge: bytes that cross it on all ranks together, and this rank's seconds."""
+    """A round trip over a bridge: the bytes that all ranks send together, and this rank's seconds."""
 
     name: str
     num_bytes: int
@@ -42,7 +43,7 @@ class BridgeTime:
 
 
 def check_bridge(bridge: PlannedBridge, groups: ProcessGroups, device: torch.device) -> tuple[list[str], BridgeTime]:
-    """Faults that this rank found on one bridge, and how long a round trip took; collective over the world."""
+    """The faults that this rank found on one bridge, and how long a round trip took. Collective over the world."""
     end = _End(bridge, groups, device)
     faults = end.trace()
     dist.barrier()
@@ -51,14 +52,16 @@ def check_bridge(bridge: PlannedBridge, groups: ProcessGroups, device: torch.dev
     seconds = time.perf_counter() - started
     total = torch.tensor([*products, end.num_bytes_sent], dtype=torch.float64, device=device)
     dist.all_reduce(total)
-    there, back, lengths, num_bytes = total.tolist()
-    if abs(there - back) > _TOLERANCE * max(1.0, lengths) and groups.rank == 0:
-        faults.append(f"bridge {bridge.name}: <A x, y> = {there:.6g}, but <x, A' y> = {back:.6g}: not the adjoint")
+    forward, backward, norms, num_bytes = total.tolist()
+    if abs(forward - backward) > _TOLERANCE * max(1.0, norms) and groups.rank == 0:
+        faults.append(
+            f"bridge {bridge.name}: <A x, y> = {forward:.6g}, but <x, A' y> = {backward:.6g}: not the adjoint"
+        )
     return faults, BridgeTime(bridge.name, int(num_bytes), seconds)
 
 
 def tokens_per_sample(plan: Plan, bridge: PlannedBridge) -> tuple[int, ...]:
-    """Tokens of each sample of a microbatch: the plan's number, else unequal ones, where the tensor allows that."""
+    """Tokens of each sample of a microbatch: the plan's number, or else unequal numbers if the tensor allows them."""
     output, samples = plan.module(bridge.src).output, range(plan.batch_sizes.micro_size)
     if output.tokens_per_sample is not None:
         return (output.tokens_per_sample,) * len(samples)
@@ -66,7 +69,7 @@ def tokens_per_sample(plan: Plan, bridge: PlannedBridge) -> tuple[int, ...]:
 
 
 class _End:
-    """This rank's part in the trips over one bridge."""
+    """This rank's end of the round trips over one bridge."""
 
     def __init__(self, bridge: PlannedBridge, groups: ProcessGroups, device: torch.device) -> None:
         plan, self._view, self._device = groups.plan, groups.view, device
@@ -84,58 +87,60 @@ class _End:
 
     @property
     def num_bytes_sent(self) -> int:
-        """To other ranks, since the beginning."""
+        """Bytes sent to other ranks so far."""
         return self._end.link.num_bytes_sent if self._end else 0
 
     def trace(self) -> list[str]:
-        """Carry numbered rows; what arrived wrong."""
-        there, back = self._numbered(0), self._numbered(_BACKWARD)
-        received, gradient = self._trip(there, lambda coord: _of_part(back, coord, self._cp[self._bridge.dst]))
+        """Carry numbered rows both ways; a line for each tensor that arrived wrong."""
+        activations, gradients = self._numbered(0), self._numbered(_BACKWARD)
+        received, gradient = self._trip(
+            activations, lambda coord: _of_part(gradients, coord, self._cp[self._bridge.dst])
+        )
         faults = []
         if received is not None:
-            faults += self._compare("forward", received, self._rows(self._bridge.dst, there))
+            faults += self._compare("forward", received, self._rows(self._bridge.dst, activations))
         if gradient is not None:
-            faults += self._compare("backward", gradient, self._source_rows(back))
+            faults += self._compare("backward", gradient, self._source_rows(gradients))
         return faults
 
     def products(self) -> tuple[float, float, float]:
-        """This rank's part of <A x, y>, of <x, A' y>, and of |A x| |y|. Ranks over tp hold the same, and one counts."""
+        """This rank's share of <A x, y>, <x, A' y> and |A x| |y|. Ranks over tp hold equal rows: one of them counts."""
         sent = self._random(0)
         before = self.num_bytes_sent
         received, gradient = self._trip(sent, lambda coord: self._random(1 + coord))
         if self._end:
             self._end.link.num_bytes_sent -= before  # of this trip only
-        there = back = lengths = 0.0
+        forward = backward = norms = 0.0
         if received is not None and self._counts(self._bridge.dst):
             y = self._rows(self._bridge.dst, self._random(1 + self._coord(self._bridge.dst)))
-            there = float((received.double() * y.double()).sum())
-            lengths = float(received.double().norm() * y.double().norm())
+            forward = float((received.double() * y.double()).sum())
+            norms = float(received.double().norm() * y.double().norm())
         if gradient is not None and self._counts(self._bridge.src):
-            back = float((gradient.double() * self._source_rows(sent).double()).sum())
-        return there, back, lengths
+            backward = float((gradient.double() * self._source_rows(sent).double()).sum())
+        return forward, backward, norms
 
     def _trip(self, x: Filling, y: Callable[[int], Filling]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """One round trip: what arrived at the destination, and the gradient at the source, as rows.
+        """Make one round trip. Returns the rows that arrived at the destination and the rows of the source's gradient.
 
         Args:
-            x: what the source sends.
-            y: what a destination's rank hands back, by its cp coord.
+            x: the rows that the source sends.
+            y: the rows that a destination rank sends back, by its cp coord.
         """
         end, received, gradient = self._end, None, None
         if end is None:
             return None, None
         value = self._value(x) if self._is_source else None
-        back = self._restored(self._bridge.dst, y(self._coord(self._bridge.dst))) if self._is_destination else None
+        gradients = self._restored(self._bridge.dst, y(self._coord(self._bridge.dst))) if self._is_destination else None
         if isinstance(end, SharedBridge):
             received, anchor = end.exchange(value)
-            torch.autograd.backward(anchor if received is None else received, back)
+            torch.autograd.backward(anchor if received is None else received, gradients)
             gradient = None if value is None else value.grad
         elif self._is_source:
             end.send(value)
             gradient = end.expect()()
         else:
             received = end.expect()()
-            end.send(back)
+            end.send(gradients)
         end.link.flush()
         rows = [None if found is None else flatten(found, self._output) for found in (received, gradient)]
         return rows[0], rows[1]
@@ -143,7 +148,7 @@ class _End:
     # ---- rows
 
     def _numbered(self, first: int) -> Filling:
-        """Even columns hold the sample's number, odd ones the token's."""
+        """Rows whose even columns hold the sample's number and whose odd columns hold the token's."""
 
         def fill(sample: int, tokens: int) -> torch.Tensor:
             rows = torch.full((tokens, self._width), float(first + sample))
@@ -182,11 +187,11 @@ class _End:
         return tuple(zip(*sizes, strict=True))
 
     def _source_rows(self, fill: Filling) -> torch.Tensor:
-        """This cp rank's part of the source's samples."""
+        """The part of the source's samples that this cp rank holds."""
         return part(self._rows(self._bridge.src, fill), self._source_parts(), self._coord(self._bridge.src))
 
     def _value(self, fill: Filling) -> torch.Tensor:
-        """The source's tensor, in the dims that the spec says, with its boundaries."""
+        """The source's tensor, with the dims that the spec gives and with its sample boundaries."""
         sizes = self._source_parts()[self._coord(self._bridge.src)]
         rows = self._source_rows(fill)
         value = restore(rows.view(-1), PackedShape(tuple(sizes), self._width), self._output).detach().requires_grad_()
@@ -205,7 +210,7 @@ class _End:
 
 
 def _of_part(fill: Filling, coord: int, num_parts: int) -> Filling:
-    """Only the tokens of one cp rank; the others' are zero, so that all parts add up to the whole."""
+    """Rows that are zero except for one cp rank's tokens, so that all parts add up to the whole."""
 
     def only(sample: int, tokens: int) -> torch.Tensor:
         sizes = part_sizes(tokens, num_parts)
@@ -218,7 +223,7 @@ def _of_part(fill: Filling, coord: int, num_parts: int) -> Filling:
 
 
 def _samples(rows: torch.Tensor) -> str:
-    """The sample numbers of rows, with the number of tokens of each."""
+    """The sample numbers found in rows, each with its number of tokens."""
     values, counts = torch.unique(rows.detach()[:, 0], return_counts=True)
     pairs = zip(values.tolist(), counts.tolist(), strict=True)
     return ", ".join(f"{int(value) % _BACKWARD} (x{count})" for value, count in pairs) or "none"

@@ -1,4 +1,4 @@
-"""What rank 0 prints: the table of `check`, and the lines of `train`."""
+"""What rank 0 prints: the table of `check` and the lines of `train`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_FAULTS = 20
 
 @attrs.frozen
 class RankReport:
-    """One rank's part of the table. `num_opened` counts the communicators that this rank is the first member of."""
+    """One rank's row of the report. `num_opened` counts the communicators whose first member is this rank."""
 
     findings: Findings
     start_up: StartUp
@@ -27,7 +27,7 @@ class RankReport:
 
 
 def gather(findings: Findings, groups: ProcessGroups) -> list[RankReport]:
-    """The reports of all ranks, on every rank; collective."""
+    """The reports of all ranks, returned on every rank. Collective."""
     mine = RankReport(findings, groups.start_up, groups.num_opened)
     reports: list[RankReport | None] = [None] * groups.plan.world_size
     dist.all_gather_object(reports, mine)
@@ -40,7 +40,7 @@ def faults_of(reports: Sequence[RankReport]) -> list[str]:
 
 
 def table(plan: Plan, reports: Sequence[RankReport]) -> str:
-    """Groups, communicators, seconds; bytes per second of each bridge."""
+    """The table of `check`: groups, communicators and seconds, then the rate of each bridge."""
     rows = [("owner", "groups", "kinds")]
     owners = dict.fromkeys(family.owner for family in plan.families)
     for owner in owners:
@@ -63,7 +63,7 @@ def table(plan: Plan, reports: Sequence[RankReport]) -> str:
 
 
 def _bridge_row(plan: Plan, index: int, reports: Sequence[RankReport]) -> tuple[str, ...]:
-    """The slowest rank decides."""
+    """A bridge is as slow as its slowest rank."""
     bridge = plan.bridges[index]
     slowest: BridgeTime = max((report.findings.bridges[index] for report in reports), key=lambda time: time.seconds)
     rate = slowest.num_bytes / max(slowest.seconds, 1e-9) / 1e6
@@ -77,7 +77,7 @@ def _bridge_row(plan: Plan, index: int, reports: Sequence[RankReport]) -> tuple[
 
 
 def verdict(reports: Sequence[RankReport]) -> str:
-    """One line where all is as planned, else the faults."""
+    """One line if all is as planned, else the faults."""
     faults = faults_of(reports)
     if not faults:
         return "all groups and bridges are as planned"

@@ -1,8 +1,8 @@
-"""What rank 0 was predicted to take, beside what it took. `train` alone imports it, and on rank 0 only.
+"""What rank 0 was predicted to take, beside what it took. Only `train` imports it, on rank 0 only.
 
-Two numbers can be compared where the GPU is the one that was predicted. `memory_bytes` on a GPU is the peak of torch's
-allocator, so that communicators, which allocate for themselves, are left out of the prediction too. On a CPU neither
-number can be compared: the prediction is of a GPU, and the process's memory holds the interpreter and its libraries.
+The two can be compared if the run is on the GPU that was predicted. On a GPU, `memory_bytes` is the peak of torch's
+allocator; communicators allocate for themselves, so the prediction leaves them out as well. On a CPU neither number can
+be compared: the prediction is for a GPU, and the process's memory holds the interpreter and its libraries.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Predicted:
-    """A step of rank 0.
+    """The prediction of a step of rank 0.
 
     Attributes:
-        gpu: name of the hardware assumed; "" where nothing could be predicted.
-        seconds: of a step; None where nothing could be predicted.
-        num_bytes: at the peak, communicators left out; None where nothing could be predicted.
-        timed_as: dtype of the predicted times, where it is not the run's.
+        gpu: name of the assumed hardware; "" if nothing could be predicted.
+        seconds: duration of a step; None if nothing could be predicted.
+        num_bytes: peak memory without communicators; None if nothing could be predicted.
+        timed_as: dtype of the predicted times, if it is not the run's.
         reason: why nothing could be predicted.
     """
 
@@ -48,17 +48,17 @@ class Predicted:
     reason: str = ""
 
     def metrics(self) -> dict[str, float | str | None]:
-        """The keys that each line of `--metrics` gains; null where nothing could be predicted."""
+        """The keys that each line of `--metrics` gains; null if nothing could be predicted."""
         numbers = {"predicted_seconds": self.seconds, "predicted_bytes": self.num_bytes}
         return {**numbers, "predicted_gpu": self.gpu or None}
 
 
 def predicted_of(plan: Plan, settings: TrainSettings, asked: str | None) -> Predicted:
-    """The prediction for rank 0 of a run; with a reason where none is possible: no run ends for want of one.
+    """The prediction for rank 0 of a run, or the reason why there is none: a run never ends for want of a prediction.
 
     Args:
-        plan: what runs.
-        settings: how.
+        plan: the plan that runs.
+        settings: how it is trained.
         asked: the GPU that the spec names, if any.
     """
     try:
@@ -84,34 +84,34 @@ def _as_run(plan: Plan, settings: TrainSettings) -> Plan:
 
 
 def software() -> Software:
-    """What this executor's models do, with the layers that this machine has."""
+    """What this executor's models do with the layers that are available on this machine."""
     if choose_layers() is Layers.TRANSFORMER_ENGINE:
         return EXECUTOR
     return attrs.evolve(EXECUTOR, flash_attention=False, num_workspaces=1)
 
 
 def gpu_of(runs_on: str) -> str:
-    """The known GPU that this process runs on; else the default."""
+    """The known GPU that this process runs on, or else the default."""
     return next(iter(_known_in(runs_on)), DEFAULT)
 
 
 def is_same_gpu(gpu: str, runs_on: str) -> bool:
-    """Whether a prediction for `gpu` is one for the device: a hardware file of one's own may add to the name."""
+    """Whether a prediction for `gpu` holds for the device. A user's hardware file may add to the GPU's name."""
     return gpu.lower() in runs_on.lower() or bool(_known_in(gpu) & _known_in(runs_on))
 
 
 def _known_in(text: str) -> set[str]:
-    """The known GPUs that a text names as words of their own: a GH200 is no H200."""
+    """The known GPUs that a text names as whole words: a GH200 is not an H200."""
     return {name for name in known_hardware() if name in re.split("[^a-z0-9]", text.lower())}
 
 
 def device_name() -> str:
-    """What this process runs on."""
+    """The name of the device that this process runs on."""
     return torch.cuda.get_device_name() if device.ON_GPU else "cpu"
 
 
 def summary(predicted: Predicted, steps: Sequence[Step], runs_on: str) -> list[str]:
-    """Two lines: predicted, measured. The first step warms up, and counts only where it is the only one."""
+    """Two lines: predicted and measured. The first step warms up, so it counts only if it is the only one."""
     if not steps:
         return []
     seconds = median(step.seconds for step in steps[1:] or steps)

@@ -1,4 +1,4 @@
-"""The one-rank plan of the same model and batch: what any layout must train like."""
+"""The one-rank plan of the same model and batch, which every layout must train like."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from planner.spec.presets import padded_vocab_size
 
 
 def reference_of(plan: Plan) -> Plan:
-    """Every module on rank 0, undivided. The vocabulary keeps the padding that the layout gives it."""
+    """The plan with every module undivided on rank 0. The vocabulary keeps the padding that the layout gives it."""
     spec = plan.to_spec()
     modules = {}
     for name, module in spec.modules.items():

@@ -1,7 +1,7 @@
 """Training steps: a plan becomes a wrapped model, megatron-core's schedule and its multi-module optimizer.
 
-One schedule for every layout, `forward_backward_pipelining_without_interleaving`; modules on the same ranks are one
-stage of it.
+Every layout runs on one schedule, `forward_backward_pipelining_without_interleaving`, in which modules on the same
+ranks form one stage.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @attrs.frozen(kw_only=True)
 class TrainSettings:
-    """How to train. `dtype` is a key of DTYPES."""
+    """How to train: the plan's training settings with those of the command line. `dtype` is a key of DTYPES."""
 
     dtype: str
     optimizer: str
@@ -54,7 +54,11 @@ class TrainSettings:
 
     @classmethod
     def of(cls, plan: Plan, **changes: Any) -> TrainSettings:
-        """The plan's training settings, with those that are not None in `changes` replaced. Raises ExecutorError."""
+        """The plan's training settings, overridden by the values in `changes` that are not None.
+
+        Raises:
+            ExecutorError: megatron-core cannot train with these settings.
+        """
         training = attrs.asdict(plan.training)
         chosen = training | {name: value for name, value in changes.items() if value is not None}
         check_dtype(chosen["dtype"])
@@ -65,7 +69,7 @@ class TrainSettings:
 
 @attrs.frozen
 class Step:
-    """What one step reports; the same on every rank but `seconds` and `memory_bytes`."""
+    """What one step reports. Equal on all ranks, except for `seconds` and `memory_bytes`."""
 
     step: int
     loss: float
@@ -75,7 +79,7 @@ class Step:
     memory_bytes: int
 
     def metrics(self) -> dict[str, float]:
-        """The keys of a line of `--metrics`."""
+        """The step as keys of a line of `--metrics`."""
         return attrs.asdict(self)
 
 
@@ -146,20 +150,20 @@ class Trainer:
         return (self._samples.microbatch(step, index) for index in range(self.plan.batch.num_microbatches))
 
     def _forward(self, data_iterator: Iterator[Microbatch], model: PlannedMimoModel) -> tuple[Any, Callable[..., Any]]:
-        """What the schedule calls per microbatch."""
+        """The schedule's forward step: one microbatch."""
         batch = next(data_iterator)
         arguments = batch_of_rank(self.plan, self.view, batch.as_batch(self._encoders), batch.num_items)
         output, loss_mask = model(**arguments)
         return output, partial(summed_loss, loss_mask)
 
     def _finalize(self, *args: Any, **kwargs: Any) -> None:
-        """What the schedule calls after the last microbatch."""
+        """The schedule's hook after the last microbatch."""
         self._num_tokens = finalize_model_grads_multimodule(
             *args, infra=self._infra, module_to_grid_tuple=self._modules, **kwargs
         )
 
     def _total(self, losses: list[torch.Tensor]) -> float:
-        """The sum of all tokens' losses over the world."""
+        """The loss summed over all tokens of the global batch."""
         mine = sum(float(loss) for loss in losses) if counts_tokens(self.view) else 0.0
         total = torch.tensor([mine], dtype=torch.float64, device=self._device)
         dist.all_reduce(total)
@@ -167,6 +171,6 @@ class Trainer:
 
 
 def summed_loss(loss_mask: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sum of the losses of all tokens that count, and their number; output: (samples, tokens)."""
+    """The loss summed over unmasked tokens, their number, and the sum to report; `output`: (samples, tokens)."""
     loss = (output.float() * loss_mask).sum()
     return loss, loss_mask.sum().to(torch.int), loss.detach()

@@ -1,4 +1,4 @@
-"""The names that a training loop of one's own imports; the README's page of the library lists them."""
+"""What a user's own training loop imports: Megatron-Bridge's MIMO names, answered by the plan (docs/library.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A user's ModuleSpecs -> the specs of one rank: deep copies that hold the plan's groups, stage and sizes.
+"""From a user's ModuleSpecs to the specs of one rank: deep copies that hold the plan's groups, stage and sizes.
 
-What the user gave is never changed. Process groups always come from the plan; sizes, dtypes and layers per stage that
-the user left at their defaults are filled in (`spec_limits.py` has refused those that differ).
+The user's specs are never changed. Process groups always come from the plan. Sizes, dtypes and layers per stage are
+filled in if the user left them at their defaults; `spec_limits.py` has already refused values that differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from .spec_limits import AXES, SpecPart, parameters_of, parts_of
 
 @attrs.frozen(kw_only=True)
 class ParameterInit:
-    """How parameters are made. `on_cpu`: drawn whole on the CPU and then cut; `meta`: without storage."""
+    """How parameters are created.
+
+    Attributes:
+        dtype: their dtype.
+        on_cpu: whether they are drawn whole on the CPU and then sliced.
+        meta: whether they are created without storage, on the meta device.
+    """
 
     dtype: torch.dtype
     on_cpu: bool = False
@@ -33,8 +39,8 @@ class ParameterInit:
 def specs_of_rank(
     infra: MimoModelInfra, language: ModuleSpec, modalities: Mapping[str, ModuleSpec], init: ParameterInit
 ) -> tuple[ModuleSpec, dict[str, ModuleSpec]]:
-    """The specs of language and of every encoder for this rank."""
-    # One by one: a config that modules share must become several, since their sizes differ.
+    """This rank's spec of the language module, and its specs of all other modules by name."""
+    # Copied one by one: a config that modules share must become several, since their sizes differ.
     language = copy.deepcopy(language)
     own = {name: copy.deepcopy(spec) for name, spec in modalities.items()}
     for part in parts_of(infra.plan, language, own):
@@ -45,7 +51,7 @@ def specs_of_rank(
 
 
 def _fill(config: TransformerConfig, part: SpecPart, init: ParameterInit) -> None:
-    """Sizes, dtypes and what the multi-module schedule asks for."""
+    """Fill in sizes, dtypes and what the multi-module schedule needs."""
     grid = part.module.grid
     for name, axis in AXES.items():
         if part.is_staged or axis is Axis.TP:
@@ -68,13 +74,13 @@ def _fill_layers(config: TransformerConfig, module: ModulePlan) -> None:
 
 
 def _inject(part: SpecPart, infra: MimoModelInfra) -> None:
-    """Put groups and stage into a spec: into language's always, elsewhere what the class takes."""
+    """Put groups and stage into a spec: all of them for language, elsewhere those that the class takes."""
     collection = infra.pg_collections[part.module.name]
     if collection is None or part.kind == "nested":
         return
     stage: ModuleStageInfo = infra.groups.view.role.modules[part.module.name]
     found: dict[str, Any] = {"pg_collection": collection}
-    if part.kind == "submodules":  # its stage is given by from_spec
+    if part.kind == "submodules":  # from_spec gives it its stage
         part.spec.params = {**(part.spec.params or {}), **found}
         return
     if part.kind == "projection":

@@ -1,6 +1,6 @@
-"""Megatron-Bridge's two checks of a launch, with its arguments and error class, answered by the plan.
+"""Megatron-Bridge's two checks of a launch, with its arguments and its kind of error, answered by the plan.
 
-Its own `validate_data_loader_contract` asks grids for a method that megatron-core 0.19 does not have.
+Megatron-Bridge's own `validate_data_loader_contract` calls a grid method that megatron-core 0.19 does not have.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ _MAX_NAMED = 8
 
 
 class ContractError(ExecutorError, ValueError):
-    """What a launch was given is not what the plan says. A ValueError, as in Megatron-Bridge."""
+    """A launch was given numbers that differ from the plan's. A ValueError, as in Megatron-Bridge."""
 
 
 def validate_no_stub_ranks(module_to_grid_map: Mapping[str, HyperCommGrid] | Plan | Any, world_size: int) -> None:
-    """Every rank of the world has a module, and every module's ranks are there.
+    """Check that every rank of the world has a module, and that every module's ranks exist.
 
     Args:
-        module_to_grid_map: grids by module; or a plan, or what has one as `.plan` (an infra, a provider).
+        module_to_grid_map: grids by module; or a plan, or an object with a `.plan` (an infra, a provider).
+        world_size: number of ranks that were started.
 
     Raises:
-        ContractError: names the ranks.
+        ContractError: the message names the ranks.
     """
     if isinstance(module_to_grid_map, Mapping):
         ranges = [range(grid.rank_offset, grid.rank_offset + grid.size) for grid in module_to_grid_map.values()]
@@ -46,15 +47,16 @@ def validate_no_stub_ranks(module_to_grid_map: Mapping[str, HyperCommGrid] | Pla
 def validate_data_loader_contract(
     infra: Plan | Any, global_batch_size: int, micro_batch_size: int, num_microbatches: int
 ) -> None:
-    """The loader's numbers are the plan's.
+    """Check that a data loader's numbers are the plan's.
 
     Args:
-        infra: what has a plan as `.plan` (an infra, a provider), or a plan.
+        infra: an object with a `.plan` (an infra, a provider), or a plan.
         global_batch_size: samples per optimizer step.
-        micro_batch_size: samples of a microbatch of the whole model, all lanes together.
+        micro_batch_size: samples per microbatch of the whole model, over all lanes.
+        num_microbatches: microbatches per optimizer step.
 
     Raises:
-        ContractError: names every number that differs.
+        ContractError: the message names every number that differs.
     """
     batch = plan_of(infra).batch
     pairs = {
@@ -72,7 +74,7 @@ def validate_data_loader_contract(
 
 
 def plan_of(source: Plan | Any) -> Plan:
-    """The plan itself, or that of its carrier. Raises ContractError."""
+    """The plan that was given, or the `.plan` of what was given. Raises ContractError if there is none."""
     found = source if isinstance(source, Plan) else getattr(source, "plan", None)
     if not isinstance(found, Plan):
         raise ContractError(f"expected a plan, or what carries one as .plan, got {type(source).__name__}")

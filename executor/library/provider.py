@@ -4,8 +4,8 @@
     (model,) = provider.provide_distributed_model(ddp_config)
     infra = provider.get_or_build_infra()
 
-What cannot run, or would train silently wrong, is refused before any process group; groups are created once per
-provider, whatever is called and how often. `train.py` builds its model here, too.
+Whatever cannot run, or would silently train wrong, is refused before any process group exists. A provider creates its
+groups once, no matter which of its methods are called or how often. `commands/trainer.py` builds its model here, too.
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ def _refuse_virtual(_: Any, __: Any, value: int | None) -> None:
 class MimoModelProvider:
     """Builds a MimoModel from the user's ModuleSpecs on the plan's groups.
 
-    What is None is the plan's: freezing, special tokens, bf16 (its training dtype). The specs are not changed.
+    Arguments that are None take the plan's value: freezing, special tokens, and bf16 (the plan's training dtype). The
+    given specs are never changed.
 
     Attributes:
-        plan: a plan, or a spec, which is compiled for the world once there is one.
-        language_model_spec: of the language module.
-        modality_submodules_spec: of every other module, by its name in the plan.
-        seed: of new weights and of dropout.
+        plan: a plan, or a spec that is compiled for the world as soon as there is one.
+        language_model_spec: the spec of the language module.
+        modality_submodules_spec: the specs of all other modules, by their names in the plan.
+        seed: the seed of new weights and of dropout.
     """
 
     _given: Plan | Spec = attrs.field(alias="plan")
@@ -83,34 +84,35 @@ class MimoModelProvider:
     seed: int = 1234
     virtual_pipeline_model_parallel_size: int | None = attrs.field(default=None, validator=_refuse_virtual)
     _infra: MimoModelInfra | None = attrs.field(default=None, init=False, repr=False)
-    _own_specs: ClassVar[bool] = True  # whose modules: the ready models have limits that a user's need not have
+    # Whether the modules are the user's: the ready-made models have limits that theirs need not have.
+    _own_specs: ClassVar[bool] = True
 
     @property
     def plan(self) -> Plan:
-        """The plan. Raises PlanError where a spec was given that has none for the world."""
+        """The plan. Raises PlanError if a spec was given that does not compile for this world."""
         plan = compiled(self._given)
-        if dist.is_initialized():  # until then another world may come
+        if dist.is_initialized():  # before that, the world may still change
             self._given = plan
         return plan
 
     @property
     def tensor_model_parallel_size(self) -> int:
-        """tp of language."""
+        """Tensor-parallel size of the language module."""
         return self._size_of_language(Axis.TP)
 
     @property
     def pipeline_model_parallel_size(self) -> int:
-        """pp of language."""
+        """Pipeline-parallel size of the language module."""
         return self._size_of_language(Axis.PP)
 
     @property
     def context_parallel_size(self) -> int:
-        """cp of language."""
+        """Context-parallel size of the language module."""
         return self._size_of_language(Axis.CP)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters and activations."""
+        """The dtype of parameters and activations."""
         chosen = self.bf16
         if chosen is None:
             planned = self.plan.training.dtype
@@ -121,24 +123,24 @@ class MimoModelProvider:
     # ---- the stages of a launch
 
     def finalize(self) -> None:
-        """Compare what was given with what is to run it. Nothing is created, and no rank speaks to another.
+        """Check the plan and the specs against the world that is to run them. Creates nothing and needs no other rank.
 
         Raises:
-            ExecutorError: the world has another size, the version of megatron-core is not known here, or it cannot
-                run the plan or the specs: with every reason.
+            ExecutorError: the world has another size, this version of megatron-core is not supported, or it cannot
+                run the plan or the specs; the message lists every reason.
         """
         check_plan(self.plan, own_specs=self._own_specs)
         self._check_names()
         self._check_specs(weights_come_later=True)
 
     def initialize_model_parallel(self, *_: Any, **__: Any) -> None:
-        """Nothing: each module has groups of its own, and megatron-core's global state would hold one module's."""
+        """Do nothing: every module has its own groups, and megatron-core's global state could hold only one's."""
 
     def build_infra(self) -> MimoModelInfra:
-        """Groups, grids and collections. Collective the first time; the same object ever after.
+        """Groups, grids and collections. The first call is collective; later calls return the same object.
 
         Raises:
-            ExecutorError: before any group, on all ranks, where something cannot run or ranks differ.
+            ExecutorError: on all ranks and before any group exists, if something cannot run or the ranks differ.
         """
         return self.get_or_build_infra()
 
@@ -150,16 +152,16 @@ class MimoModelProvider:
         return self._infra
 
     def adopt(self, groups: ProcessGroups) -> None:
-        """Use process groups that exist and whose ranks have agreed, instead of opening the plan's."""
+        """Use existing process groups, whose ranks have agreed, instead of opening new ones."""
         if self._infra is not None or groups.plan != self.plan:
             raise ExecutorError("a provider adopts the groups of its own plan, once, before it has any")
         self.finalize()
         self._infra = infra_of(groups)
 
     def provide(self, pre_process: Any = None, post_process: Any = None, vp_stage: Any = None) -> PlannedMimoModel:
-        """This rank's model: not moved, cast or wrapped, compared with the plan, frozen parts without gradients.
+        """This rank's model, compared with the plan, its frozen parts without gradients. Not moved, cast or wrapped.
 
-        The arguments are those of other providers and change nothing: the plan decides about stages.
+        The arguments exist because other providers have them; they change nothing, since the plan decides the stages.
         """
         del pre_process, post_process, vp_stage
         model = self._provide()
@@ -194,18 +196,18 @@ class MimoModelProvider:
         """This rank's model on its device, each module in its own DistributedDataParallel.
 
         Args:
-            ddp_config: of every module; `ddp.default_config()` if left out.
+            ddp_config: the configuration for every module; `training.ddp.default_config()` if left out.
             data_parallel_random_init: give every lane the first lane's parameters.
-            pre_wrap_hook: one or several, called in turn with the list of one model before it is moved and wrapped;
-                may return another list.
-            post_wrap_hook: likewise, after wrapping.
-            mixed_precision_wrapper: called with a module's configuration and the module, such as Float16Module; left
-                out, parameters are cast to the provider's dtype.
-            settings: bf16, fp16, use_cpu_initialization, init_model_with_meta_device replace the provider's;
+            pre_wrap_hook: one hook or several, called in turn with a list of the one model before it is moved and
+                wrapped; each may return another list.
+            post_wrap_hook: the same, called after wrapping.
+            mixed_precision_wrapper: a wrapper such as Float16Module, called with a module's configuration and the
+                module; if left out, parameters are cast to the provider's dtype.
+            settings: bf16, fp16, use_cpu_initialization and init_model_with_meta_device override the provider's;
                 `model_type` and `overlap_param_gather_with_optimizer_step=False` change nothing.
 
         Raises:
-            ExecutorError: as `finalize`, and what this call asks for that cannot be.
+            ExecutorError: as for `finalize`, or if this call asks for something that is not supported.
         """
         self._take(settings)
         self._refuse(ddp_config, wrap_with_ddp, use_megatron_fsdp or use_torch_fsdp2)
@@ -230,7 +232,7 @@ class MimoModelProvider:
         check_specs(self.plan, language, modalities, self.dtype, weights_come_later=weights_come_later)
 
     def _build(self, infra: MimoModelInfra) -> PlannedMimoModel:
-        assert self.language_model_spec is not None, "finalize has seen it"
+        assert self.language_model_spec is not None, "finalize has checked it"
         init = ParameterInit(
             dtype=self.dtype, on_cpu=self.use_cpu_initialization, meta=self.init_model_with_meta_device
         )
@@ -248,7 +250,7 @@ class MimoModelProvider:
     # ---- parts
 
     def _check_names(self) -> None:
-        """What is given by module is given for the plan's encoders: a name that is none would change nothing."""
+        """Refuse names that are no encoder of the plan: such an entry would silently change nothing."""
         encoders = {module.name for module in self.plan.modules if not module.is_language}
         for field in ("freeze_modality_encoders", "freeze_modality_projections", "special_token_ids"):
             unknown = sorted(set(getattr(self, field) or ()) - encoders)
@@ -273,7 +275,7 @@ class MimoModelProvider:
         )
 
     def _settings(self) -> dict[str, str]:
-        """What must be equal on all ranks beside the plan."""
+        """What must be equal on all ranks, besides the plan."""
         return {
             "dtype": str(self.dtype),
             "frozen": str(self._frozen()),
@@ -313,9 +315,9 @@ class MimoModelProvider:
 
 @attrs.define(kw_only=True, eq=False)
 class LlavaMimoProvider(MimoModelProvider):
-    """The ready vision (and audio) language model of the spec's sizes, as a provider.
+    """Provides the ready-made vision (and audio) language model, in the sizes that the spec gives.
 
-    Its weights do not depend on the layout: with one seed, every layout starts from the same model. With
+    Its weights do not depend on the layout: for a given seed, every layout starts from the same model. With
     use_cpu_initialization they do not depend on the kind of device either.
     """
 

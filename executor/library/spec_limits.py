@@ -1,8 +1,8 @@
-"""User ModuleSpecs that would train silently wrong, or fail late, refused by name before any collective.
+"""Refuses, by name and before any collective, ModuleSpecs that would silently train wrong or fail late.
 
-megatron-core trusts the specs that it is given. Those of `model.py` keep these rules by construction; a user's are
-held to them here, all faults at once. `spec` marks what the specs themselves say wrong, `megatron-core` what they
-run into in 0.19.
+megatron-core trusts the specs that it is given. The ready-made specs of `model/model.py` keep these rules by
+construction; a user's specs are checked here, and all faults are reported at once. A fault is marked `spec` if the
+specs themselves are wrong, and `megatron-core` if they run into a limit of 0.19.
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ from ..errors import UnsupportedError
 from ..megatron_limits import Limit
 from ..model.encoders import EncoderSubmodules
 
-# A config's sizes, and the axes that they are of.
+# The sizes in a config, and the axis that each belongs to.
 AXES = {
     "tensor_model_parallel_size": Axis.TP,
     "pipeline_model_parallel_size": Axis.PP,
     "context_parallel_size": Axis.CP,
     "expert_model_parallel_size": Axis.EP,
 }
-# What else makes megatron-core share out layers.
+# Further settings by which megatron-core divides layers among stages.
 _STAGE_SETTINGS = (
     "pipeline_model_parallel_layout",
     "account_for_embedding_in_pipeline_split",
     "account_for_loss_in_pipeline_split",
 )
 
-
-# Those that take hidden states for an encoder's output, or for another stage's.
+# Forward methods that take hidden states to be the encoder's output already, or another stage's.
 _FORWARDS_PAST_ENCODERS = (ModalitySubmodules.forward, EncoderSubmodules.forward)
 
 
@@ -52,9 +51,9 @@ class SpecPart:
     """A spec somewhere in what the user gave.
 
     Attributes:
-        where: its place, as the user would write it.
-        module: the plan's module that it is a part of.
-        kind: what it is there: language, submodules, encoder, projection or nested.
+        where: the place of the spec, as the user would write it.
+        module: the module of the plan that the spec belongs to.
+        kind: its role there: language, submodules, encoder, projection or nested.
         spec: the spec itself.
     """
 
@@ -65,17 +64,17 @@ class SpecPart:
 
     @property
     def is_staged(self) -> bool:
-        """Whether the part is cut into pipeline stages, and has layers."""
+        """Whether the spec describes layers that are cut into pipeline stages."""
         return self.kind in ("language", "encoder")
 
     @property
     def is_sequence_parallel(self) -> bool:
-        """Whether the plan divides the part's activations along the sequence."""
+        """Whether the plan splits the activations along the sequence."""
         return self.is_staged and self.module.sequence_parallel and self.module.grid.size_of(Axis.TP) > 1
 
     @property
     def configs(self) -> Iterator[tuple[str, TransformerConfig]]:
-        """The configurations in the spec's params, with their places."""
+        """The TransformerConfigs in the spec's params, each with its place."""
         for name, value in (self.spec.params or {}).items():
             if isinstance(value, TransformerConfig):
                 yield f"{self.where}.params[{name!r}]", value
@@ -92,7 +91,7 @@ def check_specs(
     """Raise UnsupportedError with every reason why these specs cannot be trained on the plan.
 
     Args:
-        weights_come_later: someone fills the parameters after they are built.
+        weights_come_later: whether the parameters are filled after they are built.
     """
     found = list(spec_limits_of(plan, language, modalities, dtype, weights_come_later=weights_come_later))
     if found:
@@ -108,7 +107,7 @@ def spec_limits_of(
     *,
     weights_come_later: bool = True,
 ) -> Iterator[Limit]:
-    """Every reason, in the order of the plan's modules."""
+    """Every reason why these specs cannot be trained on the plan, in plan order."""
     yield from _modules(plan, language, modalities)
     for part in parts_of(plan, language, modalities):
         yield from _params(part)
@@ -132,7 +131,7 @@ def spec_limits_of(
 
 
 def parts_of(plan: Plan, language: ModuleSpec | None, modalities: Mapping[str, ModuleSpec]) -> Iterator[SpecPart]:
-    """Every spec of the plan's modules, from the outside in."""
+    """Every spec of the plan's modules, outer specs before those nested in them."""
     for module in plan.modules:
         if module.is_language:
             if language is not None:
@@ -163,13 +162,13 @@ def _specs_in(where: str, value: Any) -> Iterator[tuple[str, ModuleSpec]]:
 
 
 def class_of(spec: ModuleSpec) -> Any:
-    """The class that a spec names; None where it names a function, or nothing that can be imported."""
+    """The class that a spec names; None if it names a function, or nothing that can be imported."""
     found = get_module(spec) if spec.module is not None else None
     return found if isinstance(found, type) else None
 
 
 def parameters_of(spec: ModuleSpec) -> set[str]:
-    """What the class that a spec names takes, by name."""
+    """The names of the parameters that the spec's class takes."""
     made = class_of(spec)
     return set(inspect.signature(made).parameters) if made is not None else set()
 
@@ -206,7 +205,7 @@ def _params(part: SpecPart) -> Iterator[Limit]:
 
 
 def _forward(part: SpecPart) -> Iterator[Limit]:
-    """Defects of ModalitySubmodules."""
+    """Defects of megatron-core's ModalitySubmodules that a subclass must mend."""
     made = class_of(part.spec)
     if made is None or not issubclass(made, ModalitySubmodules):
         rule = f"a modality's spec names a subclass of ModalitySubmodules, got {part.spec.module}"
@@ -218,7 +217,8 @@ def _forward(part: SpecPart) -> Iterator[Limit]:
             "runs no encoder on any stage but the first"
         )
         remedy = (
-            "override forward to run the encoder on hidden_states, as executor.encoders.EncoderSubmodules, or pp: 1"
+            "override forward to run the encoder on hidden_states, as executor.model.encoders.EncoderSubmodules does, "
+            "or use pp: 1"
         )
         yield Limit("megatron-core", part.where, rule, remedy)
     encoders = (part.spec.submodules or {}).get("encoders") or {}
@@ -232,7 +232,7 @@ def _forward(part: SpecPart) -> Iterator[Limit]:
 
 
 def _fed(plan: Plan, part: SpecPart) -> Iterator[Limit]:
-    """What another encoder hands on comes as hidden_states, which megatron-core's forward takes for an output."""
+    """Another encoder's output arrives as hidden_states, which megatron-core's forward takes to be encoded already."""
     made = class_of(part.spec)
     incoming = [src for src, dst in plan.edges if dst == part.module.name]
     if incoming and made is not None and getattr(made, "forward", None) in _FORWARDS_PAST_ENCODERS:
@@ -241,7 +241,10 @@ def _fed(plan: Plan, part: SpecPart) -> Iterator[Limit]:
 
 
 def _context(part: SpecPart) -> Iterator[Limit]:
-    """Found in layers that are given as specs; what a function makes later, megatron-core's own assertion stops."""
+    """Local attention under context parallelism, if layers are given as specs.
+
+    Layers that a function makes later run into megatron-core's own assertion instead.
+    """
     cp = part.module.grid.size_of(Axis.CP)
     if cp > 1 and _names(part.spec, DotProductAttention):
         rule = f"cp = 1 with DotProductAttention, got {cp}: megatron-core's local attention knows no other"
@@ -249,7 +252,7 @@ def _context(part: SpecPart) -> Iterator[Limit]:
 
 
 def _names(value: Any, wanted: type) -> bool:
-    """Whether a class is named somewhere in specs, and in what they hold."""
+    """Whether `wanted` is named anywhere in a spec or in the values that it holds."""
     if isinstance(value, ModuleSpec):
         return value.module is wanted or _names(value.params, wanted) or _names(value.submodules, wanted)
     if isinstance(value, Mapping):
@@ -262,7 +265,7 @@ def _names(value: Any, wanted: type) -> bool:
 
 
 def _stages(part: SpecPart, encoders: Mapping[str, ModuleSpec]) -> Iterator[Limit]:
-    """An encoder of several stages is told its own, or finds it in the groups."""
+    """An encoder of several stages must be told its stage, or find it in the groups."""
     unaware = [name for name, spec in encoders.items() if not {"pre_process", "pg_collection"} & parameters_of(spec)]
     if part.module.num_stages > 1 and unaware:
         rule = f"pp = {part.module.num_stages}, but {', '.join(unaware)} takes neither pre_process nor pg_collection"
@@ -270,9 +273,10 @@ def _stages(part: SpecPart, encoders: Mapping[str, ModuleSpec]) -> Iterator[Limi
 
 
 def _config_somewhere(part: SpecPart) -> Iterator[Limit]:
-    kinds = ("encoder",) if part.module.num_stages > 1 else ("encoder", "projection")  # projections are on the last
+    # Projections are on the last stage only.
+    kinds = ("encoder",) if part.module.num_stages > 1 else ("encoder", "projection")
     if not any(list(inner.configs) for inner in _walk(part) if inner.kind in kinds):
-        rule = f"some {' or '.join(kinds)} has a TransformerConfig: it says how gradients are summed; there is none"
+        rule = f"some {' or '.join(kinds)} has a TransformerConfig, which says how gradients are summed; none has"
         yield Limit("spec", part.where, rule, "give the encoder or its projection a config")
 
 
@@ -283,7 +287,7 @@ def _losses(where: str, config: TransformerConfig) -> Iterator[Limit]:
 
 
 def _sizes(where: str, part: SpecPart, config: TransformerConfig) -> Iterator[Limit]:
-    """Sizes are the plan's: left at 1 they are filled in, another number is a mistake somewhere."""
+    """Sizes come from the plan: those left at 1 are filled in, and any other number must agree."""
     for name, axis in AXES.items():
         found, planned = getattr(config, name), part.module.grid.size_of(axis)
         if found not in (1, planned) and (part.is_staged or axis is Axis.TP):
@@ -299,7 +303,7 @@ def _sizes(where: str, part: SpecPart, config: TransformerConfig) -> Iterator[Li
 
 
 def _dtypes(where: str, config: TransformerConfig, dtype: torch.dtype) -> Iterator[Limit]:
-    """One dtype for all modules: bridges receive in the pipeline's."""
+    """All modules have one dtype, because bridges receive in the pipeline's dtype."""
     flags = {torch.bfloat16: config.bf16, torch.float16: config.fp16}
     wrong = [f"{kind} parameters" for kind, is_set in flags.items() if is_set and kind is not dtype]
     if config.pipeline_dtype not in (None, dtype):
@@ -310,9 +314,9 @@ def _dtypes(where: str, config: TransformerConfig, dtype: torch.dtype) -> Iterat
 
 
 def _experts(where: str, config: TransformerConfig) -> Iterator[Limit]:
-    """megatron-core's own refusal comes when a config is made, before the plan asks for lengths that vary."""
+    """megatron-core checks this when a config is made, before the plan asks for sequence lengths that vary."""
     if config.num_moe_experts and config.moe_token_dispatcher_type == "allgather":  # noqa: S105  no password
-        rule = "moe_token_dispatcher_type allgather takes no sequences of varying length, as several modules need"
+        rule = "moe_token_dispatcher_type allgather cannot take sequences of varying length, which several modules need"
         yield Limit("megatron-core", where, rule, "set moe_token_dispatcher_type='alltoall'")
 
 
@@ -323,7 +327,7 @@ def _dropout(where: str, config: TransformerConfig) -> Iterator[Limit]:
 
 
 def _layers(where: str, part: SpecPart, config: TransformerConfig) -> Iterator[Limit]:
-    """The layers that were planned are those that are built."""
+    """The layers that are built must be those that were planned."""
     stages = part.module.stages
     if stages is None:
         return
