@@ -99,7 +99,7 @@ def step(text: str, stock: bool) -> float:
 @contextmanager
 def _stock() -> Iterator[None]:
     """The trainer takes megatron-core's own communicator."""
-    with mock.patch.object(executor.train, "build_communicator", _stock_communicator):
+    with mock.patch.object(executor.commands.trainer, "build_communicator", _stock_communicator):
         yield
 
 

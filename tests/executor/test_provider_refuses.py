@@ -60,7 +60,7 @@ RULES = {
     "skipped_layers": ("modality_submodules_spec['images']", "pp = 2, but VisionModalitySubmodules.forward is"),  # a
     "unaware_of_stages": ("modality_submodules_spec['images']", "pp = 2, but vit takes neither pre_process nor"),
     "tokens_first": ("modality_submodules_spec['images']", "vit is a TransformerBlock: tokens first"),  # defect b
-    "allgather": ("language_model_spec", "moe_token_dispatcher_type allgather takes no sequences of varying"),
+    "allgather": ("language_model_spec", "moe_token_dispatcher_type allgather cannot take sequences of varying"),
     "dropout_under_sp": ("language_model_spec", "hidden_dropout = 0 under sequence parallelism, got 0.1"),  # defect c
     "scatter_under_sp": ("language_model_spec", "scatter_embedding_sequence_parallel = False under sequence"),
     "fed": ("modality_submodules_spec['audio']", "images feeds audio, but EncoderSubmodules.forward runs no encoder"),
