@@ -1,6 +1,6 @@
-"""megatron-core's own roles, grids and bridge maps, compared with the plan's. A difference stops the run.
+"""Compares megatron-core's own roles, grids and bridge maps with the plan's. A difference stops the run.
 
-The plan was checked offline; megatron-core derives the same things again while it builds. Where both agree, what was
+The plan was checked offline; megatron-core derives the same things again while it builds. If both agree, what was
 checked is what runs.
 """
 
@@ -33,12 +33,13 @@ def _expect(what: str, planned: Any, found: Any) -> None:
 
 
 def check_layout(groups: ProcessGroups, grids: dict[str, PlannedGrid] | None = None) -> None:
-    """What megatron-core derives without a model: groups of every kind, leaders of bridges, this rank's role and stage.
+    """Compare what megatron-core derives without a model: groups of every kind, leaders of bridges, this rank's role.
 
-    Left out: the expert view where pp's stride cuts an axis unevenly, which no grid of megatron-core expresses.
+    The expert view is left out if pp's stride cuts an axis unevenly, which no grid of megatron-core can express.
 
     Args:
-        grids: those that a model was given; new ones if left out.
+        groups: this rank's process groups.
+        grids: the grids that a model was given; new ones if left out.
     """
     plan = groups.plan
     grids = grids or build_grids(plan, groups)
@@ -72,7 +73,7 @@ def _check_role(found: RankRole, groups: ProcessGroups) -> None:
 
 
 def check_model(model: MimoModel, groups: ProcessGroups) -> None:
-    """The layout, and the role that MimoModel took."""
+    """Compare the layout, and the role that MimoModel took, with the plan's."""
     check_layout(groups, model.mimo_config.module_to_grid_map)
     _check_role(model.role, groups)
 

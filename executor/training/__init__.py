@@ -1,3 +1,3 @@
-"""What a step needs beside the model: gradients, the optimizer, samples."""
+"""What a training step needs besides the model: gradients, the optimizer and samples."""
 
 from ..start import device as _device  # noqa: F401  before megatron-core: see executor/__init__.py

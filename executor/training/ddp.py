@@ -1,8 +1,8 @@
 """Each module of a rank in its own DistributedDataParallel, on its own groups.
 
 An encoder's gradients are never reduced, nor its parameters gathered, while it runs, whatever the configuration asks
-for: on a lane whose samples hold no image it does not run, its hooks never fire, and the other lanes would wait for
-this one (Megatron-LM #5285). The numbers are the same either way. The ready models overlap nothing.
+for. On a lane whose samples hold no image the encoder does not run, so its hooks never fire, and the other lanes would
+wait for this one (Megatron-LM #5285). The numbers are the same either way. The ready-made models overlap nothing.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def wrap(
     """Replace each module of the model by its DistributedDataParallel.
 
     Args:
-        ddp_config: for all modules, each with a copy of its own, without overlap for encoders; `default_config()` if
-            left out.
-        broadcast: give every lane the parameters of the first.
+        ddp_config: the configuration for all modules; each gets its own copy, and encoders' copies do not overlap.
+            `default_config()` if left out.
+        broadcast: whether every lane gets the parameters of the first.
     """
     for name, module in list(modules_of(model)):
         wrapped = DistributedDataParallel(
@@ -59,7 +59,7 @@ def _own_config(name: str, given: DistributedDataParallelConfig) -> DistributedD
 
 
 def default_config(*, distributed_optimizer: bool = False) -> DistributedDataParallelConfig:
-    """Gradients reduced once, in fp32. One bucket per module: with several, checkpoints load wrong weights."""
+    """Reduce gradients once, in fp32, in one bucket per module: with several, checkpoints load wrong weights."""
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         overlap_grad_reduce=False,
@@ -69,7 +69,7 @@ def default_config(*, distributed_optimizer: bool = False) -> DistributedDataPar
 
 
 def wrap_precision(model: MimoModel, dtype: torch.dtype, wrapper: Callable[[Any, Any], Any] | None) -> None:
-    """Give each module to `wrapper` with its configuration, or cast it where there is none."""
+    """Replace each module by `wrapper(configuration, module)`, or cast it to `dtype` if there is no wrapper."""
     for name, module in list(modules_of(model)):
         if wrapper is None:
             module.to(dtype)
@@ -85,10 +85,10 @@ def _replace(model: MimoModel, name: str, module: torch.nn.Module) -> None:
 
 
 def config_of(name: str, module: Any) -> TransformerConfig:
-    """The transformer configuration of a module. An encoder's is its first encoder's or projection's that has one.
+    """The transformer configuration of a module; for a modality, that of its first encoder or projection that has one.
 
     Raises:
-        ExecutorError: there is none.
+        ExecutorError: no part of the module has one.
     """
     while isinstance(module, Float16Module):
         module = module.module

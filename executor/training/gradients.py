@@ -1,8 +1,9 @@
 """One convention for all gradients: a sum over tokens, divided once by the number of tokens of the global batch.
 
 megatron-core finalizes each module over its own groups (data-parallel sums, norms under sequence parallelism, tied
-embeddings), told nothing of tokens. Then every shard of every module is scaled by the same number, counted once over
-the world. A module scaled by its own count, or by its own number of lanes, would train at another rate than the rest.
+embeddings) and is told nothing about tokens. Then every shard of every module is scaled by the same number, counted
+once over the world. A module that is scaled by its own count, or by its own number of lanes, would train at a different
+rate from the rest.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ _REMEDY = "return (sum of losses, num_tokens, report) from the loss function, an
 
 
 def counts_tokens(view: RankView) -> bool:
-    """Whether the rank's tokens count: one rank of each lane of language's last stage, and each part of a sequence."""
+    """Whether this rank counts its tokens: one tp rank of language's last stage does, for each lane and cp coord."""
     if not view.role.is_last_stage(MIMO_LANGUAGE_MODULE_KEY):
         return False
     return view.coords[MIMO_LANGUAGE_MODULE_KEY][Axis.TP] == 0
 
 
 def finalize_model_grads_multimodule(
-    model: Any,  # noqa: ARG001  the schedule's; module_to_grid_tuple has its modules
+    model: Any,  # noqa: ARG001  the schedule passes it; module_to_grid_tuple has its modules
     num_tokens: torch.Tensor | None = None,
     pg_collection: Any = None,  # noqa: ARG001  the plan's groups decide
     force_all_reduce: bool | None = False,
@@ -43,16 +44,18 @@ def finalize_model_grads_multimodule(
 ) -> int:
     """Reduce every module's gradients over its own groups, then divide all by the one global token count.
 
-    What the schedule calls after the last microbatch, once the two keyword arguments are bound. Collective.
+    The schedule calls this after the last microbatch; bind the two keyword arguments first. Collective.
 
     Args:
-        num_tokens: tokens of this rank's microbatches.
+        num_tokens: number of tokens in this rank's microbatches.
+        infra: the provider's groups and grids.
+        module_to_grid_tuple: this rank's modules with their grids, from `get_module_to_grid_tuple`.
 
     Returns:
-        Tokens of the global batch.
+        The number of tokens in the global batch.
 
     Raises:
-        ExecutorError: on all ranks, where the loss function does not count its tokens.
+        ExecutorError: on all ranks, if the loss function does not count its tokens.
     """
     total = _count(num_tokens, infra)
     for module, grid in module_to_grid_tuple:
@@ -71,7 +74,7 @@ def scale_gradients(module_to_grid_tuple: ModulesAndGrids, num_tokens: int) -> N
 
 
 def _count(num_tokens: torch.Tensor | None, infra: MimoModelInfra) -> int:
-    """Tokens of the global batch: the only number that all ranks must share in a step."""
+    """The tokens of the global batch: the only number that all ranks must share in a step."""
     counted = counts_tokens(infra.groups.view)
     mine = int(num_tokens) if counted and num_tokens is not None else 0
     total = torch.tensor([mine, counted and num_tokens is None], dtype=torch.int64, device=device.current())
@@ -86,7 +89,7 @@ def _count(num_tokens: torch.Tensor | None, infra: MimoModelInfra) -> int:
 
 
 def _refuse_gradients(module_to_grid_tuple: ModulesAndGrids) -> None:
-    """Raise where there are gradients and no tokens. A batch whose tokens are all masked has neither."""
+    """Raise if there are gradients but no tokens. A batch whose tokens are all masked has neither."""
     largest = torch.zeros(1, device=device.current())
     for module, _ in module_to_grid_tuple:
         for buffer in (*module.buffers, *module.expert_parallel_buffers):

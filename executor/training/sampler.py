@@ -1,8 +1,9 @@
 """One order of samples for the whole model.
 
-Modules sampled apart meet tokens and features of different samples (Megatron-Bridge #2956, #5525). Here the order is
-a function of a seed and of how many samples were consumed, and of no rank: every rank draws the same microbatches and
-takes its lanes' slices of them. A run that goes on after a stop says how many samples were consumed (#3503).
+Modules that sample separately pair the tokens of one sample with the features of another (Megatron-Bridge #2956,
+#5525). Here the order depends on a seed and on the number of samples consumed, never on the rank: every rank draws the
+same microbatches and takes its lanes' slices of them. A run that continues after a stop passes the number of samples
+that were consumed (#3503).
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import torch
 
 @attrs.frozen(kw_only=True)
 class GlobalOrder:
-    """Indices of every global microbatch, for a DataLoader's `batch_sampler`; endless, epoch after epoch.
+    """The indices of each global microbatch, for a DataLoader's `batch_sampler`; endless, epoch after epoch.
 
-    A microbatch may span two epochs: no sample is left out.
+    A microbatch may contain the end of one epoch and the start of the next, so that no sample is left out.
 
     Attributes:
-        num_samples: size of the data set.
-        micro_size: samples of a microbatch of the whole model, `plan.batch.micro_size`.
-        seed: the order's; each epoch has another one. None: the data set's own order.
-        consumed_samples: where to begin.
+        num_samples: number of samples in the data set.
+        micro_size: samples per microbatch of the whole model, `plan.batch.micro_size`.
+        seed: seed of the order, which differs from epoch to epoch; None keeps the data set's own order.
+        consumed_samples: number of samples consumed so far, from which the order continues.
     """
 
     num_samples: int = attrs.field(validator=attrs.validators.gt(0))

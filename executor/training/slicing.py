@@ -1,8 +1,8 @@
 """A lane's part of the global microbatch.
 
-All ranks draw the same global microbatch (`sampler.py`), and every module's lane takes its own slice of it: on a rank
-that holds several modules, keys of one batch go by different slices. A tensor whose rows are not samples must be
-named: guessing from its length would mix samples whenever the lengths happen to agree.
+All ranks draw the same global microbatch (`sampler.py`), and every module's lane takes its own slice of it. On a rank
+that holds several modules, the keys of one batch are therefore sliced differently. A tensor whose rows are not samples
+must be named: guessing from its length would mix samples whenever the lengths happen to agree.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ _MROPE_DIMS = 3  # (3, samples, tokens): multimodal rotary positions have their 
 def batch_of_rank(plan: Plan, view: RankView, batch: Mapping[str, Any], num_items: NumItems) -> dict[str, Any]:
     """The part of a global microbatch that a rank's `model(**batch)` takes.
 
-    Language's keys are cut for language's lane, or, on a rank without it, for its first encoder's lane. Each encoder
-    gets the input_ids of its own lane besides: the boundaries of its samples are found in them. The inputs of an
-    encoder are cut for its lane, on its first stage; they are left out elsewhere, and where the lane's samples have
-    none. All tensors come on this process's device.
+    Language's keys are sliced for language's lane, or, on a rank without language, for the lane of its first encoder.
+    Each encoder also gets the input_ids of its own lane, in which it finds the boundaries of its samples. An encoder's
+    inputs are sliced for its lane on its first stage; they are left out on other stages, and if the lane's samples have
+    none. All tensors are moved to this process's device.
 
     Args:
+        plan: the plan.
+        view: the rank's view of the plan.
         batch: the global microbatch; `modality_inputs` maps modules to their inputs.
-        num_items: as in `slice_batch`. Encoders whose tokens per sample vary must be in it, by module or by key.
+        num_items: see `slice_batch`. Encoders whose tokens per sample vary must be in it, by module or by key.
 
     Raises:
-        ExecutorError: rows are neither samples nor items.
+        ExecutorError: the rows of a tensor are neither samples nor items.
     """
     micro_size = plan.batch_sizes.micro_size
     text = {key: value for key, value in batch.items() if key != MODALITY_INPUTS}
@@ -68,11 +70,11 @@ def slice_batch(
             clips in dim 0.
         samples: the lane's samples, `plan.batch.slice(module, rank)`.
         micro_size: samples of the whole microbatch.
-        num_items: per key, how many rows each sample has. The name of a mapping stands for all that is in it; of
-            several names on the way to a tensor the innermost counts.
+        num_items: for each key, how many rows each sample has. The name of a mapping applies to all that is in it;
+            if several names lead to a tensor, the innermost counts.
 
     Raises:
-        ExecutorError: rows are neither samples nor items.
+        ExecutorError: the rows of a tensor are neither samples nor items.
     """
     cut = _Cut(samples, micro_size, num_items or {}, False)
     return {key: _part((key,), value, cut) for key, value in batch.items()}

@@ -1,8 +1,8 @@
-"""Synthetic batches: one global order of samples that every rank draws alike, and each takes its lane's slice.
+"""Synthetic batches: every rank draws the same samples in the same order and takes its lane's slice.
 
-A sample is a run of text with its images (or clips) at random places, then padding: token counts differ between
-samples. A module whose `tokens_per_sample` is fixed has equally many items in every sample; otherwise the number
-varies, and may be zero. `text_only` microbatches have none at all.
+A sample is text with images (or clips) at random places, then padding, so the number of tokens differs between samples.
+If a module's `tokens_per_sample` is fixed, every sample has the same number of items; otherwise the number varies and
+may be zero. `text_only` microbatches have no items at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..errors import ExecutorError
 from ..model.transformer import model_of
 
 PADDING = 0
-_MAX_ITEMS = 2  # images per sample where the number varies
+_MAX_ITEMS = 2  # items per sample, if the number varies
 
 
 @attrs.frozen(eq=False)
@@ -29,9 +29,9 @@ class Microbatch:
     """The samples of one microbatch of the whole model.
 
     Attributes:
-        text: language's tensors, (samples, tokens) each.
-        items: per module, its inputs one after another, (items, ...).
-        num_items: per module, the number of items of each sample.
+        text: language's tensors, each of shape (samples, tokens).
+        items: for each module, all its inputs in order of samples, of shape (items, ...).
+        num_items: for each module, the number of items in each sample.
     """
 
     text: Mapping[str, torch.Tensor]
@@ -39,18 +39,20 @@ class Microbatch:
     num_items: Mapping[str, tuple[int, ...]]
 
     def as_batch(self, encoders: Mapping[str, str]) -> dict[str, Any]:
-        """The arguments of MimoModel's forward. encoders: the name of each module's encoder."""
+        """The arguments of MimoModel's forward; `encoders` maps each module to the name of its encoder."""
         inputs = {name: {encoders[name]: {"inputs": items}} for name, items in self.items.items()}
         return {**self.text, MODALITY_INPUTS: inputs}
 
 
 @attrs.frozen
 class Synthetic:
-    """Where microbatches come from: the same for a plan on any layout, and for its one-rank reference.
+    """A source of microbatches: the same ones for any layout of a plan, and for its one-rank reference.
 
     Attributes:
-        text_only: numbers (within each step) of the microbatches without any image or clip.
-        text_only_steps: steps of which all microbatches are so.
+        plan: the plan whose sizes the batches have.
+        seed: seed of the samples.
+        text_only: indices, within each step, of the microbatches without any image or clip.
+        text_only_steps: steps whose microbatches all have none.
     """
 
     plan: Plan
@@ -62,7 +64,7 @@ class Synthetic:
         fixed = [module.name for module in self.plan.modules if module.output.tokens_per_sample is not None]
         if fixed and (self.text_only or self.text_only_steps):
             rule = "a fixed tokens_per_sample is that of every sample, but some microbatches have only text"
-            raise ExecutorError(f"modules.{fixed[0]}.output: {rule}; leave tokens_per_sample out where it varies")
+            raise ExecutorError(f"modules.{fixed[0]}.output: {rule}; leave tokens_per_sample out if it varies")
 
     def microbatch(self, step: int, index: int) -> Microbatch:
         """Microbatch `index` of `step`, on the CPU."""
@@ -93,7 +95,7 @@ class Synthetic:
         return tuple(torch.randint(0, most + 1, (self._micro_size,), generator=generator).tolist())
 
     def _sample(self, counts: Mapping[str, tuple[int, ...]], sample: int, generator: torch.Generator) -> torch.Tensor:
-        """Token ids of one sample: text with runs of special tokens in it, then padding."""
+        """The token ids of one sample: text with runs of special tokens, then padding."""
         length, specials = self.plan.batch_sizes.seq_length, self._specials()
         runs = [
             torch.full((tokens_per_item(self.plan.module(name)),), specials[name])
@@ -110,7 +112,7 @@ class Synthetic:
         return torch.nn.functional.pad(ids, (0, length - len(ids)), value=PADDING)
 
     def _words(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Random ids of the vocabulary, without padding and special tokens."""
+        """Random ids of the vocabulary, except padding and special tokens."""
         vocabulary = model_of(self.plan.module(MIMO_LANGUAGE_MODULE_KEY)).vocab_size or 1
         taken = sorted({PADDING, *self._specials().values()})
         words = torch.randint(0, max(1, vocabulary - len(taken)), (count,), generator=generator)
@@ -129,7 +131,7 @@ class Synthetic:
         return list(torch.tensor_split(words, places))
 
     def _text(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Labels are the next tokens; what is padding or another module's output is not a label."""
+        """Language's tensors. Labels are the next tokens; padding and places of another module's output do not count."""
         labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=PADDING)
         mask = labels != PADDING
         for token in self._specials().values():
@@ -139,7 +141,7 @@ class Synthetic:
 
 
 def tokens_per_item(module: ModulePlan) -> int:
-    """Tokens that the encoder makes of one image or clip."""
+    """The number of tokens that the encoder makes of one image or clip."""
     model = model_of(module)
     if model.family == "audio":
         return (model.max_positions or 1) // 2
@@ -147,7 +149,7 @@ def tokens_per_item(module: ModulePlan) -> int:
 
 
 def item_shape(module: ModulePlan) -> tuple[int, ...]:
-    """Shape of one image or clip."""
+    """The shape of one image or clip: (channels, height, width), or (mel bins, frames)."""
     model = model_of(module)
     if model.family == "audio":
         return (model.num_mel_bins or 1, model.max_positions or 1)
@@ -155,7 +157,7 @@ def item_shape(module: ModulePlan) -> tuple[int, ...]:
 
 
 def check_items(plan: Plan) -> None:
-    """Raise ExecutorError where a fixed number of tokens per sample is not a whole number of images or clips."""
+    """Raise ExecutorError if a fixed number of tokens per sample is not a whole number of images or clips."""
     for module in plan.modules:
         fixed = module.output.tokens_per_sample
         if not module.is_language and fixed is not None and fixed % tokens_per_item(module):
