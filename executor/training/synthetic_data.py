@@ -131,7 +131,7 @@ class Synthetic:
         return list(torch.tensor_split(words, places))
 
     def _text(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Language's tensors. Labels are the next tokens; padding and places of another module's output do not count."""
+        """Language's tensors. Labels are the next tokens; padding and places of other modules' outputs do not count."""
         labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=PADDING)
         mask = labels != PADDING
         for token in self._specials().values():
