@@ -18,8 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "executor"), str(HERE)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from planner import Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, compile_spec  # noqa: E402
 
@@ -29,7 +28,7 @@ TRIPS = {4: 40, 2048: 4}
 
 
 def main() -> int:
-    import ranks  # noqa: PLC0415  found by the path set above
+    from tests.executor.jobs import ranks  # noqa: PLC0415  found by the path set above
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
@@ -41,7 +40,9 @@ def main() -> int:
             plans = [plan_of(tp, tokens, fixed=True), plan_of(tp, tokens, fixed=False)]
             plans += [plan_of(tp, tokens, fixed=False, sliced=True)] if tp > 1 else []
             texts = [plan.to_json() for plan in plans]
-            found = ranks.run(2 * tp, "bridges_jobs:compare", texts, tokens, TRIPS[tokens], options.rounds, timeout=500)
+            found = ranks.run(
+                2 * tp, "benchmarks.bridges_jobs:compare", texts, tokens, TRIPS[tokens], options.rounds, timeout=500
+            )
             wrong = [fault for rank in found for fault in rank["faults"]]
             for fault in wrong:
                 print(fault)

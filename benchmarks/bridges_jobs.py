@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from bridge_jobs import world
-from jobs import TIMEOUT
-from stock_bridge import StockBridge
 from torch.distributed import distributed_c10d
 
+from benchmarks.stock_bridge import StockBridge
 from executor.bridge.bridge import DisjointBridge
 from executor.bridge.packed import SIZES
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
 from executor.start import device
 from planner import Plan
+from tests.executor.jobs.bridge_jobs import world
+from tests.executor.jobs.jobs import TIMEOUT
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "executor"), str(HERE)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 LAYOUTS = {
     8: ({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}),
@@ -29,8 +28,7 @@ TO_REACH = 0.4
 
 
 def main() -> int:
-    import ranks  # noqa: PLC0415  found by the path set above
-    import specs  # noqa: PLC0415
+    from tests.executor.jobs import ranks, specs  # noqa: PLC0415  found by the path set above
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", type=int, default=list(LAYOUTS), help="numbers of processes")
@@ -42,9 +40,9 @@ def main() -> int:
         plan = specs.plan(language, images, micro_size=8, fixed=True)
         text, ours, theirs = plan.to_json(), [], []
         for _ in range(options.repeats):
-            run = ranks.run(size, "start_up_jobs:ours", text, timeout=300)
+            run = ranks.run(size, "benchmarks.start_up_jobs:ours", text, timeout=300)
             ours.append(max(seconds for seconds, _ in run))
-            theirs.append(max(ranks.run(size, "start_up_jobs:theirs", text, timeout=300)))
+            theirs.append(max(ranks.run(size, "benchmarks.start_up_jobs:theirs", text, timeout=300)))
         ratio = median(ours) / median(theirs)
         print(
             f"{size:>3} processes  {plan.num_groups} groups  {sum(opened for _, opened in run)} communicators  "
@@ -59,12 +57,12 @@ def main() -> int:
 
 def _step_time(text: str, repeats: int) -> None:
     """The executor's communicator beside the stock one, both on the plan's groups, in turns on fresh processes."""
-    import ranks  # noqa: PLC0415  found by the path set above
+    from tests.executor.jobs import ranks  # noqa: PLC0415  found by the path set above
 
     ours, stock = [], []
     for _ in range(repeats):
-        ours.append(max(ranks.run(8, "start_up_jobs:step", text, False, timeout=300)))
-        stock.append(max(ranks.run(8, "start_up_jobs:step", text, True, timeout=300)))
+        ours.append(max(ranks.run(8, "benchmarks.start_up_jobs:step", text, False, timeout=300)))
+        stock.append(max(ranks.run(8, "benchmarks.start_up_jobs:step", text, True, timeout=300)))
     ratio = median(ours) / median(stock)
     print(f"  8 processes  step of a toy model {_spread(ours)}, stock bridge {_spread(stock)}, ratio {ratio:.2f}")
 

@@ -10,11 +10,10 @@ from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
-from jobs import TIMEOUT
 from megatron.core.hyper_comm_grid import HyperCommGrid
-from stock_bridge import StockCommunicator
 
 import executor.commands.trainer
+from benchmarks.stock_bridge import StockCommunicator
 from executor.commands.trainer import Trainer, TrainSettings
 from executor.groups.groups import ProcessGroups
 from executor.groups.infra import MimoModelInfra
@@ -22,6 +21,7 @@ from executor.library.loop import unwrap_mimo_model
 from executor.start.context import Context, connect, started
 from executor.training.synthetic_data import Synthetic
 from planner import Axis, ModulePlan, Plan
+from tests.executor.jobs.jobs import TIMEOUT
 
 _STEPS = 8
 _PAIRS = [["dp", "cp"], ["tp", "cp"], ["tp", "pp"]]

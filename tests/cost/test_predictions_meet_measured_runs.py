@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import attrs
 import pytest
@@ -14,8 +13,9 @@ from planner.cost.measured.csv_file import Runs, read_runs
 from planner.cost.measured.predict import row_gib
 from planner.cost.measured.run_set import Row
 from planner.cost.timing.hardware import load_hardware
+from tests import DATA
 
-FOLDER = Path(__file__).parents[1] / "data" / "runs"
+FOLDER = DATA / "runs"
 
 
 def runs(name: str) -> Runs:

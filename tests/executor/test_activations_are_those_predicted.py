@@ -11,13 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import ranks
-import specs
 
 from planner import Freeze, Plan
 from planner.cost.memory.memory import token_activations
 from planner.cost.work.layers import shape_of
 from planner.cost.work.tokens import tokens_of
+from tests.executor.jobs import ranks, specs
 
 FEW = 2  # experts that a token visits: numbers per token and visit are at most so many
 FROZEN = {"language": Freeze(encoder=True, projection=True)}

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ranks
 
 from planner import Batch, Module, Output, Parallel, Plan, Spec, compile_spec
+from tests.executor.jobs import ranks
 
 TOKENS = [3, 1, 0, 2, 5, 4]
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import ranks
-import specs
 
 from planner import Axis, Model, ModulePlan, Plan, compile_spec, load_spec
+from tests import EXAMPLES
+from tests.executor.jobs import ranks, specs
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 LARGE = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
 SMALL = specs.plan({"tp": 2, "pp": 2}, {"tp": 2, "pp": 2}, audio_parallel={"tp": 2})
 

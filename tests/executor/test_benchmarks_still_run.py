@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-import ranks
-import specs
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # ranks take this process's path
+from tests.executor.jobs import ranks, specs
+
 PLAN = specs.plan({"tp": 2}, {"dp": 2}, micro_size=2, fixed=True)
 
 
 @pytest.mark.parametrize("stock", [False, True], ids=["own", "stock"])
 def test_a_training_step_over_either_bridge(stock: bool) -> None:
-    seconds = ranks.run(PLAN.world_size, "start_up_jobs:step", PLAN.to_json(), stock, timeout=120)
+    seconds = ranks.run(PLAN.world_size, "benchmarks.start_up_jobs:step", PLAN.to_json(), stock, timeout=120)
     assert min(seconds) > 0
 
 
 @pytest.mark.parametrize("way", ["ours", "theirs"])
 def test_groups_opened_either_way(way: str) -> None:
-    assert len(ranks.run(PLAN.world_size, f"start_up_jobs:{way}", PLAN.to_json(), timeout=120)) == PLAN.world_size
+    assert (
+        len(ranks.run(PLAN.world_size, f"benchmarks.start_up_jobs:{way}", PLAN.to_json(), timeout=120))
+        == PLAN.world_size
+    )

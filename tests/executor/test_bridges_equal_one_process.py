@@ -10,11 +10,11 @@ from math import lcm
 from typing import Any
 
 import pytest
-import ranks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planner import Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, Strategy, compile_spec
+from tests.executor.jobs import ranks
 
 WORLD = 8
 PER_RUN = 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ranks
+from tests.executor.jobs import ranks
 
 
 def test_what_refers_to_a_buffer_keeps_it() -> None:

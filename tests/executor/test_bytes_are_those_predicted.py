@@ -18,8 +18,6 @@ from typing import Any
 
 import attrs
 import pytest
-import ranks
-import specs
 
 from planner import Axis, Freeze, GroupKind, Plan, Strategy, Training, compile_spec
 from planner.cost.predict import predict
@@ -27,6 +25,7 @@ from planner.cost.simulation.schedule import Stage
 from planner.cost.timing.workload import Workload, workload_of
 from planner.cost.work.ops import Collective, CollectiveOp, share_moved
 from planner.cost.work.parameters import parameter_bytes
+from tests.executor.jobs import ranks, specs
 
 SCALAR = 4  # bytes
 

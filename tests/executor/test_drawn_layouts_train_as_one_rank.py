@@ -6,12 +6,12 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-import specs
 from hypothesis import HealthCheck, assume, given, settings
-from parity import measure
 
 from executor.megatron_limits import limits_of
 from planner import Plan
+from tests.executor.jobs import specs
+from tests.executor.jobs.parity import measure
 
 MAX_RANKS = 8
 ORDERS = ("tp-cp-dp-pp", "tp-cp-pp-dp", "dp-cp-tp-pp")

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ranks
-import specs
-from parity import assemble
 
 from planner import Batch, Module, Output, Parallel, Plan, Spec, compile_spec
+from tests.executor.jobs import ranks, specs
+from tests.executor.jobs.parity import assemble
 
 CHAIN = {"images": ("audio",), "audio": ("language",)}
 FORK = {"images": ("audio", "language"), "audio": ("language",)}

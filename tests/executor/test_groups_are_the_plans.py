@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import ranks
-import specs
-from test_any_dag_is_scheduled import layout as chain
-from test_bridges_equal_one_process import layout
 
 from planner import Output, Plan, compile_spec, load_spec
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests import EXAMPLES
+from tests.executor.jobs import ranks, specs
+from tests.executor.test_any_dag_is_scheduled import layout as chain
+from tests.executor.test_bridges_equal_one_process import layout
 
 # Two language pipelines: the layout in which embedding groups cross-talked (Megatron-Bridge #4985).
 TWO_PIPELINES = specs.plan({"tp": 1, "pp": 2, "dp": 2}, {"dp": 1})

@@ -6,12 +6,11 @@ from importlib.util import find_spec
 from unittest import mock
 
 import pytest
-import ranks
-import specs
 
 from executor.megatron_limits import READY_MODELS, limits_of
 from executor.start import device, layer_backend
 from executor.start.layer_backend import Layers, choose_layers
+from tests.executor.jobs import ranks, specs
 
 
 def machine(*, gpu: bool, package: bool) -> mock.mock._patch_dict:

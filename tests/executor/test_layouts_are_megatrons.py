@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import ranks
-import specs
-
 from planner import GroupKind, compile_spec, load_spec
+from tests import DATA, EXAMPLES
+from tests.executor.jobs import ranks, specs
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 KINDS = [str(kind) for kind in GroupKind if not kind.startswith("bridge_")]
 EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2)}
 PLANS = [
@@ -35,7 +31,7 @@ def test_every_kind_of_every_layout_is_megatrons_and_a_lost_rank_is_named() -> N
 
 def test_check_compares_them_too() -> None:
     """The command, on a spec without models."""
-    plan = str(Path(__file__).parents[1] / "data" / "two_ranks.yaml")
+    plan = str(DATA / "two_ranks.yaml")
     outcomes = ranks.run(2, "jobs:command_with_another_megatron", "check", plan)
     assert [code for code, _, _ in outcomes] == [1, 1]
     (message,) = [err for _, _, err in outcomes if err]
@@ -44,6 +40,6 @@ def test_check_compares_them_too() -> None:
 
 def test_a_layout_that_no_box_expresses_is_left_to_the_planners_proof() -> None:
     """pp's stride cuts an expert axis unevenly: nothing to compare in the expert view, and nothing fails."""
-    plan = compile_spec(load_spec(EXAMPLES.parent / "tests" / "data" / "straddling.yaml"))
+    plan = compile_spec(load_spec(DATA / "straddling.yaml"))
     ((errors,),) = ranks.run(1, "jobs:compare_layouts", [plan.to_json()], ["tp", "ep"])
     assert set(errors) == {"tp"}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import attrs
 import pytest
-import specs
 
 from executor.errors import UnsupportedError
 from executor.megatron_limits import FORWARD_PASS, READY_MODELS, check_limits, check_version, limits_of
 from planner import FrozenMap, Module, Output, Parallel, Plan, compile_spec, load_spec
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests import EXAMPLES
+from tests.executor.jobs import specs
 
 
 def changed(plan: Plan, module: str, **changes: object) -> Plan:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import ranks
-from test_bridges_equal_one_process import FLAT, layout
 
 from planner import Plan
+from tests.executor.jobs import ranks
+from tests.executor.test_bridges_equal_one_process import FLAT, layout
 
 PLAN = layout({"tp": 2, "dp": 2}, {"tp": 2, "dp": 2}, FLAT)  # images on ranks 0-3, language on 4-7
 SLICED = layout({"tp": 2, "dp": 2}, {"tp": 2, "dp": 2}, FLAT, sliced=True)

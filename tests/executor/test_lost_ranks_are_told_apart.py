@@ -6,11 +6,10 @@ import re
 from datetime import timedelta
 
 import pytest
-import ranks
-import specs
 from torch.distributed import DistBackendError, DistNetworkError, DistStoreError
 
 from executor.start.lost_ranks import describe, is_lost_rank
+from tests.executor.jobs import ranks, specs
 
 GLOO = "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp"
 NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, "

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import ranks
 
-TINY = str(Path(__file__).parents[2] / "examples" / "tiny_4rank.yaml")
+from tests import EXAMPLES
+from tests.executor.jobs import ranks
+
+TINY = str(EXAMPLES / "tiny_4rank.yaml")
 BAD_OPTIONS = {
     "--dtype fp99": "argument --dtype: invalid choice: 'fp99'",
     "--steps 0": "argument --steps: expected an integer from 1 to",

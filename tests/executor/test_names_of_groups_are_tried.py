@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from unittest import mock
 
 import pytest
-import ranks
-import specs
 import torch
 from torch.distributed import distributed_c10d
 
 from executor.errors import UnsupportedError
 from executor.groups.group_names import check_naming
+from tests.executor.jobs import ranks, specs
 
 REMEDY = r"Seen to hold on torch 2.15: pip install 'torch==2.15.\*'"
 

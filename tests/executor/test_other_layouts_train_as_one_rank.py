@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import pytest
-import specs
-from parity import measure
 
 from planner import Freeze, ModuleLayout, Plan
+from tests.executor.jobs import specs
+from tests.executor.jobs.parity import measure
 
 TIED = {"language": specs.language(untie_embeddings_and_output_weights=False)}
 EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2, ffn_hidden_size=32)}

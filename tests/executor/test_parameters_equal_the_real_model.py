@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
-import ranks
-import specs
 
 from planner import Axis, Freeze, Model, Plan, compile_spec, load_spec
 from planner.cost.work.parameters import stage_parameters
 from planner.cost.work.stages import language_width
+from tests import EXAMPLES
+from tests.executor.jobs import ranks, specs
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 TIED = specs.language(untie_embeddings_and_output_weights=False)
 GPT3 = specs.language(
     normalization="LayerNorm", activation="gelu", gated_linear_unit=False, add_bias_linear=True, kv_channels=16

@@ -7,13 +7,12 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
-import ranks
-import specs
 import torch
-from parity import measure
 
 from executor.commands.check import check_groups, numbers_of
 from planner.spec.fields import MAX_SIZE
+from tests.executor.jobs import ranks, specs
+from tests.executor.jobs.parity import measure
 
 PLAN = specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, fixed=True)
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ranks
 from torch.distributed import TCPStore
 
-DATA = Path(__file__).parents[1] / "data"
+from tests import DATA
+from tests.executor.jobs import ranks
+
 TWO_RANKS = str(DATA / "two_ranks.yaml")
 
 

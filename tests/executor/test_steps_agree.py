@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import attrs
 import pytest
-import ranks
-import specs
-from parity import measure
 
 from planner import Plan, compile_spec
+from tests.executor.jobs import ranks, specs
+from tests.executor.jobs.parity import measure
 
 PLAN = specs.plan({"dp": 2}, {"dp": 1}, fixed=True)
 

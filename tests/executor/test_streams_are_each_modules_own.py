@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-import ranks
-import specs
 
 from executor.model.seeds import Seeds
 from planner import Axis, Plan
+from tests.executor.jobs import ranks, specs
 
 # Language on two tp ranks, images on the same two ranks as two lanes.
 SHARED = specs.plan({"tp": 2}, {"dp": 2}, fixed=True, placement="colocated")

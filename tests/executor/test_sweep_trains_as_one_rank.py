@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import pytest
-import specs
-from parity import measure
 
-_ROWS = (Path(__file__).parents[1] / "data" / "llava_image_sweep.csv").read_text().splitlines()
+from tests import DATA
+from tests.executor.jobs import specs
+from tests.executor.jobs.parity import measure
+
+_ROWS = (DATA / "llava_image_sweep.csv").read_text().splitlines()
 SWEEP = list(csv.DictReader(line for line in _ROWS if not line.startswith("#")))
 
 

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-pytest.register_assert_rewrite("oracle.agreement")
+pytest.register_assert_rewrite("tests.oracle.agreement")
 
 from .megatron import Megatron  # noqa: E402  after the registration above
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 from itertools import permutations
 from math import lcm, prod
-from pathlib import Path
 
 import attrs
 from hypothesis import settings
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from planner import Batch, Module, Parallel, Plan, Spec, compile_spec
 from planner.base.axes import DENSE_AXES, Axis
 from planner.verify import verify
+from tests import DATA
 
 LANGUAGE = "language"
 NAMES = ("images", "audio", "video", "generator")
@@ -26,7 +26,7 @@ DIVIDING = ((1, 2, 4), (1, 3, 6), (1, 2, 6))
 
 SEQ_LENGTH = 6144  # any cp cuts it
 
-SWEEP = Path(__file__).parent.parent / "data" / "llava_image_sweep.csv"
+SWEEP = DATA / "llava_image_sweep.csv"
 SWEEP_GLOBAL_SIZE = 96
 
 # Hundreds of layouts for each comparison, more with --long.

@@ -1,0 +1,1 @@
+"""Laws of the executor, on real ranks that talk over gloo."""
