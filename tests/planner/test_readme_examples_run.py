@@ -65,12 +65,6 @@ def test_torchrun_commands_take_any_free_port() -> None:
     assert all(" --standalone " in command for command in commands)
 
 
-def test_the_rooms_table_lists_every_file_of_the_planner() -> None:
-    rooms = README.partition("## Rooms")[2].partition("\n## ")[0]
-    for path in (ROOT / "planner").glob("*.py"):
-        assert path.name == "__init__.py" or path.name in rooms, path.name
-
-
 def test_the_readme_names_every_group_kind() -> None:
     for kind in GroupKind:
         assert re.search(rf"\b{kind}\b", README), kind
