@@ -78,15 +78,15 @@ def _ours(bridge: DisjointBridge, value: torch.Tensor) -> Callable[[], None]:
 
 def _bytes(bridge: DisjointBridge, plan: Plan, tokens: int) -> list[str]:
     """One more round trip, its bytes against the plan's messages."""
-    before, elements = bridge.link.num_bytes_sent, tokens * plan.module("language").model.hidden_size  # type: ignore[union-attr,operator]
+    before, elements = bridge.p2p.num_bytes_sent, tokens * plan.module("language").model.hidden_size  # type: ignore[union-attr,operator]
     _ours(bridge, _value(tokens, elements // tokens))()
-    bridge.link.flush()
+    bridge.p2p.flush()
     planned = 0
     for way in ("forward", "backward"):
         for message in plan.traffic("images", "language", dist.get_rank(), way).sends:
             part = message.elements(elements)
             planned += 4 * (part.stop - part.start)
-    sent = bridge.link.num_bytes_sent - before
+    sent = bridge.p2p.num_bytes_sent - before
     return [] if sent == planned else [f"rank {dist.get_rank()}: {sent} bytes sent, {planned} planned"]
 
 

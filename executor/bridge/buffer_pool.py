@@ -1,7 +1,8 @@
-"""Flat buffers that are used again: a microbatch needs no new memory once the first ones have been through.
+"""Flat buffers that are used again: once the first microbatches have passed, the next ones need no new memory.
 
-Nobody gives a buffer back. It is free when nothing else refers to its memory: no activation that autograd has saved,
-no gradient that a parameter took over without a copy, no send under way. So no rule about lifetimes can be broken.
+Nobody gives a buffer back. A buffer is free when nothing else refers to its memory: no activation that autograd has
+saved, no gradient that a parameter has taken over without a copy, no send under way. So there is no rule about
+lifetimes that a caller could break.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ class Pool:
     """Buffers of one dtype on one device.
 
     Attributes:
-        num_allocated: buffers ever made.
+        num_allocated: how many buffers were ever made.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -23,9 +24,10 @@ class Pool:
         self._uses_alone = _uses_of(torch.empty(1))
 
     def take(self, num_elements: int) -> torch.Tensor:
-        """That many elements of the smallest free buffer that holds them.
+        """A flat tensor of `num_elements`, uninitialized, from the smallest free buffer that holds them.
 
-        Where none does, a free one that is too small makes room for a new one: sizes that vary end at the largest.
+        If no free buffer is large enough, one of them makes room for a new buffer, so that sizes that vary end at the
+        largest one.
         """
         free = [index for index, buffer in enumerate(self._buffers) if _uses_of(buffer) == self._uses_alone]
         fitting = [index for index in free if self._buffers[index].numel() >= num_elements]
@@ -40,5 +42,6 @@ class Pool:
 
 
 def _uses_of(tensor: torch.Tensor) -> int:
-    """References to a tensor's memory; torch's own count, private, which its CUDA graph trees rely on, too."""
+    """How many references there are to a tensor's memory: torch's own count, which is private; torch's CUDA graph
+    trees rely on it too."""
     return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))

@@ -1,11 +1,12 @@
-"""The communicator of megatron-core's pipeline schedule, for a DAG of modules: our bridges between modules, its own
-point-to-point operations between the stages of one.
+"""The communicator of megatron-core's pipeline schedule, for a DAG of modules.
 
-Every send of a call is posted before anything is waited for, over all bridges. So no order of edges, and no branch that
-is shorter than another, can stop the ranks. A module that feeds several gets the sum of their gradients.
+Between modules it uses the plan's bridges; between the stages of one module, megatron-core's own point-to-point
+operations. In each call the sends over all bridges are posted before anything is waited for, so neither the order of
+the edges nor a branch that is shorter than another can stop the ranks. A module that feeds several others gets the sum
+of their gradients.
 
-Modules that share ranks run in one forward pass (model.py): edges between them are not seen here, and they are one
-node of the pipeline (planner/pipeline.py).
+Modules that share ranks run in one forward pass (executor/model/model.py). They are one node of the pipeline
+(planner/layout/stage_order.py), and the edges between them are not seen here.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from ..groups.groups import ProcessGroups
 from .bridge import DisjointBridge
 from .shared_bridge import SharedBridge
 
-Tensors = dict[str, Any]  # by module: what it has received, or hands on
+Tensors = dict[str, Any]  # by module or edge, as `key_of` names them: what has been received, or is handed on
 
 
 class PipelineCommunicator:
     """What `forward_backward_pipelining_without_interleaving` asks of its `p2p_communicator`.
 
     Attributes:
-        total_stages, current_stage: of the longest path through the DAG, as megatron-core counts them.
-        is_pp_first_stage, is_pp_last_stage: of the whole model.
+        total_stages: number of stages of the pipeline that runs (`plan.pipeline`), not of megatron-core's count.
+        current_stage: this rank's position in that pipeline.
+        is_pp_first_stage, is_pp_last_stage: whether the rank holds a first, or a last, stage of the whole model.
+        outgoing, incoming: the bridges of which the rank is at the source, or at the destination.
     """
 
     def __init__(self, groups: ProcessGroups, config: TransformerConfig, device: torch.device) -> None:
@@ -52,7 +55,7 @@ class PipelineCommunicator:
         self.outgoing = [bridge for bridge in made if bridge.is_source]
         self.incoming = [bridge for bridge in made if not bridge.is_source]
 
-    # ---- the schedule's calls. Its flags for first and last stages are those of a single module, and not read here.
+    # ---- the schedule's calls. Their flags for first and last stages are about a single module, and are not read here.
 
     def recv_forward(self, tensor_shapes: Any = None, is_first_stage: bool = False) -> Tensors:  # noqa: ARG002
         inputs = self._inputs()
@@ -93,9 +96,9 @@ class PipelineCommunicator:
         return inputs
 
     def flush(self) -> None:
-        """Wait for all sends, when a step has ended: their tensors are not kept any longer."""
+        """Wait for all sends at the end of a step, so that their tensors are not kept any longer."""
         for bridge in (*self.outgoing, *self.incoming):
-            bridge.link.flush()
+            bridge.p2p.flush()
 
     # ---- over the bridges
 
@@ -112,7 +115,7 @@ class PipelineCommunicator:
         return {key_of(bridge): finish() for bridge, finish in zip(self.incoming, waiting, strict=True)}
 
     def _gradients(self) -> Tensors:
-        """The gradient of each module's output: the sum of those of all its edges."""
+        """The gradient of each module's output: the sum over all edges that leave it."""
         waiting = [bridge.expect() for bridge in self.outgoing]
         found: Tensors = {}
         for bridge, finish in zip(self.outgoing, waiting, strict=True):
@@ -122,21 +125,25 @@ class PipelineCommunicator:
 
 
 def key_of(bridge: DisjointBridge | SharedBridge) -> str:
-    """The name under which a rank finds what has come over an edge: language by modality, as MimoModel looks for it;
-    an encoder by the edge, since what one module hands to two of a rank's may differ."""
+    """The name under which a rank finds what has come over an edge.
+
+    For language it is the name of the source, since MimoModel looks for the modality. For an encoder it is the name of
+    the edge, since what one module hands to two encoders of a rank may differ.
+    """
     return bridge.src if bridge.dst == MIMO_LANGUAGE_MODULE_KEY else edge_name(bridge.src, bridge.dst)
 
 
 def stage_of(plan: Plan, rank: int) -> int:
-    """The rank's place in the schedule."""
+    """The rank's position in the pipeline that runs."""
     return plan.pipeline.place({name: view.stage for name, view in plan.view(rank).stages.items()})
 
 
 def _wrapped(value: torch.Tensor | None) -> torch.Tensor | None:
-    """For P2PCommunicator, which sends tensors of three dims: rows get a last one of size 1."""
+    """A tensor as P2PCommunicator sends it, with three dims: rows get a last dim of size 1."""
     return value.unsqueeze(-1) if value is not None and value.ndim == 2 else value
 
 
 def _unwrapped(received: Any) -> torch.Tensor | None:
+    """What `_wrapped` wrapped, as P2PCommunicator hands it over: alone, or as the only one of a list."""
     value: torch.Tensor | None = received[0] if isinstance(received, list) else received
     return value.squeeze(-1) if value is not None and value.ndim == 3 and value.shape[-1] == 1 else value

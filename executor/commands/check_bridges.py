@@ -20,7 +20,7 @@ from planner import Bridge as PlannedBridge
 from planner.layout.bridges import width_of
 
 from ..bridge.bridge import DisjointBridge
-from ..bridge.packed import SIZES, PackedShape, flatten, part, part_sizes, restore
+from ..bridge.packed import SIZES, PackedShape, flatten, part_sizes, restore, take_part
 from ..bridge.shared_bridge import SharedBridge
 from ..groups.groups import ProcessGroups
 
@@ -88,7 +88,7 @@ class _End:
     @property
     def num_bytes_sent(self) -> int:
         """Bytes sent to other ranks so far."""
-        return self._end.link.num_bytes_sent if self._end else 0
+        return self._end.p2p.num_bytes_sent if self._end else 0
 
     def trace(self) -> list[str]:
         """Carry numbered rows both ways; a line for each tensor that arrived wrong."""
@@ -109,7 +109,7 @@ class _End:
         before = self.num_bytes_sent
         received, gradient = self._trip(sent, lambda coord: self._random(1 + coord))
         if self._end:
-            self._end.link.num_bytes_sent -= before  # of this trip only
+            self._end.p2p.num_bytes_sent -= before  # of this trip only
         forward = backward = norms = 0.0
         if received is not None and self._counts(self._bridge.dst):
             y = self._rows(self._bridge.dst, self._random(1 + self._coord(self._bridge.dst)))
@@ -141,7 +141,7 @@ class _End:
         else:
             received = end.expect()()
             end.send(gradients)
-        end.link.flush()
+        end.p2p.flush()
         rows = [None if found is None else flatten(found, self._output) for found in (received, gradient)]
         return rows[0], rows[1]
 
@@ -188,7 +188,7 @@ class _End:
 
     def _source_rows(self, fill: Filling) -> torch.Tensor:
         """The part of the source's samples that this cp rank holds."""
-        return part(self._rows(self._bridge.src, fill), self._source_parts(), self._coord(self._bridge.src))
+        return take_part(self._rows(self._bridge.src, fill), self._source_parts(), self._coord(self._bridge.src))
 
     def _value(self, fill: Filling) -> torch.Tensor:
         """The source's tensor, with the dims that the spec gives and with its sample boundaries."""

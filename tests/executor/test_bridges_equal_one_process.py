@@ -74,9 +74,9 @@ def layout(images: dict[str, Any], language: dict[str, Any], output: Output, *, 
     return compile_spec(Spec(batch=batch, modules=modules, cluster=Cluster(gpus_per_node=1)))
 
 
-def check(cases: list[tuple[Plan, int]], *, are_separate: bool = False) -> None:
+def check(cases: list[tuple[Plan, int]], *, has_backward_groups: bool = False) -> None:
     texts = [(plan.to_json(), seed) for plan, seed in cases]
-    results = ranks.run(WORLD, "bridge_jobs:parity", texts, are_separate, timeout=240)
+    results = ranks.run(WORLD, "bridge_jobs:parity", texts, has_backward_groups, timeout=240)
     for index, (plan, seed) in enumerate(cases):
         found = {rank: result[index] for rank, result in enumerate(results) if result[index]}
         assert not found, (plan.modules, seed, found)
@@ -126,9 +126,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("are_separate", [False, True], ids=["gloo", "as with NCCL"])
-def test_cases(are_separate: bool) -> None:
-    check([(plan, seed) for seed, plan in enumerate(CASES.values())], are_separate=are_separate)
+@pytest.mark.parametrize("has_backward_groups", [False, True], ids=["gloo", "as with NCCL"])
+def test_cases(has_backward_groups: bool) -> None:
+    check([(plan, seed) for seed, plan in enumerate(CASES.values())], has_backward_groups=has_backward_groups)
 
 
 def test_a_tensor_whose_batch_is_in_another_dim_is_refused() -> None:

@@ -41,10 +41,10 @@ def world() -> Iterator[Context]:
     dist.destroy_process_group()
 
 
-def parity(cases: list[tuple[str, int]], are_separate: bool) -> list[list[str]]:
+def parity(cases: list[tuple[str, int]], has_backward_groups: bool) -> list[list[str]]:
     """Per (plan, seed): what differs on this rank. Plans use the first ranks of the world, others wait.
 
-    `are_separate`: operations are posted as with NCCL, in group calls, gradients in groups of their own.
+    `has_backward_groups`: operations are posted as with NCCL, in group calls, gradients in groups of their own.
     """
     found = []
     with world() as context:
@@ -52,7 +52,7 @@ def parity(cases: list[tuple[str, int]], are_separate: bool) -> list[list[str]]:
             plan = Plan.from_json(text)
             distributed_c10d._world.group_count = 10_000 * (index + 1)  # ranks outside a plan create no groups
             if context.rank < plan.world_size:
-                groups = ProcessGroups(plan, context.rank, TIMEOUT, are_separate=are_separate)
+                groups = ProcessGroups(plan, context.rank, TIMEOUT, has_backward_groups=has_backward_groups)
                 found.append(Trial(plan, groups, seed).differences())
             else:
                 found.append([])
@@ -163,8 +163,8 @@ class Trial:
             self.groups, "images", "language", torch.float32, torch.device("cpu")
         )
         values, gradients = (self._run_shared if isinstance(end, SharedBridge) else self._run_apart)(end)
-        end.link.flush()
-        return values, gradients, end.link.num_bytes_sent
+        end.p2p.flush()
+        return values, gradients, end.p2p.num_bytes_sent
 
     def _run_apart(self, end: DisjointBridge) -> Any:
         """As a pipeline does: the source is two microbatches ahead; the destination's gradients lag behind."""
@@ -223,7 +223,7 @@ def _difference(what: str, got: torch.Tensor | None, wanted: torch.Tensor | None
 
 
 def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
-    """Two microbatches, in the second of which one rank dies or falls silent between boundaries and rows: what this
+    """Two microbatches, in the second of which one rank dies or falls silent between headers and rows: what this
     rank said, and after how many seconds."""
     plan = Plan.from_json(text)
     context = connect(TIMEOUT)
@@ -231,16 +231,16 @@ def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
     trial = Trial(plan, ProcessGroups(plan, context.rank, timedelta(seconds=timeout)), seed=1)
     kind = SharedBridge if plan.pipeline.shared else DisjointBridge
     end: DisjointBridge | SharedBridge = kind(trial.groups, "images", "language", torch.float32, torch.device("cpu"))
-    real = end.link.post
+    real = end.p2p.post
     calls = []
 
-    def post(mail: Any, direction: Any) -> Any:
+    def post(tensors: Any, direction: Any) -> Any:
         calls.append(None)
         if context.rank == victim and len(calls) > len(first) + 1:
             time.sleep(3 * timeout) if how == "silent" else os._exit(9)
-        return real(mail, direction)
+        return real(tensors, direction)
 
-    end.link.post = post  # type: ignore[method-assign]
+    end.p2p.post = post  # type: ignore[method-assign]
     first: list[None] = [None] * 10_000
     trip = _both if isinstance(end, SharedBridge) else _source if end.is_source else _destination
     trip(trial, end, 0)
@@ -248,7 +248,7 @@ def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
     started = time.perf_counter()
     try:
         trip(trial, end, 1)
-        end.link.flush()
+        end.p2p.flush()
     except LostPeerError as error:
         return str(error), time.perf_counter() - started
     return "", time.perf_counter() - started
