@@ -1,14 +1,14 @@
-"""Errors of the executor. Each says what is wrong and what to change; none needs a traceback."""
+"""The executor's errors. Each message says what is wrong and what to change; none of them needs a traceback."""
 
 from __future__ import annotations
 
 
 class ExecutorError(RuntimeError):
-    """Something that stops a run and that its user can change."""
+    """Stops a run for a reason that the user can change."""
 
 
 class DisagreementError(ExecutorError):
-    """Ranks were started with different plans or versions, or not all of them started."""
+    """Ranks were started with different plans, options or versions, or not all of them were started."""
 
 
 class UnsupportedError(ExecutorError):
@@ -16,7 +16,7 @@ class UnsupportedError(ExecutorError):
 
 
 class PlanMismatchError(ExecutorError):
-    """megatron-core derived something else than the plan says: the run would train another layout."""
+    """megatron-core derived something else than the plan says, so the run would train another layout."""
 
 
 class LostPeerError(ExecutorError):

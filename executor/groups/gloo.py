@@ -1,8 +1,9 @@
-"""Gloo groups that open quickly. With NCCL this is not used: there nothing is opened before the first operation.
+"""Opens gloo groups quickly. Not used with NCCL, which opens nothing before a group's first operation.
 
-torch makes a new gloo device for every group: it looks up the host's name, listens on a port and starts a thread
-that serves it. A device can serve any number of groups, so here all of a process share one. And a group of one rank
-meets nobody, so it needs no store on another machine. Both halve a group's cost; members still connect at creation.
+For every group torch makes a new gloo device: it looks up the host's name, listens on a port and starts a thread that
+serves the device. But a device can serve any number of groups, so here all groups of a process share one. And a group
+of one rank has nobody to meet, so it needs no store on another machine. Both halve the cost of a group; its members
+still connect when it is created.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from torch.distributed import distributed_c10d
 @contextmanager
 def one_device() -> Iterator[None]:
     """While active, `new_group` makes gloo groups that share one device."""
-    real: Any = distributed_c10d.ProcessGroupGloo  # not there in a torch without gloo, which never comes here
+    real: Any = distributed_c10d.ProcessGroupGloo  # absent from a torch without gloo, which never calls this
     device = real.create_default_device()
 
     def create(store: Store, rank: int, size: int, timeout: timedelta, **_: Any) -> Any:
-        options = real._Options()  # private; so is the choice of a device
+        options = real._Options()  # private, and so are the two attributes that choose the device and the timeout
         options._devices, options._timeout = [device], timeout
         return real(HashStore() if size == 1 else store, rank, size, options)
 

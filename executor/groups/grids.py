@@ -1,7 +1,7 @@
-"""megatron-core's grids, answered from the plan's groups. Asking one for a group never creates anything.
+"""megatron-core's grids, answered from the plan's groups. Asking a grid for a group never creates one.
 
-MimoModel, the optimizer and the bridges ask a HyperCommGrid for groups by dims, in a base view and in one named
-"expert"; every combination that they ask for is a kind of the plan.
+MimoModel, the optimizer and megatron-core's own bridges ask a HyperCommGrid for groups by their dims, either in the
+base view or in the view named "expert". Every combination that they ask for is a kind of group in the plan.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from planner.layout.ir import Grid
 from .groups import ProcessGroups
 
 _BASE, _EXPERT = "base", "expert"
-_HIGH = "_high"  # the second dim of an expert axis that pp's stride cuts in two
+_HIGH = "_high"  # suffix of the second dim of an expert axis that the stride of pp cuts in two
 KINDS: dict[tuple[str, frozenset[str]], GroupKind] = {
     (_BASE, frozenset({"tp"})): GroupKind.TP,
     (_BASE, frozenset({"cp"})): GroupKind.CP,
@@ -40,11 +40,19 @@ KINDS: dict[tuple[str, frozenset[str]], GroupKind] = {
 
 
 class PlannedGrid(HyperCommGrid):
-    """The grid of one module. `shape` and `dim_names` follow the module's axis order, fastest first."""
+    """The grid of one module.
+
+    Attributes:
+        shape, dim_names: sizes and names of the module's axes in its own order, fastest first.
+    """
 
     def __init__(self, module: ModulePlan, groups: ProcessGroups | None) -> None:
-        """`groups` may be None where only ranks are asked for."""
-        # Not super().__init__: it reads the environment for the world size, which the plan knows.
+        """Creates nothing.
+
+        Args:
+            groups: the rank's process groups; None if the grid will only be asked for ranks.
+        """
+        # super().__init__ is not called: it reads the world size from the environment, and the plan knows it.
         grid = module.grid
         self.module = module
         self.rank_offset, self.size = grid.rank_offset, grid.size
@@ -58,7 +66,11 @@ class PlannedGrid(HyperCommGrid):
         self._groups = groups
 
     def get_pg(self, dims: str | list[str], *, view: str | None = None) -> dist.ProcessGroup:
-        """The rank's group over `dims`. Raises KeyError where the plan has no such kind, or the rank no such group."""
+        """The rank's process group over `dims`.
+
+        Raises:
+            KeyError: the plan has no such kind of group, or the rank has no group of that kind.
+        """
         kind = self._kind(dims, view)
         group = self._groups.get(self.module.name, kind) if self._groups else None
         if group is None:
@@ -66,18 +78,22 @@ class PlannedGrid(HyperCommGrid):
         return group
 
     def get_rank_enum(self, dims: str | list[str], *, view: str | None = None) -> list[list[int]]:
-        """The ranks of every group over `dims`, in the plan's enumeration order."""
+        """The global ranks of every group over `dims`, in the plan's enumeration order.
+
+        Raises:
+            KeyError: the plan has no such kind of group.
+        """
         if self._groups is None:
             found: list[list[int]] = super().get_rank_enum(dims, view=view)
             return found
         return [list(ranks) for ranks in self._groups.plan.groups(self.module.name, self._kind(dims, view))]
 
     def create_pg(self, dims: str | list[str], **_: Any) -> dist.ProcessGroup:
-        """Refused: the plan's groups are created once, all together."""
+        """Refused with a RuntimeError: the plan's groups are created once, all together."""
         raise RuntimeError(f"groups over {dims} come from the plan; ask get_pg")
 
     def destroy(self) -> None:
-        """Nothing: the groups belong to ProcessGroups and end with the default group."""
+        """Does nothing: the groups belong to ProcessGroups, and end with the default group."""
 
     @staticmethod
     def _kind(dims: str | list[str], view: str | None) -> GroupKind:
@@ -88,13 +104,12 @@ class PlannedGrid(HyperCommGrid):
 
 
 def expert_dims(grid: Grid) -> list[tuple[str, int]] | None:
-    """Names and sizes of the expert view's dims, fastest first; None where no box of dims expresses it.
+    """Names and sizes of the expert view's dims, fastest first; None if no box of dims can express the view.
 
-    Every rank keeps its pp coord, so pp keeps its stride. Where that falls inside an expert axis and cuts it evenly,
-    the axis becomes two dims, one on either side of pp, the second with `_high` after its name.
+    Every rank keeps its pp coord, so pp keeps its stride. If that stride falls inside an expert axis and cuts it
+    evenly, the axis becomes two dims, one on either side of pp; the name of the second ends in `_high`.
     """
-    place = grid.order.index(Axis.PP)
-    stride, below = prod(grid.sizes[:place]), 1
+    stride, below = prod(grid.sizes[: grid.order.index(Axis.PP)]), 1
     dims: list[tuple[str, int]] = []
     stages = (Axis.PP.value, grid.size_of(Axis.PP))
     for axis in (Axis.EXPT_TP, Axis.EP, Axis.EXPT_DP):
@@ -113,7 +128,7 @@ def expert_dims(grid: Grid) -> list[tuple[str, int]] | None:
 
 
 def rank_enum(grid: PlannedGrid, dims: frozenset[str], view: str) -> list[tuple[int, ...]] | None:
-    """megatron-core's own enumeration of the groups over `dims`; None where it cannot express the view."""
+    """The groups over `dims` as megatron-core itself enumerates them; None if it cannot express the view."""
     if view not in grid._views:
         return None
     names = [name for name in grid._views[view].dim_names if name.removesuffix(_HIGH) in dims]
@@ -121,12 +136,12 @@ def rank_enum(grid: PlannedGrid, dims: frozenset[str], view: str) -> list[tuple[
 
 
 def build_grids(plan: Plan, groups: ProcessGroups | None) -> dict[str, PlannedGrid]:
-    """The grid of every module, in plan order; also of modules that the rank is not in."""
+    """The grid of every module in plan order, including the modules that the rank does not hold."""
     return {module.name: PlannedGrid(module, groups) for module in plan.modules}
 
 
 def collection_of(owner: str, groups: ProcessGroups) -> ProcessGroupCollection:
-    """The rank's groups of one module under megatron-core's names; embedding groups are None where it has none."""
+    """The rank's groups of one module under megatron-core's names; embedding groups that it does not have are None."""
     found = ProcessGroupCollection()
     found.embd = found.pos_embd = None
     for group, process_group in groups:

@@ -1,10 +1,11 @@
 """Names of process groups that only their members create: the same on every member, by torch's own counter.
 
-Members meet in the store under the group's name. torch makes it of the members' ranks and of a salt, for groups of
-equal ranks. Since some version the salt is a counter that callers can set, `_world.group_count`, and groups.py sets
-it to the group's place in the plan. Before, it was the number of groups that the rank holds (torch 2.6:
-`len(_world.pg_names)`), which differs between members: they would wait for one another under different names, for
-ever. Both are private to torch, so how this torch does it is tried before the first group.
+Members meet in the store under the group's name. torch makes that name from the members' ranks and from a salt, which
+tells apart groups of the same ranks. In recent versions the salt is a counter that callers can set,
+`_world.group_count`, and groups.py sets it to the group's place in the plan's creation order. Before that, it was the
+number of groups that the rank holds (torch 2.6: `len(_world.pg_names)`). That number differs between members, which
+would wait for one another under different names for ever. Both ways are private to torch, so before the first group
+it is tried which of them the installed torch uses.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ KNOWN_TORCH = "2.15"
 
 
 def check_naming() -> None:
-    """Raise UnsupportedError unless a name follows from the ranks and the counter alone. Creates nothing."""
+    """Check that a group's name follows from its ranks and the counter alone. Creates nothing.
+
+    Raises:
+        UnsupportedError: it does not, or this torch names groups in a way that cannot be tried.
+    """
     try:
         found = _fault()
-    except (AttributeError, TypeError) as error:  # not there, or called in another way
+    except (AttributeError, TypeError) as error:  # a private name is gone, or is called in another way
         found = f"its naming cannot be tried: {error}"
     if found:
         raise UnsupportedError(
@@ -33,7 +38,7 @@ def check_naming() -> None:
 
 
 def _fault() -> str:
-    """What is wrong with the names; empty where nothing is."""
+    """What is wrong with the names; empty if nothing is."""
     world: Any = distributed_c10d._world
     saved, names, probe = world.group_count, world.pg_names, object()
     try:

@@ -1,12 +1,12 @@
 """Plan -> process groups: each rank creates only its own, walking the plan's one creation order.
 
-Which groups share a communicator is the plan's decision (planner/sharing.py). A rank's groups of one rank, on which
-nothing is ever sent, share one process group.
+The plan decides which groups share a communicator (planner/layout/communicators.py). All groups in which the rank is
+alone share one process group, over which nothing is ever sent.
 
-Member-only creation is safe because names are: torch salts the name of a locally synchronised group with its own
-counter of creations, which differs between ranks that have created different groups; here the counter is set to the
-group's position in the plan before each creation, so that all members compute the same name. That is private
-to torch, and tried before the first group (naming.py); with NCCL it has not been run.
+Groups can be created by their members alone because all members compute the same name. torch salts the name of a
+locally synchronised group with its own counter of creations, which differs between ranks that have created different
+groups; here the counter is set, before each creation, to the group's place in the plan's creation order. The counter
+is private to torch, so it is tried before the first group (group_names.py). With NCCL it has not been run.
 """
 
 from __future__ import annotations
@@ -33,9 +33,13 @@ _SENDING = (GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)
 
 @attrs.frozen
 class StartUp:
-    """What creating the groups took: counts of this rank, and seconds.
+    """What it took to create the groups of this rank.
 
-    `num_communicators` leaves out the one that groups of one rank share: it connects nothing.
+    Attributes:
+        num_groups: groups of the plan that the rank is in.
+        num_communicators: process groups that were created for them, without the one in which the rank is alone, since
+            that one connects nothing.
+        seconds: time that it took.
     """
 
     num_groups: int
@@ -47,27 +51,37 @@ class ProcessGroups:
     """The process groups of one rank, by owner and kind. Nothing is created after construction.
 
     Attributes:
-        are_separate: whether a bridge's gradients have a communicator beside that of its activations. NCCL runs the
-            operations of one in their order, and each end of a bridge issues them in another.
+        has_backward_groups: whether a bridge's gradients have a communicator of their own, beside that of its
+            activations. They have with NCCL, which runs the operations of one communicator in order, while the two
+            ends of a bridge issue theirs in different orders.
+        start_up: what it took to create the groups.
     """
 
     def __init__(
-        self, plan: Plan, rank: int, timeout: timedelta | None = None, *, are_separate: bool | None = None
+        self, plan: Plan, rank: int, timeout: timedelta | None = None, *, has_backward_groups: bool | None = None
     ) -> None:
-        """Raises UnsupportedError, on every rank alike, where this torch gives members different names."""
+        """Create the rank's process groups. Collective over the members of each group.
+
+        Args:
+            timeout: of the groups' operations; None for torch's default.
+            has_backward_groups: see the class; None to decide by the backend.
+
+        Raises:
+            UnsupportedError: this torch would give the members of a group different names; raised on every rank alike.
+        """
         started = time.perf_counter()
         check_naming()
         self.plan = plan
         self.view = plan.view(rank)
         self._timeout = timeout
-        self.are_separate = dist.get_backend() == "nccl" if are_separate is None else are_separate
+        self.has_backward_groups = dist.get_backend() == "nccl" if has_backward_groups is None else has_backward_groups
         self._base = distributed_c10d._world.group_count
         self._created: dict[int, dist.ProcessGroup] = {}
         with one_device() if dist.get_backend() == "gloo" else nullcontext():
             self._opened = tuple(zip(self.view.groups, self._open_all(), strict=True))
-            self._back = dict(self._open_ways_back()) if self.are_separate else {}
+            self._backward = dict(self._open_backward()) if self.has_backward_groups else {}
         distributed_c10d._world.group_count = self._base + 2 * plan.num_groups
-        if self.are_separate:
+        if self.has_backward_groups:
             self._connect()
         count = sum(opened.size() > 1 for opened in self._created.values())
         self.start_up = StartUp(len(self._opened), count, time.perf_counter() - started)
@@ -77,23 +91,31 @@ class ProcessGroups:
         return self.view.rank
 
     def get(self, owner: str, kind: GroupKind | str) -> dist.ProcessGroup | None:
-        """The rank's (first) process group of a kind; None where the plan gives it none."""
+        """The rank's first process group of a kind; None if the plan gives it none.
+
+        Args:
+            owner: name of a module or of an edge.
+        """
         matching = (opened for group, opened in self._opened if (group.owner, group.kind) == (owner, kind))
         return next(matching, None)
 
     @property
     def num_opened(self) -> int:
-        """Communicators that this rank opens for its members: summed over the world, each counts once."""
+        """Communicators of which this rank is the first member: summed over the world, each of them counts once."""
         return sum(opened.size() > 1 and opened.rank() == 0 for opened in self._created.values())
 
     def with_peer(self, owner: str, peer: int, direction: Direction) -> dist.ProcessGroup:
-        """The group in which an edge's ranks send to one another: the first of them that holds the peer.
+        """The process group in which this rank and `peer` send to one another over the edge `owner`.
 
-        Both ends of a message find the same one, since they share the same groups in the same order.
+        It is the first of the edge's groups that holds the peer. Both ends of a message find the same group, since the
+        groups that they have in common come in the same order on both.
+
+        Raises:
+            KeyError: the plan gives this rank no such group.
         """
         for group, opened in self._opened:
             if group.owner == owner and group.kind in _SENDING and peer in group.ranks:
-                return self._back.get(owner, opened) if direction is Direction.BACKWARD else opened
+                return self._backward.get(owner, opened) if direction is Direction.BACKWARD else opened
         raise KeyError(f"the plan gives rank {self.rank} no group of {owner} with rank {peer}")
 
     def __iter__(self) -> Iterator[tuple[Group, dist.ProcessGroup]]:
@@ -101,27 +123,31 @@ class ProcessGroups:
         return iter(self._opened)
 
     def _open_all(self) -> Iterator[dist.ProcessGroup]:
-        """The process group of each of the rank's groups, created where a group is the first of its communicator."""
+        """The process group of each of the rank's groups, created if the group is the first of its communicator."""
         for group, opener in zip(self.view.groups, self.plan.communicators(self.view), strict=True):
             if group.position == opener:
                 self._created[opener] = self._create(group, group.position)
             yield self._created[opener]
 
-    def _open_ways_back(self) -> Iterator[tuple[str, dist.ProcessGroup]]:
-        """A second communicator for every group that carries transfers of a pipeline, after all others."""
+    def _open_backward(self) -> Iterator[tuple[str, dist.ProcessGroup]]:
+        """A second communicator for every group that carries a pipeline's transfers, created after all others."""
         for group in self.view.groups:
             if group.kind is GroupKind.BRIDGE_P2P:
                 yield group.owner, self._create(group, self.plan.num_groups + group.position)
 
     def _connect(self) -> None:
-        """Connect every group of bridges, in the plan's order: NCCL connects with the first operation, in which then
-        all members must take part, while the first transfers of a bridge may be between some of them."""
+        """Connect every group of a bridge, in the plan's order.
+
+        NCCL connects a group in its first operation, in which all members must then take part; the first transfers of
+        a bridge may be between only some of them.
+        """
         opened = [opened for group, opened in self._opened if group.kind in _BRIDGES]
-        for process_group in (*opened, *self._back.values()):
+        for process_group in (*opened, *self._backward.values()):
             dist.all_reduce(torch.zeros(1, device=device.current()), group=process_group)
 
-    def _create(self, group: Group, position: int) -> dist.ProcessGroup:
-        distributed_c10d._world.group_count = self._base + position
+    def _create(self, group: Group, count: int) -> dist.ProcessGroup:
+        """A process group whose name is salted with `count`, which no other group of the plan has."""
+        distributed_c10d._world.group_count = self._base + count
         created = dist.new_group(
             list(group.ranks),
             timeout=self._timeout,

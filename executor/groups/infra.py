@@ -1,8 +1,8 @@
-"""From a plan to what a training loop needs beside the model; groups only after every check and an agreement.
+"""From a plan to what a training loop needs beside the model. Groups come only after every check and an agreement.
 
-A difference between ranks that is found after groups exist is a hang. So `open_groups` first compares the plan with
-the world and with what megatron-core can run, then the plan's digest, versions and settings of all ranks over the
-default group's store, and only then creates groups: once.
+Once groups exist, a difference between ranks is a hang. So `open_groups` first compares the plan with the world and
+with what megatron-core can run. Then, over the default group's store, it compares the plan's digest, the versions and
+the settings of all ranks. Only then does it create groups, once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch.distributed import distributed_c10d
 
 from planner import Plan, Spec, compile_spec
 
-from ..errors import DisagreementError, ExecutorError, UnsupportedError
+from ..errors import ExecutorError, UnsupportedError
 from ..megatron_limits import check_limits
 from ..start import device
-from ..start.agree import agree
+from ..start.agree import agree, check_world_size
 from ..start.context import DEFAULT_TIMEOUT, Versions
 from .grids import PlannedGrid, build_grids, collection_of
 from .groups import ProcessGroups
@@ -37,12 +37,12 @@ class MimoModelInfra:
     """What a training loop needs beside the model.
 
     Attributes:
-        module_to_grid_map: every module's grid; also of modules that the rank is not in.
-        topology: module -> modules that it feeds.
-        pg_collections: per module, the rank's groups; None where it is absent.
-        participating_modules: the modules of this rank, in plan order.
-        module_output_ndim: per module, the dims of the tensor that it hands on.
-        groups: the plan's process groups.
+        module_to_grid_map: the grid of every module, including the modules that the rank does not hold.
+        topology: per module, the modules that it feeds.
+        pg_collections: per module, the rank's groups; None for a module that the rank does not hold.
+        participating_modules: the modules that the rank holds, in plan order.
+        module_output_ndim: per module, the number of dims of the tensor that it hands on.
+        groups: the rank's process groups.
     """
 
     module_to_grid_map: dict[str, PlannedGrid]
@@ -59,7 +59,7 @@ class MimoModelInfra:
 
 
 def infra_of(groups: ProcessGroups) -> MimoModelInfra:
-    """The infrastructure of groups that exist."""
+    """The infrastructure around groups that exist already."""
     plan, present = groups.plan, groups.view.role.modules
     names = [module.name for module in plan.modules]
     return MimoModelInfra(
@@ -73,7 +73,7 @@ def infra_of(groups: ProcessGroups) -> MimoModelInfra:
 
 
 def topology_of(plan: Plan) -> dict[str, list[str]]:
-    """Module -> modules that it feeds."""
+    """Per module, the modules that it feeds; both in plan order."""
     found: dict[str, list[str]] = {module.name: [] for module in plan.modules}
     for src, dst in plan.edges:
         found[src].append(dst)
@@ -81,27 +81,28 @@ def topology_of(plan: Plan) -> dict[str, list[str]]:
 
 
 def compiled(given: Plan | Spec) -> Plan:
-    """A plan as it is; a spec compiled for the world, or while there is none for what it covers. Raises PlanError."""
+    """A plan as it is, or a spec compiled: for the world, or for the ranks that it covers if there is no world yet.
+
+    Raises:
+        PlanError: the spec cannot be planned.
+    """
     if isinstance(given, Plan):
         return given
     return compile_spec(given, world_size=dist.get_world_size() if dist.is_initialized() else None)
 
 
 def check_plan(plan: Plan, *, own_specs: bool) -> None:
-    """Compare a plan with what is to run it: the size of the world, if there is one, versions, limits.
+    """Compare a plan with what is to run it: the size of the world, if there is one; the versions; the limits.
 
     Args:
         own_specs: as in `check_limits`.
 
     Raises:
         DisagreementError: the world has another size.
-        UnsupportedError: the version is not known here, or megatron-core cannot run the plan.
+        UnsupportedError: this version of megatron-core is not known here, or cannot run the plan.
     """
-    if dist.is_initialized() and dist.get_world_size() != plan.world_size:
-        raise DisagreementError(
-            f"world size = {dist.get_world_size()}, but the plan is for {plan.world_size} ranks: "
-            f"start {plan.world_size} processes, or compile the spec for {dist.get_world_size()}"
-        )
+    if dist.is_initialized():
+        check_world_size(dist.get_world_size(), plan.world_size)
     check_limits(plan, own_specs=own_specs)
 
 
@@ -111,13 +112,13 @@ def open_groups(
     """Every check, the agreement, and then the rank's process groups. Collective over the world.
 
     Args:
-        settings: what else must be equal on all ranks, names to values.
+        settings: what else must be equal on all ranks, as names and values.
         timeout: how long to wait for a rank that does not come.
         own_specs: as in `check_limits`.
 
     Raises:
-        ExecutorError: no default group, one that is bound to a device, a plan that cannot run, or ranks that differ;
-            no process group was created.
+        ExecutorError: there is no default group, or it is bound to a device, or the plan cannot run, or the ranks
+            differ. No process group was created.
     """
     if not dist.is_initialized():
         raise ExecutorError("no default process group: call torch.distributed.init_process_group(backend) first")
@@ -131,17 +132,20 @@ def open_groups(
 
 
 def _timeout_of_world() -> timedelta | None:
-    """The default group's timeout, which `new_group` does not take over; None where its backend has none (fake)."""
+    """The default group's timeout, which `new_group` does not take over; None if its backend has none (fake)."""
     kind = torch.device("cuda" if device.ON_GPU else "cpu")
     options = getattr(distributed_c10d._get_default_group()._get_backend(kind), "options", None)
     return getattr(options, "_timeout", None)
 
 
 def refuse_bound_device() -> None:
-    """Raise where the default group is bound to a device: every new group would then wait for the whole world.
+    """Refuse a default group that is bound to a device, since every new group would wait for the whole world.
 
-    On NCCL torch makes groups of such a world by splitting its communicator, in which every rank takes part; a
-    plan's groups are created by their members only.
+    With NCCL, torch creates the groups of such a world by splitting its communicator, in which every rank must take
+    part; a plan's groups are created by their members only.
+
+    Raises:
+        UnsupportedError: the default group is bound to a device.
     """
     bound = distributed_c10d._get_default_group().bound_device_id
     if bound is not None:
@@ -153,8 +157,8 @@ def refuse_bound_device() -> None:
 
 
 def _agree(plan: Plan, settings: Mapping[str, str], timeout: timedelta) -> None:
-    """Compare over the default group's store, under a key of its own for each time that this is done."""
+    """Compare over the default group's store; each agreement has a key of its own."""
     store, rank = distributed_c10d._get_default_store(), dist.get_rank()
-    times = store.add(f"mimo/agreed/{rank}", 1)
+    number = store.add(f"mimo/agreed/{rank}", 1)
     found = {"plan": plan.digest, **attrs.asdict(Versions.installed()), **settings}
-    agree(PrefixStore(f"mimo/agree/{times}", store), rank, dist.get_world_size(), plan.world_size, found, timeout)
+    agree(PrefixStore(f"mimo/agree/{number}", store), rank, dist.get_world_size(), plan.world_size, found, timeout)

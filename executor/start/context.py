@@ -1,7 +1,7 @@
-"""One process of a run: what torchrun's environment says, the store, the default group, and their end.
+"""One process of a run: what torchrun's environment says, the store, the default group, and how they end.
 
-The store comes before the default group, and the default group before any other: `agree.py` compares the plan
-over the store in between. Without torchrun's environment the run is one rank.
+The store comes first, then the default group, then all other groups. Between the store and the default group, agree.py
+compares the plan over the store. Without torchrun's environment the run is one rank.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @attrs.frozen
 class Versions:
-    """The installed versions that a run depends on."""
+    """The installed versions that a run depends on, and that all ranks must have in common."""
 
     torch: str
     megatron_core: str
@@ -45,7 +45,11 @@ class Context:
     """A started process.
 
     Attributes:
-        claim: decides which one of several failing ranks speaks.
+        rank: global rank.
+        device: the device that this process uses.
+        timeout: how long a rank waits for another.
+        store: the store of this attempt; a restart has another.
+        claim: decides which of several failing ranks speaks.
     """
 
     rank: int
@@ -62,10 +66,11 @@ class Context:
 
 
 def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
-    """Meet the other processes at the store; no process group exists yet.
+    """Connect to the store. The other processes need not be there yet, and no process group exists.
 
     Raises:
-        ExecutorError: the environment names some of torchrun's variables and not others, or no numbers in them.
+        ExecutorError: the environment has only some of torchrun's variables, or a variable that is no number or out of
+            range.
     """
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing and len(missing) < len(_VARIABLES):
@@ -73,8 +78,8 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if not 0 <= rank < world_size:
         raise ExecutorError(f"0 <= RANK < WORLD_SIZE in the environment, got {rank} and {world_size}: use torchrun")
-    # The launcher's store outlives a restart, and so would the keys of the attempt before: torch's own rendezvous
-    # keeps attempts apart in this way (torch/distributed/rendezvous.py, _create_c10d_store).
+    # The launcher's store outlives a restart, and with it the keys of the previous attempt. torch's own rendezvous
+    # keeps attempts apart in the same way (torch/distributed/rendezvous.py, _create_c10d_store).
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"attempt{attempt}", HashStore() if missing else _open_store(rank, timeout))
     store.set_timeout(timeout)
@@ -83,7 +88,7 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
 
 
 def _number(name: str, default: int) -> int:
-    """A variable of the environment. Raises ExecutorError."""
+    """A variable of the environment, or `default` if it is not set. Raises ExecutorError if it is no number."""
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdecimal()):
         raise ExecutorError(f"{name} in the environment is a number, got {text[:40]!r}: start with torchrun")
@@ -91,7 +96,7 @@ def _number(name: str, default: int) -> int:
 
 
 def _open_store(rank: int, timeout: timedelta) -> Store:
-    """The store at torchrun's address. It does not wait for all ranks: agree.py does, and names who is missing."""
+    """The store at torchrun's address. It does not wait for all ranks: agree.py does, and names the missing ones."""
     return TCPStore(
         os.environ["MASTER_ADDR"],
         _number("MASTER_PORT", 0),
@@ -107,9 +112,10 @@ def _launcher_hosts_store() -> bool:
 
 
 def leave(context: Context) -> None:
-    """Leave after a failure. Where rank 0 hosts the store it leaves last, or a slower rank would look for it in vain.
+    """Leave after a failure.
 
-    A dead rank never leaves, so the wait is short.
+    If rank 0 hosts the store it leaves last, since a slower rank would look for the store in vain. It does not wait
+    long, because a rank that died never says that it leaves.
     """
     deadline = time.monotonic() + min(_LINGER_SECONDS, context.timeout.total_seconds())
     try:
@@ -127,10 +133,15 @@ def leave(context: Context) -> None:
 def started(
     context: Context, digest: str, plan_world_size: int, options: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[None]:
-    """Agree on the plan and on `options`, then hold the default process group and megatron-core's one global buffer.
+    """Agree on the plan and on `options`; then, while active, there is a default process group and the one global
+    buffer of megatron-core.
+
+    Args:
+        digest: digest of the plan.
+        options: what else must be equal on all ranks, as names and values.
 
     Raises:
-        DisagreementError: before any process group, where ranks differ.
+        DisagreementError: the ranks differ. No process group was created.
     """
     found = {"plan": digest, **attrs.asdict(Versions.installed()), **options}
     store = PrefixStore("agree", context.store)
@@ -142,11 +153,11 @@ def started(
         world_size=context.world_size,
         timeout=context.timeout,
     )
-    from megatron.core import parallel_state  # noqa: PLC0415  seconds to import: only once the ranks agree
+    from megatron.core import parallel_state  # noqa: PLC0415  takes seconds to import: only once the ranks agree
 
     parallel_state._set_global_memory_buffer()  # linear layers under sequence parallelism gather into it
     with device.ready():
         yield
-    # Only after success: on a failed rank, destroying groups could wait for peers that will not come.
+    # Only after success: on a rank that failed, destroying groups could wait for peers that will not come.
     parallel_state.destroy_global_memory_buffer()
     dist.destroy_process_group()

@@ -1,14 +1,14 @@
-"""Lets megatron-core 0.19 run where there is no GPU. The only file that knows how; with a GPU it is not imported.
+"""Lets megatron-core 0.19 run without a GPU. This is the only file that knows how; with a GPU it is not imported.
 
 megatron-core names CUDA directly in about a dozen places. While `emulated()` is active:
-- tensors asked for on "cuda" are made on the CPU, and `Tensor.type()` answers as for CUDA (the optimizers compare
-  those strings);
-- `torch.cuda`'s streams do nothing, and its random state is torch's default CPU generator, so that megatron's
-  RNG tracker works. Left alone, the tracker's setters would be queued for a GPU that never comes, silently;
-- all-to-all accepts split sizes as tensors, as the expert dispatcher passes them;
-- the same holds while gradients are computed, where recomputed layers ask for CUDA again.
+- tensors that are asked for on "cuda" are made on the CPU, and `Tensor.type()` answers as it would for CUDA (the
+  optimizers compare those strings);
+- the streams of `torch.cuda` do nothing, and its random state is torch's default CPU generator, so that megatron-core's
+  RNG tracker works. Without this, torch would silently queue the tracker's seeds for a GPU that never comes;
+- all-to-all accepts split sizes as tensors, which is how the expert dispatcher passes them;
+- all of this also holds while gradients are computed, since recomputed layers ask for CUDA again.
 
-The function mode is thread-local: run the model in the thread that entered the context.
+torch's function mode is local to a thread: run the model in the thread that entered the context.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _is_cuda(device: Any) -> bool:
 
 
 class _CudaIsCpu(TorchFunctionMode):
-    """Sends what is meant for CUDA to the CPU."""
+    """Redirects to the CPU what is meant for CUDA."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -57,7 +57,7 @@ class _Stream:
         """Nothing to wait for."""
 
     def record_event(self, event: object = None) -> _Stream:
-        """A point in the stream's work, which is already done: the stream itself serves."""
+        """A point in the stream's work. All work is done already, so the stream itself serves as the event."""
         del event
         return self
 
@@ -92,7 +92,7 @@ def _sizes(splits: Any) -> Any:
 
 
 def _backward(*args: Any, **kwargs: Any) -> Any:
-    """The autograd engine, under the mode again: torch leaves it for the length of a call to `backward`."""
+    """The autograd engine, with the mode entered again: torch leaves it while a call to `backward` runs."""
     with _CudaIsCpu():
         return _real_backward(*args, **kwargs)
 
@@ -102,7 +102,7 @@ _real_backward = torch.autograd._engine_run_backward  # type: ignore[attr-define
 
 
 def _replacements() -> list[tuple[Any, str, Any]]:
-    from megatron.core.tensor_parallel import random  # noqa: PLC0415  after device.py has prepared the import
+    from megatron.core.tensor_parallel import random  # noqa: PLC0415  only after device.py has prepared the import
 
     stream = _Stream()
     nothing: Callable[..., None] = lambda *_args, **_kwargs: None  # noqa: E731

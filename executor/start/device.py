@@ -1,7 +1,7 @@
-"""Which device and backend this process uses: CUDA with NCCL where there is a GPU, else the CPU with gloo.
+"""Which device and backend this process uses: CUDA with NCCL if there is a GPU, else the CPU with gloo.
 
-Without a GPU megatron-core's `torch.compile` decorators are turned off before it is imported: they would compile
-its fused kernels for the CPU, at minutes per process, and change nothing else.
+Without a GPU, megatron-core's `torch.compile` decorators are turned off before it is imported. They would compile its
+fused kernels for the CPU, which takes minutes per process and changes nothing else.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if not ON_GPU:
 
 
 def backend() -> str:
-    """The backend of every process group."""
+    """The backend of every process group: "nccl" or "gloo"."""
     return "nccl" if ON_GPU else "gloo"
 
 
 def select(local_rank: int) -> torch.device:
-    """Make the GPU of `local_rank` current, or answer the CPU."""
+    """Make the GPU of `local_rank` the current one and return it; without a GPU, return the CPU."""
     if not ON_GPU:
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
@@ -42,16 +42,16 @@ def ready() -> Iterator[None]:
     if ON_GPU:
         yield
         return
-    from .cpu_emulation import emulated  # noqa: PLC0415  never imported where there is a GPU
+    from .cpu_emulation import emulated  # noqa: PLC0415  never imported if there is a GPU
 
     with emulated():
         yield
 
 
 def memory_bytes() -> int:
-    """Peak memory of this process: on its GPU, or resident where there is none."""
+    """Peak memory of this process in bytes: on its GPU, or resident if it has none."""
     if ON_GPU:
         return int(torch.cuda.max_memory_allocated())
-    import resource  # noqa: PLC0415  not on every platform that has a GPU
+    import resource  # noqa: PLC0415  missing on some platforms that have a GPU
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,7 +1,7 @@
-"""Which transformer layers this process builds: Transformer Engine's where they can run, else megatron-core's local
-ones. The one place that decides; it imports neither.
+"""Which transformer layers this process builds: Transformer Engine's if they can run, else megatron-core's local ones.
 
-Transformer Engine imports without a GPU, but refuses to build a layer there.
+This is the one place that decides, and it imports neither. Transformer Engine can be imported without a GPU, but then
+refuses to build a layer, so a GPU is asked for too.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from . import device
 
 
 class Layers(StrEnum):
-    """Where layers come from. Only Transformer Engine's attention runs with cp > 1."""
+    """Whose layers are built. Only Transformer Engine's attention runs with cp > 1."""
 
     LOCAL = "local"
     TRANSFORMER_ENGINE = "transformer_engine"
 
 
 def choose_layers() -> Layers:
-    """Transformer Engine's layers where there is a GPU and the package, else local ones."""
+    """Transformer Engine's layers if there are a GPU and the package, else local ones."""
     if device.ON_GPU and find_spec("transformer_engine") is not None:
         return Layers.TRANSFORMER_ENGINE
     return Layers.LOCAL

@@ -1,8 +1,9 @@
-"""Tells a lost rank from this rank's own failure, by the words that torch has for it.
+"""Tells a lost rank from this rank's own failure, by the words that torch uses for it.
 
-A rank that dies or comes late fails all others, each with an error of its own; the cause is in none of them. Texts of
-torch 2.15, seen with gloo; NCCL's are from its sources. Words that also stand in errors of this rank (NCCL's invalid
-usage, its unhandled CUDA errors, gloo's size mismatch) are not here: those keep their traceback.
+When a rank dies or comes late all others fail, each with an error of its own, and none of these errors holds the cause.
+The texts are those of torch 2.15, seen with gloo; NCCL's are taken from its sources. Words that also occur in a rank's
+own errors (NCCL's invalid usage, its unhandled CUDA errors, gloo's size mismatch) are left out, so that those errors
+keep their traceback.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ _MAX_LINE = 200
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Whether the cause is on another rank, or between."""
+    """Whether the cause of an error is on another rank, or in the network between."""
     return isinstance(error, DistNetworkError) or (
         isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
     )
 
 
 def describe(error: BaseException, rank: int, timeout: timedelta) -> str:
-    """Two lines: what happened to `rank` and where, and the first line of torch's text."""
+    """Two lines: which `rank` lost another and where in the code, then the first line of torch's text."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_MAX_LINE]
     lost = f"rank {rank} lost another rank, which died or did not come within {timeout}"
     return f"{lost}, at {_place(error)}:\n{line}"
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of this package in the traceback, or of any file where none is."""
+    """The innermost line of this package in the traceback, or of any file if there is none of the package."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if _is_ours(Path(frame.filename))] or list(frames)
     if not inside:
@@ -52,5 +53,5 @@ def _place(error: BaseException) -> str:
 
 
 def _is_ours(file: Path) -> bool:
-    """A file of this package; not the emulation, through which every call goes where there is no GPU."""
+    """Whether a file is of this package, without the two through which calls only pass: the emulation, and gloo.py."""
     return _PACKAGE in file.parents and file.stem not in {"cpu_emulation", "gloo"}
