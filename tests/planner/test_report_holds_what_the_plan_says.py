@@ -109,6 +109,13 @@ def test_the_page_is_one_file_that_loads_nothing() -> None:
     assert "default-src 'none'" in page
 
 
+def test_the_page_carries_no_documentation_of_its_scripts() -> None:
+    """What only editors and the type checker read stays out of every report."""
+    page = render_page(sample())
+    assert "@param" not in page
+    assert "function roundStep(" in page
+
+
 def test_text_of_a_user_cannot_leave_its_place() -> None:
     hostile = "</script><!-- & <b>"
     report = attrs.evolve(sample(), title=hostile)

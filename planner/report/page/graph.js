@@ -20,6 +20,7 @@ function drawGraph() {
   const over = report.edges.some((edge) => depth[edge.dst] - depth[edge.src] > 1) ? 64 : 0; // room for edges that skip a column
   const height = tallest * (BOX.height + BOX.down) - BOX.down + 2 * BOX.margin + over;
   const width = columns.length * (BOX.width + BOX.across) - BOX.across + 2 * BOX.margin;
+  /** @type {number[][]} */
   const at = [];
   columns.forEach((column, x) => column.forEach((index, y) => {
     const used = column.length * (BOX.height + BOX.down) - BOX.down;
@@ -39,6 +40,13 @@ function drawGraph() {
     el("summary", {}, `${moduleName(edge.src)} → ${moduleName(edge.dst)}: ${edge.ratio}`), el("pre", {}, edge.lines.join("\n")))));
 }
 
+/**
+ * Draw an edge, and return its label, which is to be drawn above everything else.
+ * @param {SVGSVGElement} drawing
+ * @param {Content.EdgeRow} edge
+ * @param {number[][]} at left and upper side of each module's box
+ * @param {number[]} depth column of each module
+ */
 function drawEdge(drawing, edge, at, depth) {
   const [x1, y1] = [at[edge.src][0] + BOX.width, at[edge.src][1] + BOX.height / 2];
   const [x2, y2] = [at[edge.dst][0], at[edge.dst][1] + BOX.height / 2];
@@ -55,9 +63,16 @@ function drawEdge(drawing, edge, at, depth) {
   return label;
 }
 
+/**
+ * @param {SVGSVGElement} drawing
+ * @param {Content.ModuleRow} module
+ * @param {number} index
+ * @param {number[]} corner
+ */
 function drawBox(drawing, module, index, [x, y]) {
   const colour = svg("rect", { x, y, width: 6, height: BOX.height, rx: 3 });
   colour.style.fill = moduleColour(index);
+  /** @type {(dy: number, kind: string, value: string, most: number) => SVGTextElement} */
   const text = (dy, kind, value, most) => svg("text", { x: x + 18, y: y + dy, class: kind },
     value.length > most ? `${value.slice(0, most - 1)}…` : value);
   drawing.append(svg("rect", { class: "box", x, y, width: BOX.width, height: BOX.height, rx: 8 }), colour,

@@ -6,11 +6,12 @@ drawMemory();
 const timeline = drawTimeline();
 drawRanks();
 drawTraffic();
-document.getElementById("contents").append(...sections.map(([id, title]) => el("a", { href: `#${id}` }, title)));
+byId("contents").append(...sections.map(([id, title]) => el("a", { href: `#${id}` }, title)));
 
-const closed = () => document.querySelectorAll("details:not([open])");
-addEventListener("beforeprint", () => closed().forEach((one) => { one.open = true; one.dataset.printed = ""; }));
-addEventListener("afterprint", () => document.querySelectorAll("[data-printed]").forEach((one) => {
+/** @param {string} which a selector */
+const details = (which) => /** @type {NodeListOf<HTMLDetailsElement>} */ (document.querySelectorAll(`details${which}`));
+addEventListener("beforeprint", () => details(":not([open])").forEach((one) => { one.open = true; one.dataset.printed = ""; }));
+addEventListener("afterprint", () => details("[data-printed]").forEach((one) => {
   one.open = false;
   delete one.dataset.printed;
 }));

@@ -1,10 +1,18 @@
 // Headline numbers, problems and warnings, modules; the table of traffic.
 
-/** Cells are text, elements or lists of them, or a cell made by `heading`, with null in the rows below that it spans.
- *  Heads that begin with # stand above numbers. */
+/**
+ * A table. A cell holds text, an element or a list of them, or is made by `heading`; null stands for a row that a
+ * heading above spans.
+ * @param {string | null} caption
+ * @param {string[]} heads those of columns of numbers begin with #
+ * @param {(Child | Child[])[][]} rows
+ */
 function table(caption, heads, rows) {
+  /** @param {number} at */
   const kind = (at) => (heads[at].startsWith("#") ? "number" : null);
+  /** @param {number} at */
   const name = (at) => heads[at].replace(/^#/, "");
+  /** @type {(cell: Child | Child[], at: number) => HTMLElement} */
   const drawn = (cell, at) => (cell instanceof HTMLTableCellElement ? cell :
     el("td", { class: cell === "" ? "empty" : kind(at), "data-name": name(at) }, el("div", {}, cell)));
   return el("div", { class: "scroll" }, el("table", {}, caption ? el("caption", {}, caption) : null,
@@ -12,24 +20,33 @@ function table(caption, heads, rows) {
     el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, at) => (cell === null ? null : drawn(cell, at))))))));
 }
 
-/** The name of one row or of several. */
+/**
+ * The name of one row or of several.
+ * @param {Child} content
+ */
 const heading = (content, span = 1) => el("th", { scope: span > 1 ? "rowgroup" : "row", rowspan: span }, content);
 
-/** A number with a bar of its share under it. */
+/**
+ * A number with a bar of its share under it.
+ * @param {string} text
+ * @param {number} share
+ */
 const metered = (text, share) => [text, el("i", { class: "meter", style: `--share:${(100 * share).toFixed(1)}%` })];
 
 function drawOverview() {
-  document.getElementById("title").textContent = report.title;
-  document.getElementById("summary").textContent = report.summary;
-  document.getElementById("digest").textContent = `Digest of the plan: ${report.digest}`;
-  document.getElementById("main").append(el("dl", { class: "facts" }, report.facts.map((fact) =>
+  byId("title").textContent = report.title;
+  byId("summary").textContent = report.summary;
+  byId("digest").textContent = `Digest of the plan: ${report.digest}`;
+  byId("main").append(el("dl", { class: "facts" }, report.facts.map((fact) =>
     el("div", { class: `fact ${fact.tone}` }, el("dt", {}, fact.label), el("dd", { class: "value" }, fact.value),
       el("dd", { class: "note" }, fact.note)))));
   const problems = report.notices.filter((notice) => notice.is_problem).length;
-  const counts = [[problems, "problem"], [report.notices.length - problems, "warning"]].filter(([count]) => count);
-  if (counts.length) {
-    section("notices", counts.map(([count, noun]) => plural(count, noun)).join(", "), null, el("ul", { class: "notices" },
-      report.notices.map((notice) => el("li", { class: notice.is_problem ? "problem" : null }, notice.text))));
+  /** @type {[count: number, noun: string][]} */
+  const counts = [[problems, "problem"], [report.notices.length - problems, "warning"]];
+  if (report.notices.length) {
+    section("notices", counts.filter(([count]) => count).map(([count, noun]) => plural(count, noun)).join(", "), null,
+      el("ul", { class: "notices" },
+        report.notices.map((notice) => el("li", { class: notice.is_problem ? "problem" : null }, notice.text))));
   }
   const noted = report.modules.some((module) => module.notes);
   const modelled = report.modules.some((module) => module.model);
@@ -39,7 +56,11 @@ function drawOverview() {
       ...(modelled ? [module.model] : []), ...(noted ? [module.notes] : [])])));
 }
 
-/** The owner of a row of traffic, once for all of its rows. */
+/**
+ * The owner of a row of traffic, once for all of its rows.
+ * @param {Content.TrafficRow[]} rows
+ * @param {number} at
+ */
 function ownerOf(rows, at) {
   const { owner } = rows[at];
   if (at && rows[at - 1].owner === owner) return null;

@@ -1,11 +1,14 @@
-// The rank map: every GPU by node, or every stage where there are too many GPUs.
+// The rank map: every GPU by node, or every stage if there are too many GPUs.
 
-const DENSE = 256; // GPUs, from which on cells are small
+const DENSE = 256; // more GPUs than this are drawn as small cells
 
-/** `language: stage 1 of 2, tp 0 of 4`: the axes that the module has more than one of. */
+/**
+ * `language: stage 1 of 2, tp 0 of 4`: the axes on which the module has more than one coord.
+ * @param {Content.Place} place
+ */
 function placeInWords(place) {
-  const coords = Object.entries(report.modules[place.module].sizes).filter(([, size]) => size > 1)
-    .map(([axis, size]) => `${axis} ${place[axis]} of ${size}`);
+  const sizes = /** @type {[keyof Content.Sizes, number][]} */ (Object.entries(report.modules[place.module].sizes));
+  const coords = sizes.filter(([, size]) => size > 1).map(([axis, size]) => `${axis} ${place[axis]} of ${size}`);
   return [moduleName(place.module), coords.join(", ")].filter(Boolean).join(": ");
 }
 
@@ -32,9 +35,15 @@ function drawNodes() {
       nodes));
 }
 
+/**
+ * @param {Content.NodeRow} node
+ * @param {Content.Cell} cell
+ * @param {boolean} isDense
+ * @returns {Drawn}
+ */
 function drawCell(node, cell, isDense) {
   const bar = barOf(cell.places);
-  const lines = [`rank ${cell.rank}, ${node.name}`, ...cell.places.map(placeInWords), bar ? peakInWords(bar) : null].filter(Boolean);
+  const lines = [`rank ${cell.rank}, ${node.name}`, ...cell.places.map(placeInWords), ...(bar ? [peakInWords(bar)] : [])];
   const bands = cell.places.map((place) => el("i", { "--c": moduleColour(place.module), "--text": textOnColour(place.module) },
     String(place.stage)));
   const made = el("button", { class: bar && isTooMuch(bar) ? "gpu over" : "gpu", type: "button", "data-rank": cell.rank,
@@ -44,8 +53,9 @@ function drawCell(node, cell, isDense) {
 }
 
 function drawStages() {
+  /** @type {DrawnStage[]} */
   const found = [];
-  const blocks = report.modules.map((module, index) => {
+  const blocks = report.modules.flatMap((module, index) => {
     const stages = report.stages.filter((stage) => stage.module === index).map((stage) => drawStage(module, index, stage));
     found.push(...stages);
     return [el("div", {}, chip(`${module.name}, ${plural(module.num_ranks, "GPU")}`, moduleColour(index))),
@@ -54,13 +64,19 @@ function drawStages() {
   moveWithArrows(found.map((one) => one.made));
   section("ranks", "Ranks", "By module and pipeline stage, as there are too many GPUs to draw each. The number is the stage; " +
     "hover, or tab to the bars and use the arrow keys, for its ranks and nodes.", rankLegend(),
-    rankFinder((rank) => found.filter((one) => one.runs.some(([first, last]) => first <= rank && rank <= last))), ...blocks.flat());
+    rankFinder((rank) => found.filter((one) => one.runs.some(([first, last]) => first <= rank && rank <= last))), ...blocks);
 }
 
+/**
+ * @param {Content.ModuleRow} module
+ * @param {number} index
+ * @param {Content.StageRow} stage
+ * @returns {DrawnStage}
+ */
 function drawStage(module, index, stage) {
   const bar = barOf([{ module: index, stage: stage.stage }]);
   const lines = [`${module.name} stage ${stage.stage}`, `${plural(stage.num_ranks, "GPU")}: ranks ${stage.ranks}`,
-    stage.nodes ? `nodes ${stage.nodes}` : null, bar ? peakInWords(bar) : null].filter(Boolean);
+    ...(stage.nodes ? [`nodes ${stage.nodes}`] : []), ...(bar ? [peakInWords(bar)] : [])];
   const made = el("button", { type: "button", class: bar && isTooMuch(bar) ? "over" : null, "aria-label": lines.join("; "),
     "--c": moduleColour(index), "--text": textOnColour(index) }, String(stage.stage));
   tipFor(made, () => lines);
@@ -69,24 +85,27 @@ function drawStage(module, index, stage) {
 
 function rankLegend() {
   const legend = moduleLegend();
-  if (report.memory && report.memory.bars.some(isTooMuch)) {
+  if (report.memory?.bars.some(isTooMuch)) {
     legend.append(el("li", {}, el("span", { class: "chip full" }, "needs more memory than it has")));
   }
   return legend;
 }
 
-/** A field that shows where a rank is. `find` gives what is drawn for it: several where modules share ranks. */
+/**
+ * A field that shows where a rank is.
+ * @param {(rank: number) => Drawn[]} find what is drawn for a rank: several stages if modules share ranks
+ */
 function rankFinder(find) {
   const most = report.num_ranks - 1;
   const answer = el("output", { for: "find" });
-  const field = el("input", { id: "find", type: "number", min: 0, max: most, inputmode: "numeric", placeholder: `0–${most}`,
-    oninput: () => {
-      document.querySelectorAll(".found").forEach((one) => one.classList.remove("found"));
-      const hits = field.value !== "" && /^\d+$/.test(field.value) ? find(Number(field.value)) : [];
-      hits.forEach((one) => one.made.classList.add("found"));
-      if (hits.length) hits[0].made.scrollIntoView({ block: "nearest" });
-      answer.textContent = hits.length ? hits.map((one) => one.lines.join("; ")).join(" | ") :
-        field.value === "" ? "" : `ranks are 0 to ${most}`;
-    } });
+  const field = el("input", { id: "find", type: "number", min: 0, max: most, inputmode: "numeric", placeholder: `0–${most}` });
+  field.addEventListener("input", () => {
+    document.querySelectorAll(".found").forEach((one) => one.classList.remove("found"));
+    const hits = /^\d+$/.test(field.value) ? find(Number(field.value)) : [];
+    hits.forEach((one) => one.made.classList.add("found"));
+    if (hits.length) hits[0].made.scrollIntoView({ block: "nearest" });
+    answer.textContent = hits.length ? hits.map((one) => one.lines.join("; ")).join(" | ") :
+      field.value === "" ? "" : `ranks are 0 to ${most}`;
+  });
   return el("div", { class: "tools" }, el("label", { for: "find" }, "Find rank"), field, answer);
 }

@@ -1,15 +1,34 @@
 // The pipeline of one step on a canvas: zoom, pan, hover.
 
-const NUMBERED = 20; // width of an operation, from which on it is drawn alone, with its microbatch
-const MANY_ROWS = 16; // of a table, from which on it scrolls by itself
+const NUMBERED = 20; // an operation of at least this width is drawn alone, with its microbatch
+const MANY_ROWS = 16; // a table of more rows than this scrolls by itself
 const NEAR = 6; // pixels that a finger may move and still only point
-const OTHERS = 0.22; // strength of what is not on the critical path, where that alone is asked for
+const OTHERS = 0.22; // strength of everything else while only the critical path is asked for
 
 class TimelineDrawing {
+  /** @type {[forward: Paint, backward: Paint][]} by module */
+  colours = [];
+  /** @type {Colour} */
+  markColour = [];
+  paper = "";
+  ink = "";
+  muted = "";
+  line = "";
+  track = "";
+  width = 0;
+  height = 0;
+  gutter = 0;
+  ratio = 1;
+  pending = 0; // the frame that has been asked for, if any
+
+  /**
+   * @param {Content.TimelineContent} content
+   * @param {HTMLCanvasElement} canvas
+   */
   constructor(content, canvas) {
     this.content = content;
     this.canvas = canvas;
-    this.context = canvas.getContext("2d");
+    this.context = contextOf(canvas);
     this.view = new View(content.makespan);
     this.showPath = false;
     this.critical = content.rows.map((row) => {
@@ -19,7 +38,7 @@ class TimelineDrawing {
     });
     this.rowHeight = Math.max(9, Math.min(30, Math.floor(900 / content.rows.length)));
     this.mark = this.rowHeight > 14 ? 3 : 2;
-    this.gap = this.rowHeight > 14 ? 6 : 3; // between rows, the marks of the critical path in it
+    this.gap = this.rowHeight > 14 ? 6 : 3; // between rows; holds the marks of the critical path
     this.strips = new Strips(content.rows.length);
     this.head = 28;
     this.foot = 14;
@@ -29,9 +48,11 @@ class TimelineDrawing {
 
   readColours() {
     const paper = rgb("--bg");
+    /** @type {(rgb: Colour) => Paint} */
+    const paint = (rgb) => ({ rgb, fill: css(rgb), text: readable(rgb) });
     this.colours = report.modules.map((_, index) => {
       const strong = rgb(`--m${index % NUM_COLOURS}`);
-      return [mix(strong, paper, 0.5), strong].map((rgb) => ({ rgb, fill: css(rgb), text: readable(rgb) }));
+      return [paint(mix(strong, paper, 0.5)), paint(strong)];
     });
     this.markColour = rgb("--fg");
     [this.paper, this.ink, this.muted, this.line, this.track] =
@@ -51,7 +72,9 @@ class TimelineDrawing {
   }
 
   get plotWidth() { return this.width - this.gutter - 10; }
+  /** @param {number} tick */
   x(tick) { return this.gutter + ((tick - this.view.start) / this.view.span) * this.plotWidth; }
+  /** @param {number} x */
   tickAt(x) { return this.view.start + ((x - this.gutter) / this.plotWidth) * this.view.span; }
 
   draw() {
@@ -67,10 +90,11 @@ class TimelineDrawing {
     c.restore();
     this.drawNames(c);
     this.drawWindow(c);
-    this.canvas.dataset.start = this.view.start;
-    this.canvas.dataset.end = this.view.end;
+    this.canvas.dataset.start = String(this.view.start);
+    this.canvas.dataset.end = String(this.view.end);
   }
 
+  /** @param {CanvasRenderingContext2D} c */
   drawAxis(c) {
     const tick = this.content.tick;
     const [low, high] = [this.view.start * tick, this.view.end * tick];
@@ -92,6 +116,7 @@ class TimelineDrawing {
     }
   }
 
+  /** @param {CanvasRenderingContext2D} c */
   drawRows(c) {
     const { strips, gap, mark, rowHeight } = this;
     const height = rowHeight - gap;
@@ -109,6 +134,13 @@ class TimelineDrawing {
     strips.paint(c, this.gutter, this.plotWidth, boxes);
   }
 
+  /**
+   * @param {CanvasRenderingContext2D} c
+   * @param {Content.TimelineRow} row
+   * @param {number} at index of the row
+   * @param {number} top
+   * @param {number} height
+   */
   drawRow(c, row, at, top, height) {
     const { start, span, end } = this.view;
     const perTick = this.strips.width / span;
@@ -131,12 +163,22 @@ class TimelineDrawing {
     }
   }
 
+  /**
+   * @param {CanvasRenderingContext2D} c
+   * @param {number} number
+   * @param {number} x
+   * @param {number} right
+   * @param {number} middle
+   * @param {Paint} colour
+   */
   drawNumber(c, number, x, right, middle, colour) {
     const [from, to] = [Math.max(x, this.gutter), Math.min(right, this.width - 10)];
     c.fillStyle = colour.text;
-    if (to - from > 8 * String(number).length) c.fillText(number, (from + to) / 2, middle);
+    const text = String(number);
+    if (to - from > 8 * text.length) c.fillText(text, (from + to) / 2, middle);
   }
 
+  /** @param {CanvasRenderingContext2D} c */
   drawNames(c) {
     const every = Math.ceil(13 / this.rowHeight);
     c.textAlign = "left";
@@ -152,6 +194,11 @@ class TimelineDrawing {
     });
   }
 
+  /**
+   * As much of a name as the gutter has room for.
+   * @param {CanvasRenderingContext2D} c
+   * @param {string} text
+   */
   shortened(c, text) {
     const room = this.gutter - 26;
     if (c.measureText(text).width <= room) return text;
@@ -163,7 +210,10 @@ class TimelineDrawing {
     return "";
   }
 
-  /** Which part of the step is shown, along the lower edge. */
+  /**
+   * Which part of the step is shown, along the lower edge.
+   * @param {CanvasRenderingContext2D} c
+   */
   drawWindow(c) {
     const y = this.height - 8;
     c.fillStyle = this.track;
@@ -173,16 +223,23 @@ class TimelineDrawing {
     c.fillRect(this.gutter + this.view.start * scale, y, Math.max(3, this.view.span * scale), 4);
   }
 
-  /** What is under a point of the canvas, as lines for the tooltip; null for nothing. */
+  /**
+   * What is under a point of the canvas, as lines for the tooltip; null if there is nothing.
+   * @param {number} x
+   * @param {number} y
+   */
   lines(x, y) {
     const at = Math.floor((y - this.head) / this.rowHeight);
     const row = this.content.rows[at];
     if (!row || x < this.gutter) return row ? [row.name, `${row.ranks}`, ...row.waits.map((w) => `waits ${w}`)] : null;
     const tick = this.tickAt(x);
     const index = firstAbove(row.ends, tick);
+    /** @param {number} ticks */
     const long = (ticks) => time(ticks * this.content.tick);
     const scale = this.content.makespan * this.content.tick;
-    const instant = (ticks) => moment(ticks * this.content.tick, scale, Math.min(scale, (row.ends[index] - row.starts[index]) * this.content.tick || scale) / 100);
+    const length = (row.ends[index] - row.starts[index]) * this.content.tick;
+    /** @param {number} ticks */
+    const instant = (ticks) => moment(ticks * this.content.tick, scale, Math.min(scale, length || scale) / 100);
     if (index === row.starts.length) return [row.name, "has ended its step"];
     const free = index ? row.ends[index - 1] : 0;
     const reason = row.reasons[index] >= 0 ? this.content.reasons[row.reasons[index]] : null;
@@ -194,11 +251,16 @@ class TimelineDrawing {
       row.ranks, ...(this.critical[at][index] ? ["on the critical path"] : [])];
   }
 
+  /**
+   * @param {number} factor above 1 to show less of the step, in more detail
+   * @param {number} [x] what stays where it is; else the middle does
+   */
   zoom(factor, x) {
     this.view.zoom(factor, x === undefined ? (this.view.start + this.view.end) / 2 : this.tickAt(x));
     this.schedule();
   }
 
+  /** @param {number} part of what is shown */
   pan(part) { this.view.pan(part * this.view.span); this.schedule(); }
   fit() { this.view.fit(); this.schedule(); }
 
@@ -210,10 +272,11 @@ class TimelineDrawing {
 
 function drawTimeline() {
   const content = report.timeline;
-  if (!content) return;
+  if (!content) return null;
   const canvas = el("canvas", { id: "pipeline", tabindex: 0, role: "img",
     "aria-label": `Timeline of ${content.rows.length} pipeline stages. Plus and minus zoom, arrow keys pan, 0 shows all. The same in numbers is in the table below.` });
   const path = el("input", { type: "checkbox", id: "critical" });
+  /** @type {(text: string, label: string, act: () => void) => HTMLElement} */
   const button = (text, label, act) => el("button", { type: "button", "aria-label": label, onclick: act }, text);
   const tools = el("div", { class: "tools" },
     button("+", "Zoom in", () => drawing.zoom(1.6)), button("−", "Zoom out", () => drawing.zoom(1 / 1.6)),
@@ -236,13 +299,16 @@ function drawTimeline() {
 }
 
 function timelineLegend() {
+  /** @type {(kind: string, text: string) => HTMLElement} */
   const sample = (kind, text) => el("li", {}, el("span", { class: `chip ${kind}`, "--c": moduleColour(0) }, text));
-  return el("ul", { class: "legend" }, report.modules.map((module, index) => el("li", {}, chip(module.name, moduleColour(index)))),
-    sample("pale", "forward"), sample("", "backward"), sample("gap", "waiting"), sample("critical", "on the critical path"));
+  const legend = moduleLegend();
+  legend.append(sample("pale", "forward"), sample("", "backward"), sample("gap", "waiting"), sample("critical", "on the critical path"));
+  return legend;
 }
 
+/** @param {Content.TimelineContent} content */
 function stageTable(content) {
-  const made = table("Per stage. In flight: microbatches whose activations it holds at its fullest.",
+  const made = table("Per stage. In flight: the most microbatches whose activations it holds at once.",
     ["stage", "#GPUs", "#busy", "#in flight", "longest waits"], content.rows.map((row) =>
     [heading(chip(row.name, moduleColour(row.modules[0]))), row.num_ranks.toLocaleString("en"),
       metered(`${(100 * row.busy).toFixed(1)} %`, row.busy), String(row.in_flight), row.waits.map((text) => el("div", {}, text))]));
@@ -253,21 +319,33 @@ function stageTable(content) {
   return made;
 }
 
+/**
+ * @param {TimelineDrawing} drawing
+ * @param {HTMLCanvasElement} canvas
+ */
 function listen(drawing, canvas) {
-  const inside = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
-  const fingers = new Map();
+  /** @param {MouseEvent} event */
+  const inside = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return { x: event.clientX - box.left, y: event.clientY - box.top };
+  };
+  /** @type {Map<number, number>} */
+  const fingers = new Map(); // the x of each, by its id
+  /** @param {MouseEvent} event */
   const point = (event) => {
-    const lines = drawing.lines(...inside(event));
+    const { x, y } = inside(event);
+    const lines = drawing.lines(x, y);
     if (lines) showTip(lines.filter(Boolean), event.clientX, event.clientY);
     else hideTip();
   };
-  let last = null;
+  let last = 0;
+  /** @type {number | null} */
   let from = null; // where the one finger came down, until it moves away
   canvas.addEventListener("wheel", (event) => {
     if (!event.ctrlKey && !event.metaKey && Math.abs(event.deltaX) <= Math.abs(event.deltaY)) return;
     event.preventDefault();
     hideTip();
-    if (event.ctrlKey || event.metaKey) drawing.zoom(Math.exp(-event.deltaY * 0.004), inside(event)[0]);
+    if (event.ctrlKey || event.metaKey) drawing.zoom(Math.exp(-event.deltaY * 0.004), inside(event).x);
     else drawing.pan(event.deltaX / drawing.plotWidth);
   }, { passive: false });
   canvas.addEventListener("pointerdown", (event) => {
@@ -295,10 +373,11 @@ function listen(drawing, canvas) {
       point(event);
     }
   });
+  /** @param {PointerEvent} event */
   const lifted = (event) => {
     fingers.delete(event.pointerId);
     canvas.classList.remove("dragging");
-    last = [...fingers.values()][0];
+    last = [...fingers.values()][0] ?? last;
     from = null;
   };
   canvas.addEventListener("pointerup", (event) => {
@@ -307,9 +386,11 @@ function listen(drawing, canvas) {
   });
   canvas.addEventListener("pointercancel", lifted);
   canvas.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideTip(); });
+  /** @type {Record<string, (() => void) | undefined>} */
+  const acts = { "+": () => drawing.zoom(1.6), "=": () => drawing.zoom(1.6), "-": () => drawing.zoom(1 / 1.6), 0: () => drawing.fit(),
+    ArrowLeft: () => drawing.pan(-0.15), ArrowRight: () => drawing.pan(0.15) };
   canvas.addEventListener("keydown", (event) => {
-    const act = { "+": () => drawing.zoom(1.6), "=": () => drawing.zoom(1.6), "-": () => drawing.zoom(1 / 1.6), 0: () => drawing.fit(),
-      ArrowLeft: () => drawing.pan(-0.15), ArrowRight: () => drawing.pan(0.15) }[event.key];
+    const act = acts[event.key];
     if (!act || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     hideTip();
