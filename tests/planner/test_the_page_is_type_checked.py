@@ -23,13 +23,6 @@ PAGE = Path(content.__file__).parent / "page"
 DECLARATIONS = PAGE / "content.d.ts"
 TYPESCRIPT = "typescript@7.0.2"
 NO_NETWORK = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH")  # codes of npm
-    "ENOTFOUND",
-    "EAI_AGAIN",
-    "ECONNREFUSED",
-    "ECONNRESET",
-    "ETIMEDOUT",
-    "ENETUNREACH",
-)  # what npm says of a network
 WORDS = {int: "number", float: "number", str: "string", bool: "boolean", types.NoneType: "null"}
 
 

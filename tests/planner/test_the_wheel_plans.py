@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
+from tests import ROOT
+
 PACKAGES = ("planner", "executor")
 BESIDE = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml")  # in the source distribution
 FOLDERS = ("tests", "examples", "benchmarks")  # there too
