@@ -22,7 +22,7 @@ def add_calibrate(commands: Any) -> None:
     """Add the command."""
     calibrate = commands.add_parser("calibrate", help="fit a GPU's constants to measured runs")
     calibrate.add_argument(
-        "runs", metavar="CSV", nargs="+", help="files of measured runs, each counting alike (README: Measured runs)"
+        "runs", metavar="CSV", nargs="+", help="files of measured runs, each counting alike (docs/measured-runs.md)"
     )
     calibrate.add_argument("--gpu", metavar="NAME", help="where to begin; else the GPU of the runs")
     calibrate.add_argument(

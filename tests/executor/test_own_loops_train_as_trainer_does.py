@@ -15,7 +15,7 @@ from tests import ROOT
 from tests.executor.jobs import ranks, specs
 from tests.executor.jobs.parity import assemble
 
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "library.md").read_text()
 APART = specs.plan({"tp": 2, "pp": 2}, {"dp": 2}, fixed=True)
 TOGETHER = specs.plan({"tp": 2}, {"dp": 2}, fixed=True, placement="colocated")
 STAGED = specs.plan({"dp": 2}, {"tp": 1, "pp": 2}, fixed=True)
@@ -187,17 +187,17 @@ def test_modules_of_hooks_have_streams_and_groups_the_worlds_timeout() -> None:
     assert seconds < 600, "torch's own default is 30 minutes"
 
 
-def test_the_readmes_loop_runs() -> None:
-    (code,) = re.findall(r"^```python\n(import os.*?)^```", README, flags=re.M | re.S)
-    results = ranks.run(4, "provider_jobs:readme", code)
+def test_the_documented_loop_runs() -> None:
+    (code,) = re.findall(r"^```python\n(import os.*?)^```", PAGE, flags=re.M | re.S)
+    results = ranks.run(4, "provider_jobs:page", code)
     losses = [result["losses"] for result in results if result["losses"]]
     assert losses
     assert all(last < first for first, *_, last in losses)
 
 
-def test_the_readme_lists_the_library() -> None:
+def test_every_name_of_the_library_is_documented() -> None:
     (names,) = ranks.run(1, "provider_checks:names")
-    table = README.partition("## The library")[2].partition("\n## ")[0]
+    table = PAGE.partition("## The names")[2].partition("\n## ")[0]
     assert [name for name in names if f"`{name}" not in table] == []
 
 

@@ -56,7 +56,7 @@ def filled(models: list[Any]) -> None:
 
 
 class Loop:
-    """Steps with the library's helpers only, as the README shows."""
+    """Steps with the library's helpers only, as docs/library.md shows."""
 
     def __init__(self, plan: Plan, model: Any, infra: MimoModelInfra, loss: Callable[..., Any]) -> None:
         self.plan, self.model, self.infra, self.loss = plan, model, infra, loss
@@ -410,8 +410,8 @@ def precision(text: str) -> dict[str, Any]:
         }
 
 
-def readme(code: str) -> dict[str, Any]:
-    """Run the README's example as a launcher would."""
+def page(code: str) -> dict[str, Any]:
+    """Run the example of docs/library.md as a launcher would."""
     names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102  the README's own code
+    exec(code, names)  # noqa: S102  the page's own code
     return {"losses": names["reported"]}

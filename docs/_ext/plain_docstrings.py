@@ -1,0 +1,55 @@
+"""Docstrings of this project are plain text with `code` in backticks; this makes valid reStructuredText of them.
+
+Characters that only mean something in reStructuredText are escaped, indented examples become code, and the classes of
+a spec list their fields, with the documentation that stands beside each field.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from planner.spec.fields import fields_of
+
+_SPECIAL = re.compile(r"([*|\\]|(?<=\w)_(?!\w))")
+
+
+def plain(line: str) -> str:
+    """One line with everything escaped outside backticks, and code in double ones."""
+    parts = line.split("`")
+    if len(parts) % 2 == 0:  # a backtick without its partner
+        return line
+    return "".join(f"``{part}``" if at % 2 else _SPECIAL.sub(r"\\\1", part) for at, part in enumerate(parts))
+
+
+def rewrite(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Handler of autodoc-process-docstring; napoleon reads the sections (Args, Raises ...) after it."""
+    del app, name, options
+    found: list[str] = []
+    in_code = False
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        after_blank = bool(found) and not found[-1].strip()
+        if line.strip():
+            in_code = in_code and indent >= 4
+            starts = not in_code and indent >= 4 and after_blank and _ends_prose(found)
+            if starts:
+                found[-1:] = ["", "::", ""]
+                in_code = True
+        found.append(line if in_code or not line.strip() else plain(line))
+    if what == "class" and (fields := list(fields_of(obj)) if hasattr(obj, "__attrs_attrs__") else []):
+        found += ["", "Attributes:", *(f"    {key}: {plain(field.metadata['doc'])}." for key, field, _ in fields), ""]
+    lines[:] = found
+
+
+def _ends_prose(lines: list[str]) -> bool:
+    """Whether the last line with text is at the margin and opens no section: what follows, indented, is an example."""
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return bool(last) and not last.startswith(" ") and not re.fullmatch(r"[A-Z]\w+:", last)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("autodoc-process-docstring", rewrite, priority=400)  # napoleon's is 500
+    return {"parallel_read_safe": True}

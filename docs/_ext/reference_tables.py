@@ -1,0 +1,153 @@
+"""Tables that are made from the code when the pages are built, so that they cannot fall behind it.
+
+```{spec-table} Batch      keys of a section of the spec: what they may be, their default, what they mean
+```
+```{preset-table}          the presets of `model`
+```
+```{code-table} S          the diagnostics whose code starts with S
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from planner.base.codes import CODES
+from planner.spec import sections, spec
+from planner.spec.fields import MAX_SIZE, fields_of
+from planner.spec.presets import PRESETS
+
+MOST_SHOWN = 6  # choices of a field; the orders of the axes are more
+Cell = str | Sequence[nodes.Node]
+
+
+def code(text: str) -> nodes.literal:
+    return nodes.literal(text, text)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Cell]], widths: Sequence[int]) -> nodes.table:
+    """A docutils table; a cell is text, in which backticks mark code, or nodes."""
+    group = nodes.tgroup(cols=len(header))
+    group += [nodes.colspec(colwidth=width) for width in widths]
+    group += nodes.thead("", row(header))
+    group += nodes.tbody("", *map(row, rows))
+    return nodes.table("", group)
+
+
+def row(cells: Sequence[Cell]) -> nodes.row:
+    found = nodes.row()
+    for cell in cells:
+        found += nodes.entry("", nodes.paragraph("", "", *(marked(cell) if isinstance(cell, str) else cell)))
+    return found
+
+
+def marked(text: str) -> list[nodes.Node]:
+    """Text with `code` in backticks."""
+    parts = text.split("`")
+    return [code(part) if at % 2 else nodes.Text(part) for at, part in enumerate(parts) if part]
+
+
+def kind(schema: dict[str, Any]) -> str:
+    """What a value may be, in words, from its JSON Schema: the same rule that parses it."""
+    if "type" in schema:
+        return TYPES[schema["type"]](schema)
+    if "$ref" in schema:
+        return f"a mapping, see {schema['$ref'].rpartition('/')[2]}"
+    if "anyOf" in schema:
+        return " or ".join(kind(part) for part in schema["anyOf"])
+    values = [schema["const"]] if "const" in schema else schema["enum"]
+    return f"an order such as `{values[0]}`" if len(values) > MOST_SHOWN else ", ".join(f"`{one}`" for one in values)
+
+
+def number(schema: dict[str, Any]) -> str:
+    word = {"integer": "an integer", "number": "a number"}[schema["type"]]
+    low, high = schema.get("minimum"), schema.get("maximum", MAX_SIZE)
+    if low is not None and low == high:
+        return f"`{low}`"
+    if "exclusiveMinimum" in schema:
+        return f"{word} above {schema['exclusiveMinimum']}"
+    if low is None:
+        return word
+    return f"{word} from {low}" + (f" to {high}" if high < MAX_SIZE else "")
+
+
+TYPES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "array": lambda schema: f"a list, each item {kind(schema['items'])}",
+    "boolean": lambda _: "true or false",
+    "integer": number,
+    "number": number,
+    "object": lambda schema: f"a mapping from names to {kind(schema['additionalProperties'])}",
+    "string": lambda _: "text",
+}
+
+
+def default_of(field: attrs.Attribute[Any]) -> str:
+    """The default as a user would write it; a section left out has its own defaults."""
+    value = field.default
+    if value is attrs.NOTHING:
+        return "required"
+    if value is None or attrs.has(type(value)):
+        return ""
+    if isinstance(value, tuple):
+        return f"`{'-'.join(map(str, value))}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if isinstance(value, str | int | float) else ""
+
+
+class SpecTable(SphinxDirective):
+    """The keys of one section, which is the name of its class."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        cls = getattr(sections, name, None) or getattr(spec, name)
+        rows = [
+            ([code(key)], kind(rule.schema({})), default_of(field), field.metadata["doc"])
+            for key, field, rule in fields_of(cls)
+        ]
+        return [table(("key", "value", "default", "meaning"), rows, (16, 26, 14, 44))]
+
+
+class PresetTable(SphinxDirective):
+    """Every preset with the sizes that it sets."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = []
+        for name, model in PRESETS.items():
+            sizes = attrs.asdict(model, recurse=False)
+            family = sizes.pop("family")
+            written = (f"`{key}: {str(value).lower()}`" for key, value in sizes.items() if value is not None)
+            rows.append(([code(name)], f"`{family}`", ", ".join(written)))
+        return [table(("preset", "family", "sizes"), rows, (22, 10, 68))]
+
+
+class CodeTable(SphinxDirective):
+    """The diagnostics whose code starts with the argument: code, summary, explanation."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        start = self.arguments[0]
+        rows = []
+        for found in CODES.values():
+            if found.name.startswith(start):
+                summary = nodes.strong(found.summary, found.summary)
+                explanation = " ".join(found.explanation.split())
+                rows.append(([code(found.name)], [summary, nodes.Text(": "), *marked(explanation)]))
+        if not rows:
+            raise self.error(f"no code starts with {start}")
+        return [table(("code", "meaning"), rows, (10, 90))]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    for name, directive in (("spec-table", SpecTable), ("preset-table", PresetTable), ("code-table", CodeTable)):
+        app.add_directive(name, directive)
+    return {"parallel_read_safe": True}
