@@ -7,6 +7,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["planner.testing"]  # the fixture plan_of
+
 # Tests start more ranks than any machine has GPUs. Before torch is imported, here or in a process of the tests.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
