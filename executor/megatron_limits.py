@@ -1,15 +1,17 @@
 """What the installed megatron-core cannot run, refused by name before any collective.
 
-The planner refuses only what is meaningless; a plan may be valid and still beyond megatron-core 0.19, whose answer
-is sometimes an assertion deep in a constructor and sometimes a wrong gradient. Each rule here names its cause:
-`megatron-core` for the library itself, `forward pass` for the one forward pass per rank of this package, and
-`ready models` for what LlavaMimoProvider and the commands build: a user's own specs are not held to the last.
+The planner refuses only what is meaningless. A plan may be valid and still beyond megatron-core 0.19, which answers
+sometimes with an assertion deep in a constructor and sometimes with a wrong gradient. Each limit here names the
+component that cannot: `megatron-core` is the library itself, `forward pass` is this package's one forward pass per
+rank, and `ready models` are what LlavaMimoProvider and the commands build. Limits of the ready models do not apply to
+a user's own specs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import combinations
 
 import attrs
 
@@ -26,19 +28,33 @@ MEGATRON_CORE, READY_MODELS, FORWARD_PASS = "megatron-core", "ready models", "fo
 
 @attrs.frozen
 class Limit:
-    """One reason why a plan cannot run: who cannot (`part`), where, the rule, and what to change."""
+    """One reason why a plan cannot run.
 
-    part: str
+    Attributes:
+        component: what cannot run it: MEGATRON_CORE, READY_MODELS or FORWARD_PASS.
+        where: the module or edge, as a path into the spec.
+        rule: the rule that the plan breaks, with its values.
+        remedy: what to change.
+    """
+
+    component: str
     where: str
     rule: str
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.rule} [{self.part}]\n    fix: {self.remedy}"
+        return f"{self.where}: {self.rule} [{self.component}]\n    fix: {self.remedy}"
 
 
 def check_version(installed: str | None = None) -> None:
-    """Raise UnsupportedError unless megatron-core is a version whose behaviour this package was checked against."""
+    """Check that this package was checked against the installed version of megatron-core.
+
+    Args:
+        installed: a version to check instead of the installed one.
+
+    Raises:
+        UnsupportedError: it was not.
+    """
     found = installed or version("megatron-core")
     if found.split(".")[:2] != KNOWN_VERSION.split("."):
         raise UnsupportedError(
@@ -48,20 +64,23 @@ def check_version(installed: str | None = None) -> None:
 
 
 def check_dtype(dtype: str) -> None:
-    """Raise UnsupportedError for fp16, the one dtype of a spec that cannot be trained in."""
+    """Raise UnsupportedError for fp16, the only dtype of a spec in which a plan cannot train."""
     if dtype == "fp16":
         raise UnsupportedError(
             "fp16: loss scaling over several modules is not right in megatron-core 0.19; each module's optimizer "
-            "scales by itself, and the loss by the first's (Megatron-Bridge #5591: scales diverged)\n"
+            "has a scale of its own, but the loss is scaled by the first's (Megatron-Bridge #5591: scales diverged)\n"
             "    fix: use bf16"
         )
 
 
 def check_limits(plan: Plan, *, own_specs: bool = False) -> None:
-    """Raise UnsupportedError with every limit that the plan is beyond.
+    """Check that a plan can run.
 
     Args:
-        own_specs: the modules are a user's own, so that what the ready models cannot do does not count.
+        own_specs: whether the modules are a user's own, so that the limits of the ready models do not apply.
+
+    Raises:
+        UnsupportedError: the plan is beyond a limit, or megatron-core's version is not known here; names every limit.
     """
     check_version()
     found = list(limits_of(plan, own_specs=own_specs))
@@ -71,9 +90,13 @@ def check_limits(plan: Plan, *, own_specs: bool = False) -> None:
 
 
 def limits_of(plan: Plan, *, own_specs: bool = False) -> Iterator[Limit]:
-    """Every limit that the plan is beyond, in the order of its modules and edges."""
+    """Every limit that the plan is beyond, in the order of its modules and edges.
+
+    Args:
+        own_specs: as in `check_limits`.
+    """
     for limit in _all_limits(plan):
-        if not (own_specs and limit.part == READY_MODELS):
+        if not (own_specs and limit.component == READY_MODELS):
             yield limit
 
 
@@ -96,28 +119,31 @@ def _axes(module: ModulePlan) -> Iterator[Limit]:
         rule = f"num_query_groups >= tp, got {groups} < {size(Axis.TP)}"
         yield Limit(READY_MODELS, where, rule, "lower tp")
     if module.sequence_parallel and not module.is_language and size(Axis.TP) > 1:
-        rule = "sequence_parallel is for language: an encoder's class token leaves its sequence indivisible"
+        rule = "sequence_parallel is for language: an encoder's class token makes its sequence indivisible by tp"
         yield Limit(READY_MODELS, where, rule, "remove sequence_parallel from the encoder")
 
 
 def _experts(module: ModulePlan) -> Iterator[Limit]:
-    """Experts want sequences divided over tp; and their biases are added in place to what local layers forbid that of,
-    and summed over tp, whose ranks hold different experts (transformer/mlp.py, tensor_parallel/layers.py)."""
+    """Experts need sequences that are divided over tp, and cannot have biases in two cases.
+
+    Local layers forbid the in-place addition of a bias; and over tp, whose ranks hold different experts, biases would
+    be summed (transformer/mlp.py, tensor_parallel/layers.py).
+    """
     model, where, tp = module.model, f"modules.{module.name}", module.grid.size_of(Axis.TP)
     if model is None or model.num_moe_experts is None:
         return
     if tp > 1 and not module.sequence_parallel:
-        rule = f"experts train with tp = 1 or sequence_parallel: true; tp = {tp} without it"
+        rule = f"experts train with tp = 1 or with sequence_parallel: true; got tp = {tp} without it"
         yield Limit(MEGATRON_CORE, f"{where}.parallel", rule, "add sequence_parallel: true")
     if model.add_bias_linear and (tp > 1 or choose_layers() is Layers.LOCAL):
-        rule = "experts have no biases over tp, nor with local layers: add_bias_linear = false, got true"
+        rule = "experts have no biases with tp > 1, nor with local layers: add_bias_linear = false, got true"
         yield Limit(MEGATRON_CORE, f"{where}.model", rule, "write `add_bias_linear: false`")
 
 
 def _context(where: str, module: ModulePlan, cp: int) -> Iterator[Limit]:
     if not module.is_language:
         rule = f"cp = 1, got {cp}: the encoders do not divide their sequences"
-        yield Limit(READY_MODELS, where, rule, "use cp: 1, or more tp")
+        yield Limit(READY_MODELS, where, rule, "use cp: 1, perhaps with a larger tp")
     elif choose_layers() is Layers.LOCAL:
         rule = f"cp = 1 with local attention, got {cp}: context parallelism needs Transformer Engine's, on a GPU"
         yield Limit(READY_MODELS, where, rule, "use cp: 1, or a GPU with transformer-engine installed")
@@ -142,25 +168,25 @@ def _role(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
         return
     if outgoing != [MIMO_LANGUAGE_MODULE_KEY]:
         rule = f"ready encoders feed language, and take no other module's output; {module.name} feeds {outgoing}"
-        yield Limit(READY_MODELS, where, rule, "let the module feed language only, or give specs of your own")
+        yield Limit(READY_MODELS, where, rule, "let the module feed only language, or give specs of your own")
     if len(incoming) > 1:
         rule = f"an encoder takes one module's output, as its hidden_states; {module.name} takes {incoming}"
-        yield Limit(FORWARD_PASS, where, rule, "let one of them feed it")
+        yield Limit(FORWARD_PASS, where, rule, "let only one of them feed it")
     if MIMO_LANGUAGE_MODULE_KEY not in outgoing:
         return
     if module.special_token_id is None:
         rule = "MimoModel places a module's output at its special_token_id; the spec has none"
         yield Limit(READY_MODELS, where, rule, "add special_token_id")
     if module.output.tensor_dims != 2:
-        rule = f"MimoModel's submodules hand on (tokens, hidden), so tensor_dims = 2, got {module.output.tensor_dims}"
+        rule = f"MimoModel's submodules hand on (tokens, hidden): tensor_dims = 2, got {module.output.tensor_dims}"
         yield Limit(MEGATRON_CORE, f"{where}.output", rule, "write `output: {tensor_dims: 2}`")
 
 
 def _shared_ranks(plan: Plan) -> Iterator[Limit]:
-    """One forward pass per rank: it runs the rank's encoders, then its language stage.
+    """What follows from one forward pass per rank, which runs the rank's encoders and then its language stage.
 
-    So an encoder that shares ranks with language runs inside language's first stage, and encoders that share ranks
-    apart from language must be at the same place of the pipeline.
+    An encoder that shares ranks with language runs inside language's first stage. Encoders that share ranks with one
+    another, but not with language, must be at the same position of the pipeline.
     """
     language = plan.module(MIMO_LANGUAGE_MODULE_KEY)
     inside = [module for module in _encoders(plan) if overlap(module, language)]
@@ -173,21 +199,20 @@ def _shared_ranks(plan: Plan) -> Iterator[Limit]:
         if later:
             rule = f"an encoder shares ranks with language's first stage only; rank {later[0]} is of a later one"
             yield Limit(FORWARD_PASS, where, rule, "use pp: 1 for language, or other ranks for the encoder")
-    for place, one in enumerate(_encoders(plan)):
-        for other in _encoders(plan)[place + 1 :]:
-            if not overlap(one, other):
-                continue
-            where = f"modules.{other.name}"
-            if (one in inside) != (other in inside):
-                rule = f"of {one.name} and {other.name}, which share ranks, both or neither share ranks with language"
-                yield Limit(FORWARD_PASS, where, rule, "place them apart")
-            elif one.grid != other.grid and max(one.num_stages, other.num_stages) > 1:
-                rule = f"encoders that share ranks have pp = 1 or the same grid; {one.grid} and {other.grid}"
-                yield Limit(FORWARD_PASS, where, rule, "give them pp: 1 or equal axes, or place them apart")
+    for one, other in combinations(_encoders(plan), 2):
+        if not overlap(one, other):
+            continue
+        where = f"modules.{other.name}"
+        if (one in inside) != (other in inside):
+            rule = f"of {one.name} and {other.name}, which share ranks, both or neither share ranks with language"
+            yield Limit(FORWARD_PASS, where, rule, "place them apart")
+        elif one.grid != other.grid and max(one.num_stages, other.num_stages) > 1:
+            rule = f"encoders that share ranks have pp = 1 or the same grid; got {one.grid} and {other.grid}"
+            yield Limit(FORWARD_PASS, where, rule, "give them pp: 1 or equal axes, or place them apart")
 
 
 def _edges(plan: Plan) -> Iterator[Limit]:
-    """Edges between encoders on the same ranks, and around what shares ranks."""
+    """Edges between encoders that share ranks, and paths of edges that leave shared ranks and come back to them."""
     language = plan.module(MIMO_LANGUAGE_MODULE_KEY)
     for src, dst in plan.pipeline.shared:
         one, other = plan.module(src), plan.module(dst)
@@ -199,11 +224,14 @@ def _edges(plan: Plan) -> Iterator[Limit]:
             yield Limit(FORWARD_PASS, where, rule, "give them equal ranks, or place them apart")
         outgoing = [to for of, to in plan.edges if of == src]
         if len(outgoing) > 1 and not overlap(one, language):
-            rule = f"{src} feeds {dst} in one pass, whose outputs go back apart, so nothing else; it feeds {outgoing}"
+            rule = (
+                f"{src} feeds {dst} inside one forward pass, so it feeds nothing else, because each output of the pass "
+                f"has a backward pass of its own; it feeds {outgoing}"
+            )
             yield Limit(FORWARD_PASS, where, rule, f"place {src} and {dst} apart")
     if cycle := plan.pipeline.cycle:
         path = " -> ".join(cycle)
-        rule = f"modules that share ranks run in one pass, which waits for nothing that comes of it; found {path}"
+        rule = f"modules that share ranks run in one pass, which cannot wait for what comes of it; found {path}"
         yield Limit(FORWARD_PASS, "topology", rule, "place the modules of this path apart")
 
 
@@ -212,5 +240,5 @@ def _encoders(plan: Plan) -> list[ModulePlan]:
 
 
 def overlap(one: ModulePlan, other: ModulePlan) -> range:
-    """The ranks of both."""
+    """The ranks that both modules have."""
     return range(max(one.grid.rank_offset, other.grid.rank_offset), min(one.grid.end, other.grid.end))

@@ -1,8 +1,8 @@
-"""Encoders of the ready models: a CLIP-like vision transformer, a Whisper-like audio encoder, and their stages.
+"""The encoders of the ready models: a CLIP-like vision transformer and a Whisper-like audio encoder, stage by stage.
 
-Between stages hidden states are (sequence, batch, hidden), as megatron-core's TransformerBlock has them. The last
-stage transposes to (batch, sequence, hidden) before it flattens: TransformerBlock's own order, flattened, mixes
-samples as soon as a lane holds more than one.
+Between stages, hidden states are (sequence, batch, hidden), as in megatron-core's TransformerBlock. The last stage
+transposes them to (batch, sequence, hidden) before they are flattened: flattened in TransformerBlock's order, samples
+would be mixed as soon as a lane holds more than one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from .transformer import LocalNorm, block_spec
 
 
 class Encoder(MegatronModule):
-    """One stage of an encoder: an input part on the first stage, some transformer layers, an end on the last."""
+    """One stage of an encoder: the input module on the first stage, then transformer layers, then on the last stage
+    the norm, if the encoder ends with one, and the choice of tokens that language sees.
+
+    Attributes:
+        ends_with_norm: whether a norm follows the last layer.
+    """
+
+    ends_with_norm = False
 
     def __init__(
         self,
@@ -49,18 +56,23 @@ class Encoder(MegatronModule):
             pg_collection=pg_collection,
         )
 
-    ends_with_norm = False
-
     def build_input(self, config: TransformerConfig, model: Model) -> torch.nn.Module:
-        """What turns the modality's input into (batch, sequence, hidden)."""
+        """The module that turns the modality's input into (batch, sequence, hidden)."""
         raise NotImplementedError
 
     def set_input_tensor(self, hidden_states: torch.Tensor) -> None:
-        """Hand over the previous stage's output."""
+        """Take the previous stage's output, (sequence, batch, hidden)."""
         self.decoder.set_input_tensor(hidden_states)
 
     def forward(self, inputs: torch.Tensor | None = None) -> torch.Tensor:
-        """Args: inputs, of the first stage. Returns (sequence, batch, hidden); on the last stage (batch, ...)."""
+        """Run this stage.
+
+        Args:
+            inputs: the modality's input, on the first stage only; later ones have been given an input tensor.
+
+        Returns:
+            Hidden states: (sequence, batch, hidden), but on the last stage (batch, sequence, hidden).
+        """
         embedded = None
         if self.input_part is not None:
             embedded = self.input_part(inputs).transpose(0, 1).contiguous()
@@ -70,19 +82,22 @@ class Encoder(MegatronModule):
         return self.drop(hidden_states.transpose(0, 1))
 
     def drop(self, features: torch.Tensor) -> torch.Tensor:
-        """Leave out the positions that language does not see. features: (batch, sequence, hidden)."""
+        """Leave out the tokens that language does not see. features: (batch, sequence, hidden)."""
         return features
 
 
 class PatchInput(torch.nn.Module):
-    """Patches, a class token, positions, CLIP's first norm. (batch, 3, side, side) -> (batch, 1 + patches, hidden)."""
+    """CLIP's input: patches after a class token, plus position embeddings, and a norm.
+
+    Maps (batch, 3, height, width) to (batch, 1 + patches, hidden); images are square.
+    """
 
     def __init__(self, config: TransformerConfig, model: Model) -> None:
         super().__init__()
-        side, patch, hidden = model.image_size or 1, model.patch_size or 1, config.hidden_size
+        image, patch, hidden = model.image_size or 1, model.patch_size or 1, config.hidden_size
         self.conv1 = torch.nn.Conv2d(3, hidden, patch, stride=patch, bias=False)
         self.class_token = torch.nn.Parameter(torch.empty(1, 1, hidden))
-        self.position_embeddings = torch.nn.Embedding((side // patch) ** 2 + 1, hidden)
+        self.position_embeddings = torch.nn.Embedding((image // patch) ** 2 + 1, hidden)
         self.ln_pre = LocalNorm(config, hidden, config.layernorm_epsilon)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -93,7 +108,7 @@ class PatchInput(torch.nn.Module):
 
 
 class VisionEncoder(Encoder):
-    """CLIP's vision transformer without its last norm, as LLaVA uses it: patches only, the class token dropped."""
+    """CLIP's vision transformer without its last norm, as LLaVA uses it: the class token is dropped at the end."""
 
     def build_input(self, config: TransformerConfig, model: Model) -> torch.nn.Module:
         return PatchInput(config, model)
@@ -103,7 +118,10 @@ class VisionEncoder(Encoder):
 
 
 class SpectrogramInput(torch.nn.Module):
-    """Whisper's two convolutions and sinusoidal positions. (batch, mels, frames) -> (batch, frames / 2, hidden)."""
+    """Whisper's input: two convolutions, plus sinusoidal position embeddings.
+
+    Maps (batch, mels, frames) to (batch, frames / 2, hidden).
+    """
 
     def __init__(self, config: TransformerConfig, model: Model) -> None:
         super().__init__()
@@ -127,7 +145,8 @@ class AudioEncoder(Encoder):
 
 
 def _sinusoids(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
-    """Whisper's fixed positions (openai/whisper, model.py), in the dtype and on the device of `like`."""
+    """Whisper's fixed position embeddings (openai/whisper, model.py): (length, width), with the dtype and device of
+    `like`."""
     half = width // 2
     scales = torch.exp(torch.arange(half, device=like.device) * (-math.log(10000.0) / max(1, half - 1)))
     angles = torch.arange(length, device=like.device)[:, None] * scales[None, :]
@@ -136,9 +155,10 @@ def _sinusoids(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
 
 
 class LinearProjection(MegatronModule):
-    """One linear layer into language's width, the same on every tp rank.
+    """One linear layer into language's width, whose output is equal on all tp ranks.
 
-    Not megatron-core's projector of the kind "affine": above tp 1 it adds a part of the bias to the whole output.
+    megatron-core's projector of type "affine" is not used: with tp above 1 it adds one rank's share of the bias to the
+    whole output.
     """
 
     def __init__(self, config: TransformerConfig, input_size: int, pg_collection: ProcessGroupCollection) -> None:
@@ -154,22 +174,30 @@ class LinearProjection(MegatronModule):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(tokens, encoder's hidden) -> (tokens, language's hidden)."""
+        """Map (tokens, encoder's hidden) to (tokens, language's hidden)."""
         projected: torch.Tensor = self.linear(features)[0]
         return projected
 
 
 class EncoderSubmodules(ModalitySubmodules):
-    """One encoder and its projection, run on every stage of the module.
+    """One encoder and its projection, as they run on every stage of the module.
 
-    megatron-core's base bypasses the encoder whenever hidden states are given, so that every stage but the first
-    would run nothing. Here hidden states go to the encoder's own input.
+    megatron-core's base class bypasses the encoder whenever hidden states are given, so all stages but the first would
+    run nothing. Here the encoder takes the hidden states as its input.
     """
 
     def forward(
         self, encoder_inputs: dict[str, Any] | None = None, hidden_states: torch.Tensor | None = None
     ) -> torch.Tensor | None:
-        """Returns hidden states, or on the last stage (tokens, language's hidden); None without input."""
+        """Run this stage.
+
+        Args:
+            encoder_inputs: the encoder's arguments by its name, on the first stage.
+            hidden_states: the previous stage's output; two dims if the microbatch has nothing of this modality.
+
+        Returns:
+            Hidden states, or (tokens, language's hidden) on the last stage; None if nothing was given.
+        """
         ((name, encoder),) = self.encoders.items()
         if hidden_states is not None and hidden_states.ndim == 2:
             return hidden_states * 1  # a microbatch without this modality: no tokens, and nothing to encode
@@ -184,5 +212,5 @@ class EncoderSubmodules(ModalitySubmodules):
         return projected
 
     def decode(self, embeddings: torch.Tensor, data_batch: dict[str, Any]) -> torch.Tensor:
-        """Refused: encoders have no decoders."""
+        """Refused with a NotImplementedError: encoders have no decoders."""
         raise NotImplementedError("an encoder module has no decoder")

@@ -1,4 +1,4 @@
-"""Which parts of a model have no gradients: what the plan says, unless the caller says otherwise."""
+"""Which modules of a model are frozen: what the plan says, unless the caller says otherwise."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, FrozenMap, Plan
 
 @attrs.frozen(kw_only=True)
 class Frozen:
-    """Parts without gradients.
+    """What has no gradients.
 
     Attributes:
-        language: the whole language module.
-        encoders: per encoder module, its encoders.
-        projections: per encoder module, its input projections.
+        language: whether the whole language module is frozen.
+        encoders: per encoder module, whether its encoders are frozen.
+        projections: per encoder module, whether its input projections are frozen.
     """
 
     language: bool
@@ -32,7 +32,7 @@ class Frozen:
         encoders: Mapping[str, bool] | None = None,
         projections: Mapping[str, bool] | None = None,
     ) -> Frozen:
-        """The plan's, with what is given replaced."""
+        """What the plan freezes, with whatever is given here instead."""
         modules = [module for module in plan.modules if not module.is_language]
         planned = plan.module(MIMO_LANGUAGE_MODULE_KEY).freeze.all
         return cls(
@@ -45,7 +45,7 @@ class Frozen:
 
 
 def freeze(model: MimoModel, frozen: Frozen) -> None:
-    """Turn off the gradients of the frozen parts that this rank holds."""
+    """Turn off the gradients of everything frozen that this rank holds."""
     if frozen.language and model.language_model is not None:
         model.language_model.requires_grad_(False)
     for name, submodules in model.modality_submodules.items():

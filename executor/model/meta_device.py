@@ -1,6 +1,6 @@
-"""Builds models whose parameters have sizes and no storage: any rank of any world, on any machine.
+"""Builds models whose parameters have sizes but no storage: the model of any rank of any world, on any machine.
 
-`torch.device("meta")` alone is not enough: megatron-core's parallel layers name their device.
+`torch.device("meta")` alone is not enough, because megatron-core's parallel layers name their device themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _META = torch.device("meta")
 
 
 class _DeviceIsMeta(TorchFunctionMode):
-    """Sends every tensor that names a device to the meta device."""
+    """Makes every tensor for which a device is named on the meta device instead."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

@@ -1,7 +1,7 @@
-"""Plan -> MimoModel of one rank: a vision (and audio) language model of the spec's sizes.
+"""Plan -> the MimoModel of one rank: a language model with vision, audio or both, of the spec's sizes.
 
-Specs are made per rank: they hold the rank's groups and stage. A rank that is not in a module still names the
-module's class, because MimoModel reads language's configuration everywhere.
+megatron-core's specs are made for each rank: they hold its groups and its stage. A rank has specs even for the modules
+that it does not hold, because MimoModel reads language's configuration everywhere.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}
 
 
 class LanguageModel(GPTModel):
-    """GPTModel whose tied embeddings are described from its own groups, not from a global state that is not there."""
+    """GPTModel that describes tied embeddings by its own groups, since there is no global parallel state."""
 
     def tie_embeddings_and_output_weights_state_dict(
         self,
@@ -55,7 +55,7 @@ class LanguageModel(GPTModel):
         embedding_key: str,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        """On the last of several stages, the output layer is a replica of the first stage's embedding."""
+        """Describe the output layer of the last of several stages as a replica of the first stage's embedding."""
         if not self.post_process or self.pre_process:
             return
         replica = (1, 0, metadata["dp_cp_group"].rank() if metadata else 0)
@@ -69,21 +69,22 @@ class LanguageModel(GPTModel):
         )
 
 
-def _as_it_is(_: str) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 class PlannedMimoModel(MimoModel):
     """MimoModel on the plan's bridges, with one forward pass for every layout.
 
-    megatron-core has one for ranks that hold all modules and one for ranks that hold encoders or language. Here a rank
-    runs its encoders in the order of the DAG, hands what feeds modules on the same ranks over the edge's
-    `SharedBridge`, and runs its language stage, if any; what feeds modules elsewhere is its output, for the pipeline
-    to send. An encoder gets what another hands it as `hidden_states`, the tokens of each sample noted on it under
-    rows.SIZES.
+    megatron-core has two forward passes: one for ranks that hold all modules, and one for ranks that hold encoders or
+    language. Here a rank runs its encoders in the order of the DAG, and then its language stage, if it has one. What
+    feeds modules on the same ranks goes over the edge's `SharedBridge`; what feeds modules elsewhere is the rank's
+    output, which the pipeline sends. An encoder that is fed by another gets its output as `hidden_states`, with the
+    tokens of each sample noted on it under packed.SIZES.
+
+    Attributes:
+        role: megatron-core's RankRole of this rank.
+        plan: the plan that the model was built from.
+        shared_bridges: the bridges between modules that share ranks, of which this rank is an end.
     """
 
-    role: Any  # megatron-core's RankRole
+    role: Any
 
     def __init__(
         self,
@@ -97,16 +98,17 @@ class PlannedMimoModel(MimoModel):
         """Build the rank's modules.
 
         Args:
-            dtype: of what encoders hand on.
-            building: entered with a module's name while it is built: the random states that its weights come from.
+            dtype: dtype of what encoders hand on.
+            building: makes the context, from a module's name, in which that module is built: it can put in place the
+                random states that the weights come from.
         """
-        self._building = _as_it_is if building is None else building  # MimoModel's constructor builds
+        self._building = building  # set first: MimoModel's constructor builds
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*experimental.*", category=UserWarning)
             super().__init__(config, **kwargs)
         role, plan = groups.view.role, groups.plan
         if role.mode is ModuleLayout.COLOCATED and plan.module(MIMO_LANGUAGE_MODULE_KEY).num_stages > 1:
-            # Language alone: megatron-core calls every stage of modules that share all their ranks first and last.
+            # megatron-core calls every stage first and last if all modules share all their ranks.
             stages = {name: StageInfo(one.is_first_stage, one.is_last_stage) for name, one in role.modules.items()}
             self.role = dataclasses.replace(self.role, modules=stages)
         self.plan = plan
@@ -116,13 +118,13 @@ class PlannedMimoModel(MimoModel):
             if role.is_last_stage(src) or role.is_first_stage(dst)
         )
         self._order = topological_order([module.name for module in plan.modules], plan.edges)
-        self._parts = {
+        self._cp = {  # coord and size: which part of each sample's tokens the rank holds of a module
             name: (coords[Axis.CP], plan.module(name).grid.size_of(Axis.CP))
             for name, coords in groups.view.coords.items()
         }
 
     def _initialize_submodules(self) -> None:
-        """MimoModel's, with every module in its own `building`."""
+        """Build the encoders as MimoModel does, each in the context that `building` makes for it."""
         for name, spec in self.mimo_config.modality_submodules_spec.items():
             stage = self.role.modules.get(name)
             if stage is not None:
@@ -136,7 +138,7 @@ class PlannedMimoModel(MimoModel):
             super()._initialize_language_model()
 
     def _build_colocated_communicators(self) -> None:
-        """None: `shared_bridges` do their work."""
+        """Build none: `shared_bridges` take their place."""
 
     def forward(  # noqa: PLR0917  MimoModel's own arguments, in its order
         self,
@@ -149,16 +151,23 @@ class PlannedMimoModel(MimoModel):
         packing_kwargs: dict[str, Any] | None = None,
         modality_input_ids: Mapping[str, torch.Tensor] | None = None,
     ) -> tuple[Any, torch.Tensor | None]:
-        """As MimoModel's, with one argument more.
+        """MimoModel's forward pass, with one more argument.
 
         Args:
-            modality_input_ids: per encoder the ids of its lane's samples, (samples, tokens), where its lanes are not
-                those of `input_ids`: modules on the same ranks with different dp.
+            modality_input_ids: per encoder, the ids of its lane's samples, (samples, tokens). Needed for encoders whose
+                samples are not those of `input_ids`, which happens if modules on the same ranks have different dp.
+
+        Returns:
+            Language's output and the loss mask; on a rank without language, the outputs by module in place of the
+            first.
+
+        Raises:
+            ExecutorError: an encoder's tokens are not those that `input_ids` or the plan say.
         """
         received = dict(getattr(self, "input_tensors", None) or {})
         outputs: dict[str, torch.Tensor] = {}
         anchor, arrived = None, None
-        for name in self._order:  # the same on all ranks: exchanges are collective over an edge's ranks
+        for name in self._order:  # the order is the same on all ranks: exchanges are collective over an edge's ranks
             for bridge in self.shared_bridges:
                 if bridge.dst == name:
                     arrived, anchor = bridge.exchange(outputs.get(bridge.src), anchor)
@@ -175,13 +184,16 @@ class PlannedMimoModel(MimoModel):
         return result
 
     def _hidden_states(self, name: str, received: dict[str, Any]) -> Any:
-        """What an encoder takes, out of what has come: of its stage before, or of the one module that feeds it."""
+        """What an encoder takes from what has come: from its previous stage, or from the one module that feeds it."""
         keys = [name, *(edge_name(src, dst) for src, dst in self.plan.edges if dst == name)]
         return next((received.pop(key) for key in keys if key in received), None)
 
     def _outputs(self, outputs: dict[str, torch.Tensor], anchor: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """What modules elsewhere are fed from; and the last anchor, where nothing here depends on it, for all that left
-        over shared bridges: the schedule runs a backward pass per output, and several would meet the same graph again.
+        """The outputs from which modules elsewhere are fed, and perhaps an anchor.
+
+        If nothing on this rank depends on the last anchor, it stands for everything that left over shared bridges. It
+        has to be a single output, because the schedule runs a backward pass per output, and several would run through
+        the same graph again.
         """
         handed_on = {bridge.src for bridge in self.shared_bridges}
         found = {name: output for name, output in outputs.items() if name not in handed_on}
@@ -190,10 +202,12 @@ class PlannedMimoModel(MimoModel):
     def _encode(
         self, name: str, input_ids: torch.Tensor, inputs: dict[str, dict[str, Any]] | None, received: Any
     ) -> torch.Tensor:
-        """One encoder's stage. On its last stage the result says how many tokens each sample has."""
+        """Run this rank's stage of one encoder. The last stage notes the tokens of each sample on its output."""
         module = self.modality_submodules[name]
-        keeps = {"fp32_output": False} if _is_half(module) else {}  # a bridge carries one dtype: the model's
-        output: torch.Tensor | None = module(encoder_inputs=(inputs or {}).get(name), hidden_states=received, **keeps)
+        in_dtype = {"fp32_output": False} if _is_half(module) else {}  # a bridge carries one dtype: the model's
+        output: torch.Tensor | None = module(
+            encoder_inputs=(inputs or {}).get(name), hidden_states=received, **in_dtype
+        )
         is_empty, is_last = output is None, self.role.is_last_stage(name)
         token = self.special_token_ids.get(name)
         if output is None:
@@ -204,17 +218,20 @@ class PlannedMimoModel(MimoModel):
         if token is None:
             return self._with_own_sizes(name, output, input_ids.shape[0]) if is_last else output
         if is_empty or is_last:
-            index, num_parts = self._parts[name]
-            sizes = [part_sizes(tokens, num_parts)[index] for tokens in (input_ids == token).sum(dim=1).tolist()]
+            cp_coord, cp_size = self._cp[name]
+            sizes = [part_sizes(tokens, cp_size)[cp_coord] for tokens in (input_ids == token).sum(dim=1).tolist()]
             if is_empty and any(sizes):
                 raise ExecutorError(f"{name}: input_ids have places for {sum(sizes)} tokens, but there are no inputs")
             setattr(output, SIZES, sizes)
         return output
 
     def _with_own_sizes(self, name: str, output: torch.Tensor, num_samples: int) -> torch.Tensor:
-        """No token of input_ids is the encoder's: the plan says how many tokens each sample has, or the encoder."""
+        """Note the tokens of each sample on the output of an encoder that has no special token.
+
+        `input_ids` do not tell them then, so the plan must say how many there are, or the encoder itself.
+        """
         try:
-            sizes = sizes_of(output, self.plan.module(name).output, num_samples, self._parts[name])
+            sizes = sizes_of(output, self.plan.module(name).output, num_samples, self._cp[name])
         except ExecutorError as error:
             raise ExecutorError(f"{name}, which has no special token: {error}") from error
         setattr(output, SIZES, list(sizes))
@@ -222,7 +239,7 @@ class PlannedMimoModel(MimoModel):
 
 
 def _is_half(module: torch.nn.Module) -> bool:
-    """Whether a Float16Module is around a submodule: it would hand on fp32, without the tokens noted on the tensor."""
+    """Whether a module is wrapped in a Float16Module, which would hand on fp32, without what is noted on the tensor."""
     inner: Any = module
     while isinstance(inner, DistributedDataParallel):
         inner = inner.module
@@ -230,7 +247,11 @@ def _is_half(module: torch.nn.Module) -> bool:
 
 
 def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: bool = False) -> PlannedMimoModel:
-    """The rank's part of the model, not yet wrapped, filled or frozen; without storage on `meta`."""
+    """What this rank holds of the model, not yet wrapped, filled or frozen.
+
+    Args:
+        meta: whether the model is built under `on_meta`, without storage.
+    """
     config = MimoModelConfig(
         language_model_spec=language_spec(plan.module(MIMO_LANGUAGE_MODULE_KEY), groups, dtype),
         modality_submodules_spec={
@@ -241,7 +262,9 @@ def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: 
         },
         module_to_grid_map=build_grids(plan, groups),
     )
-    config.language_model_spec.params["config"].init_model_with_meta_device = meta  # ties no weights over ranks
+    config.language_model_spec.params[
+        "config"
+    ].init_model_with_meta_device = meta  # so that it does not tie weights over ranks
     tp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.TP)
     cp_group = groups.get(MIMO_LANGUAGE_MODULE_KEY, GroupKind.CP)
     model = PlannedMimoModel(config, groups, dtype, cp_group=cp_group, tp_group=tp_group)
@@ -250,7 +273,10 @@ def build_model(plan: Plan, groups: ProcessGroups, dtype: torch.dtype, *, meta: 
 
 
 def language_spec(module: ModulePlan, groups: ProcessGroups, dtype: torch.dtype) -> ModuleSpec:
-    """GPT with rotary positions. The embedding is not scattered: MimoModel does that after it has placed images."""
+    """GPT with rotary position embeddings.
+
+    The embedding does not scatter its output over tp: MimoModel does so once it has put the encoders' outputs in place.
+    """
     config, model = transformer_config(module, dtype), model_of(module)
     stage = groups.view.role.modules.get(module.name, ModuleStageInfo(False, False))
     return ModuleSpec(
@@ -271,7 +297,7 @@ def language_spec(module: ModulePlan, groups: ProcessGroups, dtype: torch.dtype)
 
 
 def encoder_spec(module: ModulePlan, plan: Plan, groups: ProcessGroups, dtype: torch.dtype) -> ModuleSpec:
-    """One encoder, named by its family, and its projection into language's width."""
+    """One encoder, under the name of its family, and its projection into language's width."""
     config, model = transformer_config(module, dtype), model_of(module)
     collection = collection_of(module.name, groups)
     stage = groups.view.role.modules.get(module.name, ModuleStageInfo(False, False))
@@ -298,13 +324,17 @@ def encoder_spec(module: ModulePlan, plan: Plan, groups: ProcessGroups, dtype: t
 
 
 def projection_spec(module: ModulePlan, width: int, dtype: torch.dtype, collection: Any) -> ModuleSpec:
-    """LLaVA's two-layer MLP, or one linear layer where the spec gives no inner width."""
+    """LLaVA's two-layer MLP, or a single linear layer if the spec gives no `projector_hidden_size`.
+
+    Args:
+        width: hidden size of language.
+    """
     model = model_of(module)
     config = TransformerConfig(
         num_layers=1,
         hidden_size=width,
         ffn_hidden_size=model.projector_hidden_size or width,
-        num_attention_heads=module.grid.size_of(Axis.TP),  # it has none, and the configuration wants tp to divide them
+        num_attention_heads=module.grid.size_of(Axis.TP),  # it has none; the configuration demands that tp divides them
         kv_channels=1,
         tensor_model_parallel_size=module.grid.size_of(Axis.TP),
         params_dtype=dtype,
@@ -319,13 +349,13 @@ def projection_spec(module: ModulePlan, width: int, dtype: torch.dtype, collecti
 
 
 def _num_layers(module: ModulePlan, groups: ProcessGroups) -> int:
-    """Layers of this rank's stage."""
+    """Layers of this rank's stage; 0 if the rank does not hold the module."""
     coords = groups.view.coords.get(module.name)
     return (module.stages or (0,))[coords[Axis.PP]] if coords else 0
 
 
 def modules_of(model: MimoModel) -> Iterator[tuple[str, Any]]:
-    """The modules of this rank, by name."""
+    """The modules that this rank holds, by name: encoders, then language."""
     yield from model.modality_submodules.items()
     if model.language_model is not None:
         yield MIMO_LANGUAGE_MODULE_KEY, model.language_model

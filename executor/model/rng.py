@@ -1,14 +1,15 @@
 """Random streams: every module of a rank draws from states of its own, for dropout and other noise.
 
-megatron-core keeps one tracker for all modules of a process, and torch one default state. On ranks that hold several
-modules, one module's draws would then follow another's order and tp coord: masks of replicated activations would
-differ between tp ranks, a silently wrong model. Here each module's states are put in place while its forward runs,
-under the names that megatron-core's layers ask for, and taken out after it.
-Which ranks share a stream is decided in seeds.py.
+megatron-core keeps one tracker for all modules of a process, and torch has one default state. On a rank that holds
+several modules, the draws of one would therefore depend on those of another and on its tp coord. Masks of replicated
+activations would differ between tp ranks, and the model would be silently wrong.
 
-Recomputed layers are right without more: megatron-core's checkpoint saves the states that it finds, the module's,
-and brings them back for the time of the recomputation. Not so where a whole module's forward is recomputed from
-outside: it would draw anew.
+Here a module's states are put in place while its forward runs, under the names that megatron-core's layers ask for, and
+taken out afterwards. seeds.py decides which ranks share a stream.
+
+Recomputed layers need nothing more: megatron-core's checkpoint saves the states that it finds, which are the module's,
+and restores them while it recomputes. This does not hold if a whole module's forward is recomputed from outside: it
+would draw new numbers.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ from .seeds import Seeds
 
 
 class Streams:
-    """The random states of a rank's modules. `of(module)` makes one module's the process's own."""
+    """The random states of a rank's modules. While `of(module)` is active, the process draws from that module's."""
 
     def __init__(self, view: RankView, seed: int, *, lanes_differ: bool = True) -> None:
-        """`lanes_differ` as in `Seeds.of`: for activations; without it the streams are those of new weights."""
+        """Seed the states of every module of the rank.
+
+        Args:
+            lanes_differ: as in `Seeds.of`: true for streams of activations, false for streams of new weights.
+        """
         self._states = {
             name: _states_of(Seeds.of(view, name, seed, lanes_differ=lanes_differ)) for name in view.role.modules
         }
@@ -41,7 +46,10 @@ class Streams:
 
     @contextmanager
     def of(self, module: str) -> Iterator[None]:
-        """While active, all draws are `module`'s; what was before comes back after. Entered twice, it is one."""
+        """While active, all draws come from the states of `module`; afterwards the previous states are back.
+
+        Entering it again for the same module does nothing.
+        """
         if self._active == module:
             yield
             return
@@ -56,10 +64,11 @@ class Streams:
             self._active = active_outside
 
     def attach(self, model: MimoModel) -> None:
-        """Let the forward of every module of the model run in its own states. Before the modules are wrapped.
+        """Make the forward of every module of the model run in the module's own states.
 
-        `forward` itself is replaced: MimoModel calls it directly, past torch's hooks. And it calls language's
-        embedding outside of language's forward.
+        Call it before the modules are wrapped. It replaces `forward` itself, because MimoModel calls that directly,
+        past torch's hooks. MimoModel also calls language's embedding outside language's forward, so the embedding is
+        attached too.
         """
         for name, module in modules_of(model):
             self._attach(module, name)
@@ -78,7 +87,7 @@ class Streams:
 
 
 def _states_of(seeds: Seeds) -> tuple[Any, ...]:
-    """The states of the CPU, of the device and of megatron-core's tracker that these seeds start."""
+    """The states of the CPU, of the device and of megatron-core's tracker that start from these seeds."""
     outside = random._get_all_rng_states()
     tracker = random.get_cuda_rng_tracker()
     tracker.reset()
@@ -93,6 +102,6 @@ def _states_of(seeds: Seeds) -> tuple[Any, ...]:
 
 
 def seed_streams(groups: ProcessGroups, seed: int) -> None:
-    """Seed what is drawn outside of any module's forward: as weights of the rank's first module, alike on all lanes."""
+    """Seed what is drawn outside any module's forward, like weights of the rank's first module: alike on all lanes."""
     first = next(iter(groups.view.role.modules))
     random._set_all_rng_states(*_states_of(Seeds.of(groups.view, first, seed, lanes_differ=False)))

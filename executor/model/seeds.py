@@ -1,14 +1,14 @@
 """Which seed starts which random stream: a pure function of the run's seed and of a rank's coords.
 
-Three streams per module of a rank, as megatron-core's layers ask for them:
-- `default`: replicated activations. Equal on the tp ranks of a lane's stage, apart between lanes, stages, parts of a
-  sequence, and modules.
-- `tensor`: activations divided over tp. Apart between tp ranks too.
-- `expert`: inside experts. Apart between expert ranks too.
+Each module of a rank has three streams, which megatron-core's layers ask for:
+- `default` is for replicated activations. It is equal on the tp ranks of a lane's stage, and differs between lanes,
+  stages, parts of a sequence, and modules.
+- `tensor` is for activations that are divided over tp. It also differs between tp ranks.
+- `expert` is for what happens inside experts. It also differs between expert ranks.
 
-megatron-core adds small numbers to one seed (100 * pp, tp ...), so that sums may meet, and its tracker then refuses
-to start (ep coord 17 and tp coord 6: 1024 + 1700 = 2718 + 6); here each seed is a hash of all that tells a stream
-from another.
+megatron-core instead adds small numbers to one seed (100 * pp, tp ...). Two such sums can be equal, and its tracker
+then refuses to start (ep coord 17 and tp coord 6: 1024 + 1700 = 2718 + 6). Here each seed is a hash of everything that
+tells one stream from another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import attrs
 
 from planner import Axis, RankView
 
-# What a stream depends on, beside the lane.
+# The axes that a stream depends on, apart from those that tell lanes and parts of a sequence from one another.
 _STREAMS = {
     "default": (Axis.PP,),
     "tensor": (Axis.PP, Axis.TP),
@@ -38,9 +38,12 @@ class Seeds:
 
     @classmethod
     def of(cls, view: RankView, module: str, seed: int, *, lanes_differ: bool) -> Seeds:
-        """A pure function of the run's seed and of where the rank stands in the module.
+        """The seeds of `module` on the rank of `view`.
 
-        With `lanes_differ`, streams for activations; else streams for weights, alike on all replicas of a weight.
+        Args:
+            seed: the run's seed.
+            lanes_differ: true for streams of activations; false for streams of weights, which are alike on all replicas
+                of a weight.
         """
         found = {}
         for stream, axes in _STREAMS.items():

@@ -1,8 +1,8 @@
 """A module of the plan -> megatron-core's TransformerConfig and layer specs.
 
-Two settings are the same for every module because gradients depend on it: `calculate_per_token_loss` (one module
-left at its default is wrong by its number of lanes), and dropout 0 (under sequence parallelism the embeddings' would
-differ between tp ranks). Auxiliary losses of experts are off for the same reason: they are not a sum over tokens.
+Three settings are the same for every module, because gradients depend on them. `calculate_per_token_loss` is on: with
+its default, a module's gradients would be wrong by its number of lanes. Dropout is 0: under sequence parallelism, that
+of the embeddings would differ between tp ranks. Auxiliary losses of experts are off: they are not a sum over tokens.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _RECOMPUTE: dict[str, dict[str, Any]] = {
 
 
 def model_of(module: ModulePlan) -> Model:
-    """The sizes of a module's model. Raises ExecutorError where the spec has none."""
+    """The sizes of a module's model. Raises ExecutorError if the spec has none."""
     if module.model is None:
         raise ExecutorError(f"modules.{module.name}: training needs a model; add `model:` with a preset or sizes")
     return module.model
@@ -65,7 +65,8 @@ def transformer_config(module: ModulePlan, dtype: torch.dtype) -> TransformerCon
         activation_func=_ACTIVATIONS[model.activation or "gelu"],
         tensor_model_parallel_size=size(Axis.TP),
         pipeline_model_parallel_size=module.num_stages,
-        # Local attention refuses more; such a plan cannot run then (megatron_limits.py), only be built to be counted.
+        # Local attention refuses cp > 1. Such a plan cannot run then (megatron_limits.py), but it can be built, so that
+        # its parameters can be counted.
         context_parallel_size=1 if choose_layers() is Layers.LOCAL else size(Axis.CP),
         sequence_parallel=module.sequence_parallel and size(Axis.TP) > 1,
         expert_model_parallel_size=size(Axis.EP),
@@ -73,12 +74,12 @@ def transformer_config(module: ModulePlan, dtype: torch.dtype) -> TransformerCon
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
-        variable_seq_lengths=True,  # asked for by the multi-module schedule
+        variable_seq_lengths=True,  # required by the multi-module schedule
         calculate_per_token_loss=True,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         perform_initialization=False,  # weights.py fills every parameter
-        moe_token_dispatcher_type="alltoall",  # noqa: S106  no password
+        moe_token_dispatcher_type="alltoall",  # noqa: S106  not a password
         **_experts(model),
         **_uneven(module),
         **_RECOMPUTE[module.recompute],
@@ -97,7 +98,7 @@ def _experts(model: Model) -> dict[str, Any]:
 
 
 def _uneven(module: ModulePlan) -> dict[str, Any]:
-    """Layers of the first and last stage where they differ from the rest."""
+    """The layers of the first and of the last stage, unless all stages have equally many."""
     stages = module.stages or ()
     if len(set(stages)) <= 1:
         return {}
@@ -105,10 +106,10 @@ def _uneven(module: ModulePlan) -> dict[str, Any]:
 
 
 class LocalNorm:
-    """torch's norms for local layers, also under sequence parallelism.
+    """torch's norms for local layers, also under sequence parallelism, which megatron-core's own wrapper refuses.
 
-    megatron-core's wrapper refuses sequence parallelism. Each tp rank then sees a part of the sequence, so the
-    parameters' gradients are sums over tp: the flag `sequence_parallel` makes megatron-core add them up.
+    Under sequence parallelism each tp rank sees a part of the sequence, so the gradients of a norm's parameters have to
+    be summed over tp. megatron-core does so if the parameters have the flag `sequence_parallel`.
     """
 
     def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> Any:
@@ -120,7 +121,7 @@ class LocalNorm:
 
 
 def layer_spec(config: TransformerConfig, mask: AttnMaskType) -> ModuleSpec:
-    """A transformer layer, of Transformer Engine's or of megatron-core's own modules."""
+    """A transformer layer, made of Transformer Engine's or of megatron-core's own modules."""
     build = {Layers.LOCAL: _local_submodules, Layers.TRANSFORMER_ENGINE: _transformer_engine_submodules}
     submodules = build[choose_layers()](config)
     submodules.self_attention.params = {"attn_mask_type": mask}
@@ -128,7 +129,7 @@ def layer_spec(config: TransformerConfig, mask: AttnMaskType) -> ModuleSpec:
 
 
 def _local_submodules(config: TransformerConfig) -> TransformerLayerSubmodules:
-    """Modules of megatron-core, which run on any device."""
+    """megatron-core's own modules, which run on any device."""
     submodules = get_gpt_layer_local_submodules(
         num_experts=config.num_moe_experts, moe_grouped_gemm=False, normalization=config.normalization
     )
@@ -138,15 +139,15 @@ def _local_submodules(config: TransformerConfig) -> TransformerLayerSubmodules:
     return submodules
 
 
-# Not run on a GPU, nor with the package: tested are the choice and the specs, with stand-ins for its modules.
+# Has run neither on a GPU nor with the package. The choice and the specs are tested, with stand-ins for its modules.
 def _transformer_engine_submodules(config: TransformerConfig) -> TransformerLayerSubmodules:
-    """Modules of Transformer Engine, which holds most norms inside its linear layers."""
+    """Transformer Engine's modules; it has most norms inside its linear layers."""
     if not HAVE_TE:
         raise ExecutorError("transformer_engine is installed but does not import: repair it, or uninstall it")
     return get_gpt_layer_with_transformer_engine_submodules(num_experts=config.num_moe_experts, moe_grouped_gemm=False)
 
 
 def block_spec(config: TransformerConfig, mask: AttnMaskType, num_layers: int) -> TransformerBlockSubmodules:
-    """The layers of one stage, and the norm that follows the last stage's."""
+    """The layers of one stage, and the norm that follows the last layer of the last stage."""
     norm = LocalNorm if choose_layers() is Layers.LOCAL else TENorm
     return TransformerBlockSubmodules(layer_specs=[layer_spec(config, mask)] * num_layers, layer_norm=norm)

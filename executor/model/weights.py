@@ -1,8 +1,9 @@
-"""Initial weights that do not depend on the layout, and weights gathered back into one model.
+"""Initial weights that do not depend on the layout, and the shards from which one whole model can be gathered.
 
-megatron-core describes every parameter of a rank as a slice of a named global tensor (its sharded state dict). So a
-rank fills its slices by generating each global tensor from a seed made of its name, and the slices of all ranks put
-back in place are the one-rank model, with every overlap a replica that must be equal.
+megatron-core describes every parameter of a rank as a shard of a named global tensor, in its sharded state dict. To
+fill a shard, a rank generates the whole global tensor from a seed that is made of its name, and takes its own piece.
+Put back in place, the shards of all ranks are the model of a single rank; shards that overlap are replicas, which must
+be equal.
 """
 
 from __future__ import annotations
@@ -20,61 +21,64 @@ STANDARD_DEVIATION = 0.02
 
 
 @attrs.frozen(eq=False)
-class Slice:
-    """One rank's part of a global tensor.
+class Shard:
+    """What one rank holds of a global tensor.
 
     Attributes:
-        key: name of the global tensor; layers have names of their own.
+        key: name of the global tensor; each layer, and each expert, has a name of its own.
         shape: shape of the global tensor.
-        place: where the part lies, per dim.
-        data: the part; a view of the parameter.
+        index: which elements of the global tensor the shard is, as a slice per dim.
+        data: the shard itself: a view of the parameter.
     """
 
     key: str
     shape: tuple[int, ...]
-    place: tuple[slice, ...]
+    index: tuple[slice, ...]
     data: torch.Tensor
 
 
-def slices_of(model: MimoModel) -> Iterator[Slice]:
-    """Every parameter of this rank's model, wrapped or not, as slices of global tensors."""
+def shards_of(model: MimoModel) -> Iterator[Shard]:
+    """Every parameter of this rank's model, wrapped or not, as shards of global tensors."""
     state = model.sharded_state_dict()
     apply_factories(state)
     for tensor in nested_values(state):
         if isinstance(tensor, ShardedTensor) and tensor.data is not None:
-            yield _slice(tensor)
+            yield _shard(tensor)
 
 
-def _slice(tensor: ShardedTensor) -> Slice:
-    """Axes put in front (the layer of a stack, the expert) become part of the name."""
+def _shard(tensor: ShardedTensor) -> Shard:
+    """A shard as megatron-core describes it. Dims that it puts in front (the layer of a stack, the expert) become part
+    of the name."""
     front = tensor.prepend_axis_num
     key = ".".join([tensor.key.replace("module.", ""), *map(str, tensor.global_offset[:front])])
     offsets, shape = tensor.global_offset[front:], tensor.data.shape
-    place = tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
-    return Slice(key, tuple(tensor.global_shape[front:]), place, tensor.data)
+    index = tuple(slice(offset, offset + size) for offset, size in zip(offsets, shape, strict=True))
+    return Shard(key, tuple(tensor.global_shape[front:]), index, tensor.data)
 
 
 @torch.no_grad()
 def initialize(model: MimoModel, seed: int, *, on_cpu: bool = False) -> None:
-    """Fill every parameter: norms' scales 1, biases 0, all else normal with deviation 0.02.
+    """Fill every parameter: scales of norms with 1, biases with 0, all else from a normal distribution with standard
+    deviation 0.02.
 
     Args:
-        on_cpu: draw on the CPU, which gives the same numbers for every kind of device.
+        on_cpu: whether to draw on the CPU, which gives the same numbers for every kind of device.
     """
-    for part in slices_of(model):
-        drawn = _initial(part, seed, torch.device("cpu") if on_cpu else part.data.device)
-        part.data.copy_(drawn[part.place])
+    for shard in shards_of(model):
+        drawn = _initial(shard, seed, torch.device("cpu") if on_cpu else shard.data.device)
+        shard.data.copy_(drawn[shard.index])
 
 
-def _initial(part: Slice, seed: int, device: torch.device) -> torch.Tensor:
-    name = part.key
+def _initial(shard: Shard, seed: int, device: torch.device) -> torch.Tensor:
+    """The whole global tensor."""
+    name = shard.key
     if _is_norm(name) and "weight" in name:
-        return torch.ones(part.shape, device=device)
+        return torch.ones(shard.shape, device=device)
     if "bias" in name:
-        return torch.zeros(part.shape, device=device)
+        return torch.zeros(shard.shape, device=device)
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))
-    return torch.randn(part.shape, generator=generator, device=device) * STANDARD_DEVIATION
+    return torch.randn(shard.shape, generator=generator, device=device) * STANDARD_DEVIATION
 
 
 def _is_norm(name: str) -> bool:

@@ -65,7 +65,7 @@ def test_context_parallelism_of_language_needs_transformer_engine() -> None:
     rules = {}
     for gpu in (True, False):
         with machine(gpu=gpu, package=True):
-            rules[gpu] = [limit.rule for limit in limits_of(plan) if limit.part == READY_MODELS]
+            rules[gpu] = [limit.rule for limit in limits_of(plan) if limit.component == READY_MODELS]
     assert rules[True] == []
     assert rules[False] == [
         "cp = 1 with local attention, got 2: context parallelism needs Transformer Engine's, on a GPU"

@@ -100,11 +100,12 @@ PASSES = {
     ),
     "two_graphs": (
         chained({"rank_offset": 1}, {"rank_offset": 1}, {"rank_offset": 0}, "language"),
-        "whose outputs go back apart, so nothing else; it feeds ['language', 'audio']",
+        "so it feeds nothing else, because each output of the pass has a backward pass of its own; it feeds "
+        "['language', 'audio']",
     ),
     "out_and_back": (
         chained({"rank_offset": 0}, {"rank_offset": 1}, {"rank_offset": 0}),
-        "which waits for nothing that comes of it; found language -> audio -> language",
+        "which cannot wait for what comes of it; found language -> audio -> language",
     ),
 }
 
@@ -113,13 +114,13 @@ PASSES = {
 def test_what_one_forward_pass_cannot_do_is_refused_of_own_specs_too(name: str) -> None:
     plan, rule = PASSES[name]
     (found,) = limits_of(plan, own_specs=True)
-    assert (found.part, rule in found.rule) == (FORWARD_PASS, True), found
+    assert (found.component, rule in found.rule) == (FORWARD_PASS, True), found
 
 
 @pytest.mark.parametrize("name", BEYOND)
 def test_own_specs_are_not_held_to_what_the_ready_models_cannot(name: str) -> None:
     plan, _ = BEYOND[name]
-    ready = [limit for limit in limits_of(plan) if limit.part == READY_MODELS]
+    ready = [limit for limit in limits_of(plan) if limit.component == READY_MODELS]
     assert bool(ready) == (name in OWN)
     assert list(limits_of(plan, own_specs=True)) == [limit for limit in limits_of(plan) if limit not in ready]
     if name in OWN:

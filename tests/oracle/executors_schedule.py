@@ -85,7 +85,7 @@ class _Recorder:
         )  # type: ignore[return-value]  # two of them
 
     def bridge(self, _groups: object, src: str, dst: str, *_: object) -> SimpleNamespace:
-        """Stands for executor.bridge.bridge.Bridge."""
+        """Stands for executor.bridge.bridge.DisjointBridge."""
         is_source = self.plan.view(self.rank).role.is_last_stage(src)
         out, back = (FORWARD, BACKWARD) if is_source else (BACKWARD, FORWARD)
 

@@ -29,7 +29,7 @@ from executor.library.compare import check_layout
 from executor.megatron_limits import check_limits
 from executor.model.meta_device import on_meta
 from executor.model.model import build_model, modules_of
-from executor.model.weights import slices_of
+from executor.model.weights import shards_of
 from executor.start import device
 from executor.start.context import Context, Versions, connect, started
 from executor.training.ddp import default_config
@@ -68,8 +68,8 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
         trainer = Trainer(plan, groups, samples, settings, context.device)
         steps = [(step.loss, step.grad_norm, step.num_tokens) for step in trainer.run(options.get("steps", 3))]
         parts = [
-            (part.key, part.shape, part.place, part.data.detach().float().numpy().copy())
-            for part in slices_of(trainer.model)
+            (shard.key, shard.shape, shard.index, shard.data.detach().float().numpy().copy())
+            for shard in shards_of(trainer.model)
         ]
         return {"steps": steps, "parts": parts}
 

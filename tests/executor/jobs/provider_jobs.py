@@ -19,7 +19,7 @@ from executor.commands.trainer import Trainer, TrainSettings
 from executor.errors import ExecutorError
 from executor.groups.infra import MimoModelInfra
 from executor.model.model import modules_of
-from executor.model.weights import initialize, slices_of
+from executor.model.weights import initialize, shards_of
 from executor.start import device
 from executor.start.context import connect
 from executor.training.gradients import counts_tokens
@@ -157,7 +157,9 @@ def plain(spec: Any) -> dict[str, Any]:
 
 
 def parts_of(model: Any) -> list[tuple[Any, ...]]:
-    return [(part.key, part.shape, part.place, part.data.detach().float().numpy().copy()) for part in slices_of(model)]
+    return [
+        (shard.key, shard.shape, shard.index, shard.data.detach().float().numpy().copy()) for shard in shards_of(model)
+    ]
 
 
 def bad_losses(text: str) -> dict[str, str]:
