@@ -45,7 +45,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         _check_hardware_file(options.out, *options.runs)
     files = [read_runs(path) for path in options.runs]
     samples = [samples_of(runs) for runs in files]
-    hardware = load_hardware(options.gpu or _gpu_of(files, samples))
+    hardware = load_hardware(options.gpu or _gpu_of(samples))
     if not fitted(hardware):
         raise MisuseError(f"{hardware.name} has no constant with a `start`: give those to be fitted one")
     groups = _left_out(files, options.leave_out)
@@ -77,11 +77,9 @@ def _check_hardware_file(path: str, *sources: str) -> None:
             raise MisuseError(f"cannot write {path!r}: {reason}")
 
 
-def _gpu_of(files: Sequence[Runs], samples: Sequence[Sequence[Sample]]) -> str:
+def _gpu_of(samples: Sequence[Sequence[Sample]]) -> str:
     """The one GPU that all runs name."""
-    from ..cost.measured.predict import gpu_of  # noqa: PLC0415
-
-    found = {gpu_of(runs, one.work) for runs, each in zip(files, samples, strict=True) for one in each}
+    found = {one.work.plan.gpu for each in samples for one in each}
     if None in found:
         raise MisuseError("not every spec of the runs names its cluster.gpu: name the GPU with --gpu")
     gpus = sorted(gpu for gpu in found if gpu)
@@ -96,10 +94,10 @@ def _left_out(files: Sequence[Runs], columns: str | None) -> list[list[tuple[str
         return []
     names = [name.strip() for name in columns.split(",")]
     for runs in files:
-        if missing := [name for name in names if name not in runs.header]:
-            have = ", ".join(runs.header)
+        if missing := [name for name in names if name not in runs.columns.header]:
+            have = ", ".join(runs.columns.header)
             raise MisuseError(f"--leave-out: {runs.file} has no column {missing[0]!r}; it has {have}")
-    groups = [[tuple(row[name] for name in names) for row in runs.rows] for runs in files]
+    groups = [[tuple(row.text(name) for name in names) for row in runs.rows] for runs in files]
     if len({key for keys in groups for key in keys}) < 2:
         raise MisuseError(f"--leave-out {columns}: all runs have the same value, so none would be left to fit to")
     return groups

@@ -18,10 +18,10 @@ def accuracy_lines(found: RunPredictions) -> list[str]:
     """How far the predictions of a file are from what was measured, where its rows say it, and where they do not."""
     rows = [row for row in found.rows if row]
     unread = [
-        f"line {line}: {rule}"
-        for line, row in zip(found.runs.lines, found.rows, strict=True)
-        if row
-        for rule in row.unread
+        f"line {row.line}: {rule}"
+        for row, prediction in zip(found.runs.rows, found.rows, strict=True)
+        if prediction
+        for rule in prediction.unread
     ]
     pairs = {
         "time": [(row.ms, row.measured_ms) for row in rows if row.measured_ms],

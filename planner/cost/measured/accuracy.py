@@ -13,23 +13,32 @@ from ...base.errors import Fault, Mark, PlanError
 from ..simulation.durations import Durations
 from ..simulation.simulate import simulate
 from ..timing.hardware import Hardware
+from ..timing.workload import Workload
 from .calibrate import Sample, calibrate, predicted, unfitted
+from .cells import Row
 from .csv_file import Runs
-from .predict import each_row, workload_of_row
-from .run_set import Row
+from .measurements import measured_ms
+from .predict import each_row
+from .row_work import WorkOfRows
 
 
 def samples_of(runs: Runs) -> tuple[Sample, ...]:
-    """The measured runs of a file with their counted work. Raises PlanError with every row at fault, or without rows.
+    """The measured runs of a file with their counted work.
 
-    A simulation that stops for good is a fault here, so that no fit meets one.
+    Raises:
+        PlanError: with every row at fault, or because there are no rows. A plan whose simulation never ends is a
+            fault here, so that no fit meets one.
     """
 
-    def sample(row: Row) -> Sample:
-        work = workload_of_row(runs, row)
+    def that_ends(work: Workload) -> Workload:
         if len(work.plan.modules) > 1:
             simulate(work.plan, Durations.uniform(work.plan))
-        return Sample(work=work, seconds=runs.kind.measured_ms(row, runs.folder) / 1e3)
+        return work
+
+    works = WorkOfRows(runs, that_ends)
+
+    def sample(row: Row) -> Sample:
+        return Sample(work=works.of(row), seconds=measured_ms(row, runs.folder) / 1e3)
 
     found, faults = each_row(runs, sample)
     if not found:

@@ -1,14 +1,15 @@
-"""A CSV file of measured runs -> its set, by the header, and its rows.
+"""A CSV file of measured runs -> its columns and rows, each with its place in the file.
 
-Columns may stand in any order and others may stand beside them. Of a spreadsheet's habits a byte order mark, blank
-lines, blank cells at the end of a row, and quotes are taken.
+Columns may stand in any order. The habits of spreadsheets are accepted: a byte order mark, blank lines, blank cells
+at the end of a row, blanks around cells, and quotes.
 """
 
 from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
+import re
+from collections.abc import Iterator
 from io import StringIO
 
 import attrs
@@ -16,11 +17,11 @@ import attrs
 from ...base import codes
 from ...base.errors import Fault, Mark, PlanError
 from ..simulation.simulate import DeadlockError
-from .published import PUBLISHED
-from .run_set import CellError, Row, RunSet, SecondMethod
-from .user_runs import OWN
+from .cells import CellError, Row
+from .columns import SPEC, Columns, columns_of
 
-SETS = (*PUBLISHED, OWN)
+_CELL = re.compile(r' *(?:"(?:[^"]|"")*"[^,\n]*|[^,\n]*),?')
+_BLANKS = re.compile(r" *")
 
 
 @attrs.frozen(kw_only=True)
@@ -28,107 +29,93 @@ class Runs:
     """A file of runs.
 
     Attributes:
-        kind: its set.
-        header: names of the columns.
-        rows: cells by column, as written.
-        lines: the number of the line of each row.
-        beyond: of each row, the cells that no column names.
-        file: its name.
+        columns: what its header names.
+        rows: the runs, in the order of the file.
+        file: the file's name.
+        text: the file's text, in which the places of cells are found.
     """
 
-    kind: RunSet
-    header: tuple[str, ...]
+    columns: Columns
     rows: tuple[Row, ...]
-    lines: tuple[int, ...]
-    beyond: tuple[tuple[str, ...], ...]
     file: str
+    text: str = attrs.field(repr=False)
 
     @property
     def folder(self) -> str:
-        """Where the files are that rows name."""
+        """The folder in which the files that rows name are looked for."""
         return os.path.dirname(self.file)
 
-    @property
-    def second(self) -> SecondMethod | None:
-        """The second method of its set, where the file measures it."""
-        second = self.kind.second
-        return second if second and second.measured in self.header else None
+    def mark(self, line: int, column: str) -> Mark:
+        """The place of a row's cell; of the row if no column has that name."""
+        header = self.columns.header
+        return _mark(self.text, line, header.index(column) if column in header else 0, self.file)
 
 
 def read_runs(text: str, file: str) -> Runs:
     """The runs in a CSV text.
 
     Raises:
-        PlanError: the text is no CSV, or its header is not that of a known set.
+        PlanError: the text is not CSV, or with every fault of its header.
     """
-    table = _table(text.lstrip("\ufeff"), file)
-    header = tuple(cell.strip() for cell in table[0][1]) if table else ()
+    text = text.lstrip("\ufeff")
+    (header_line, header), *records = [*_records(text, file)] or [(1, [])]
+    header = [cell.strip() for cell in header]
     while header and not header[-1]:
         header = header[:-1]
-    kind = _kind(header, file)
-    if twice := [name for name, number in Counter(header).items() if number > 1]:
-        rule = f"the header names each column once, got {twice[0]!r} more than once"
-        raise PlanError([Fault(codes.DUPLICATE_KEY, ("header",), rule, "rename one of them", Mark(file, 1, 1))])
+    columns, faults = columns_of(header)
+    if faults:
+        raise PlanError(attrs.evolve(one.fault, mark=_mark(text, header_line, one.index, file)) for one in faults)
     num = len(header)
-    return Runs(
-        kind=kind,
-        header=header,
-        rows=tuple(dict(zip(header, [*cells, *[""] * num][:num], strict=True)) for _, cells in table[1:]),
-        lines=tuple(line for line, _ in table[1:]),
-        beyond=tuple(tuple(cell for cell in cells[num:] if cell.strip()) for _, cells in table[1:]),
-        file=file,
+    rows = (
+        Row(
+            cells=dict(zip(header, [*cells, *[""] * num][:num], strict=True)),
+            line=line,
+            beyond=tuple(cell for cell in cells[num:] if cell.strip()),
+        )
+        for line, cells in records
     )
+    return Runs(columns=columns, rows=tuple(rows), file=file, text=text)
 
 
-def check_cells(runs: Runs, index: int) -> None:
-    """Raise CellError where a row has more cells than the header names."""
-    if beyond := runs.beyond[index]:
-        rule = f"the header names a column for every cell, got {len(beyond)} more: {', '.join(beyond)[:80]}"
-        raise CellError("row", rule, "quote cells that hold a comma, or name the columns")
-
-
-def _table(text: str, file: str) -> list[tuple[int, list[str]]]:
-    """(line, cells) of every line that has any."""
+def _records(text: str, file: str) -> Iterator[tuple[int, list[str]]]:
+    """The first line and the cells of every record that is not blank."""
     reader = csv.reader(StringIO(text), strict=True, skipinitialspace=True)
+    line = 1
     try:
-        return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = reader.line_num + 1
     except csv.Error as error:
         mark = Mark(file, reader.line_num, 1)
         fault = Fault(codes.BAD_SYNTAX, ("row",), f"the text is CSV: {error}", "correct the line", mark)
         raise PlanError([fault]) from None
 
 
-def _kind(header: tuple[str, ...], file: str) -> RunSet:
-    """The set that a header tells; else a fault that names the columns which the most similar set has beside it."""
-    kind = next((one for one in SETS if set(one.columns) <= set(header)), None)
-    if kind is not None:
-        return kind
-    shown = ", ".join(header)[:200] or "nothing"
-    if len(header) == 1 and (found := [name for mark, name in ((";", "semicolons"), ("\t", "tabs")) if mark in shown]):
-        rule, remedy = f"cells are separated by commas, got {found[0]}", "save the file with commas"
-    else:
-        closest = max(SETS, key=lambda one: len(set(one.columns) & set(header)) / len(one.columns))
-        if set(closest.columns) & set(header):
-            missing = [column for column in closest.columns if column not in header]
-            rule = f"the header has all columns of a known set; nearest is {closest.name}, without {', '.join(missing)}"
-            remedy = "add these columns"
-        else:
-            rule = f"the header has the columns of a known set of runs, got {shown}"
-            remedy = (
-                "begin with the line `spec,ms`, then for each run the file of its spec and its milliseconds; or write "
-                "the columns of a published set, as in tests/data/runs"
-            )
-    raise PlanError([Fault(codes.MISSING_KEY, ("header",), rule, remedy, Mark(file, 1, 1))])
+def _mark(text: str, line: int, index: int, file: str) -> Mark:
+    """The place of a cell, counted from 0, in the record that begins with a line; its end if it is shorter."""
+    position = 0
+    for _ in range(line - 1):
+        position = text.index("\n", position) + 1
+    for _ in range(index):
+        if found := _CELL.match(text, position):
+            position = found.end()
+    if blanks := _BLANKS.match(text, position):
+        position = blanks.end()
+    return Mark(file, text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position))
 
 
-def row_faults(runs: Runs, index: int, error: CellError | PlanError | DeadlockError) -> list[Fault]:
-    """What is wrong with a row, with its line; but faults in a spec's file have their place there."""
-    mark = Mark(runs.file, runs.lines[index], 1)
+def row_faults(runs: Runs, row: Row, error: CellError | PlanError | DeadlockError) -> list[Fault]:
+    """What is wrong with a row, each fault with its cell; faults in a file that the row names have their place there.
+
+    A file that cannot be read has no place of its own: the fault is in the cell that names it.
+    """
     if isinstance(error, PlanError):
+        at_spec = runs.mark(row.line, SPEC)
         return [
-            fault if fault.mark and fault.code != codes.UNREADABLE else attrs.evolve(fault, mark=mark)
+            fault if fault.mark and fault.code != codes.UNREADABLE else attrs.evolve(fault, mark=at_spec)
             for fault in error.faults
         ]
     if isinstance(error, CellError):
-        return [Fault(error.code, (error.column,), error.rule, error.remedy, mark)]
-    return [Fault(codes.CONFLICT, ("row",), error.rule, error.remedy, mark)]
+        return [Fault(error.code, (error.column,), error.rule, error.remedy, runs.mark(row.line, error.column))]
+    return [Fault(codes.CONFLICT, ("row",), error.rule, error.remedy, runs.mark(row.line, SPEC))]

@@ -15,23 +15,28 @@ from ..simulation.simulate import DeadlockError
 from ..timing.hardware import DEFAULT, Hardware, load_hardware
 from ..timing.step_time import step_seconds
 from ..timing.timing import Rates, rates_of
-from ..timing.workload import Workload, workload_of
-from .csv_file import Runs, check_cells, row_faults
-from .run_set import CellError, PlanOf, Row, measured
+from ..timing.workload import Workload
+from .cells import CellError, Row
+from .csv_file import Runs, row_faults
+from .measurements import measured_gib, measured_ms
+from .row_work import WorkOfRows
 
 _ADDED = ("predicted_ms", "predicted_GiB")
 
 
 @attrs.frozen(kw_only=True)
 class RowPrediction:
-    """What is predicted of a row, and what was measured of it: milliseconds, GiB; None where it does not say.
+    """What is predicted for a row, and what was measured of it.
 
-    `unread` tells of cells that say something else, such as OOM.
+    Attributes:
+        ms: predicted milliseconds of a step.
+        gib: predicted GiB of the fullest rank.
+        measured_ms, measured_gib: the same as measured; None if the row does not say it.
+        unread: what is wrong with cells that say something else in the place of a measurement, such as OOM.
     """
 
     ms: float
     gib: float
-    second_ms: float | None
     measured_ms: float | None
     measured_gib: float | None
     unread: tuple[str, ...]
@@ -39,9 +44,13 @@ class RowPrediction:
 
 @attrs.frozen(kw_only=True)
 class RunPredictions:
-    """Of every row of a file, in order; None for a row at fault, whose faults stand in `faults`.
+    """The predictions for a file of runs.
 
-    `num_assumed` rows do not name their GPU: it is the default.
+    Attributes:
+        runs: the file.
+        rows: one prediction per row; None for a row at fault.
+        faults: what is wrong with those rows.
+        num_assumed: number of rows whose spec does not name a GPU, so that the default is assumed.
     """
 
     runs: Runs
@@ -51,92 +60,82 @@ class RunPredictions:
 
 
 def each_row[T](runs: Runs, make: Callable[[Row], T]) -> tuple[list[T | None], list[Fault]]:
-    """What `make` makes of every row, None where it cannot, and the faults of all those rows."""
+    """What `make` makes of every row, None for a row at fault; and the faults, each once."""
     found: list[T | None] = []
-    faults = []
-    for index, row in enumerate(runs.rows):
+    faults: dict[Fault, None] = {}
+    for row in runs.rows:
         try:
-            check_cells(runs, index)
             found.append(make(row))
         except (CellError, PlanError, DeadlockError) as error:
             found.append(None)
-            faults += row_faults(runs, index, error)
-    return found, faults
-
-
-def workload_of_row(runs: Runs, row: Row, plan_of: PlanOf | None = None) -> Workload:
-    """The counted work of one row. Raises CellError, PlanError."""
-    plan = (plan_of or runs.kind.plan_of)(row, runs.folder)
-    return workload_of(plan, runs.kind.settings_of(row))
-
-
-def gpu_of(runs: Runs, work: Workload) -> str | None:
-    """The GPU that a row ran on, where it is known."""
-    return runs.kind.gpu or work.plan.gpu
+            faults |= dict.fromkeys(row_faults(runs, row, error))
+    return found, list(faults)
 
 
 def row_gib(work: Workload) -> float:
-    """Memory that the fullest rank allocates, as a framework counts it: communicators are outside."""
+    """GiB that the fullest rank allocates, as a framework counts them: without its communicators."""
     return max(peak.memory.total for peak in peaks(work.plan, work.settings)) / 2**30
 
 
 def predict_runs(
     runs: Runs, hardware: Hardware | None = None, progress: Callable[[float], None] | None = None
 ) -> RunPredictions:
-    """Predictions of every row, on the given GPU or else the row's own; `progress` is told the share done."""
-    assumed = done = 0
+    """Predictions for every row of a file.
+
+    Args:
+        runs: the file.
+        hardware: the GPU; if None, the one that each row's spec names.
+        progress: is told the share that is done.
+    """
+    num_assumed = num_done = 0
 
     @cache
     def rates_by_name(gpu: str) -> Rates:
         return rates_of(load_hardware(gpu))
 
-    def predict(row: Row) -> RowPrediction:
-        nonlocal assumed, done
-        if progress:
-            progress(done / len(runs.rows))
-        done += 1
-        work = workload_of_row(runs, row)
-        gpu = gpu_of(runs, work)
-        assumed += hardware is None and gpu is None
+    def made(work: Workload) -> tuple[float, float, bool]:
+        gpu = work.plan.gpu
         rates = rates_of(hardware) if hardware else rates_by_name(gpu or DEFAULT)
-        second = runs.second
-        measured_ms, no_ms = _if_measured(lambda: runs.kind.measured_ms(row, runs.folder), row)
-        measured_gib, no_gib = _if_measured(lambda: measured(row, runs.kind.gibibytes), row)
+        return 1e3 * step_seconds(work, rates), row_gib(work), hardware is None and gpu is None
+
+    predictions = WorkOfRows(runs, made)
+
+    def predict(row: Row) -> RowPrediction:
+        nonlocal num_assumed, num_done
+        if progress:
+            progress(num_done / len(runs.rows))
+        num_done += 1
+        ms, gib, is_assumed = predictions.of(row)
+        num_assumed += is_assumed
+        measured_time, not_a_time = _if_measured(lambda: measured_ms(row, runs.folder), row)
+        measured_memory, not_memory = _if_measured(lambda: measured_gib(row), row)
         return RowPrediction(
-            ms=1e3 * step_seconds(work, rates),
-            gib=row_gib(work),
-            second_ms=1e3 * step_seconds(workload_of_row(runs, row, second.plan_of), rates) if second else None,
-            measured_ms=measured_ms,
-            measured_gib=measured_gib,
-            unread=no_ms + no_gib,
+            ms=ms,
+            gib=gib,
+            measured_ms=measured_time,
+            measured_gib=measured_memory,
+            unread=not_a_time + not_memory,
         )
 
     rows, faults = each_row(runs, predict)
-    return RunPredictions(runs=runs, rows=tuple(rows), faults=tuple(faults), num_assumed=assumed)
+    return RunPredictions(runs=runs, rows=tuple(rows), faults=tuple(faults), num_assumed=num_assumed)
 
 
 def _if_measured(read: Callable[[], float], row: Row) -> tuple[float | None, tuple[str, ...]]:
-    """What was measured; else None, and why where the cell says something."""
+    """What was measured; else None, and why if the cell says something."""
     try:
         return read(), ()
     except CellError as error:
-        return None, (error.rule,) if row.get(error.column, "").strip() else ()
+        return None, (error.rule,) if row.text(error.column) else ()
 
 
 def predictions_text(found: RunPredictions) -> str:
-    """The rows as CSV with `predicted_ms` and `predicted_GiB`; these are empty in rows at fault.
-
-    Where a file measures a second method (the column `full_s`: full recomputation, no sequence parallelism), its
-    prediction is the column `predicted_full_ms`.
-    """
-    runs = found.runs
-    added = [*_ADDED, *([runs.second.predicted] if runs.second else [])]
-    given = [column for column in runs.header if column not in added]
+    """The rows as CSV with the columns `predicted_ms` and `predicted_GiB`, which are empty in rows at fault."""
+    given = [column for column in found.runs.columns.header if column not in _ADDED]
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*given, *added])
-    for row, one in zip(runs.rows, found.rows, strict=True):
-        numbers = [one.ms, one.gib, one.second_ms] if one else [None] * 3
-        cells = ["" if number is None else f"{number:.6f}" for number in numbers[: len(added)]]
-        writer.writerow([*(row[column] for column in given), *cells])
+    writer.writerow([*given, *_ADDED])
+    for row, one in zip(found.runs.rows, found.rows, strict=True):
+        predicted = [f"{one.ms:.6f}", f"{one.gib:.6f}"] if one else ["", ""]
+        writer.writerow([*(row.cells[column] for column in given), *predicted])
     return out.getvalue()
