@@ -18,10 +18,11 @@ import attrs
 
 from planner import Parallel, compile_spec, load_spec
 from planner.cost.measured.accuracy import Errors, choice_loss, cross_validated, samples_of, spearman
-from planner.cost.measured.calibrate import predicted, unfitted
+from planner.cost.measured.calibrate import Sample, predicted, unfitted
+from planner.cost.measured.cells import Row
 from planner.cost.measured.csv_file import Runs, read_runs
+from planner.cost.measured.measurements import measured_gib
 from planner.cost.measured.predict import row_gib
-from planner.cost.measured.run_set import Row
 from planner.cost.predict import predict
 from planner.cost.timing.hardware import load_hardware
 
@@ -35,7 +36,7 @@ def main() -> int:
     runs = {path.stem.removesuffix("_given"): _read(path) for path in sorted(folder.glob("*.csv"))}
     _memory(runs["b200_llama"])
     _times("b200", {name: runs[name] for name in ("b200_llama",)}, "layout", _layout)
-    _times("a100", {name: runs[name] for name in ("a100_single_node", "a100_multi_node")}, "hidden size", _hidden)
+    _times("a100", {name: runs[name] for name in ("a100_single_node", "a100_multi_node")}, "hidden size", _width)
     _unfitted_set(runs["a100_recompute"])
     _speed()
     for line in _missed:
@@ -44,21 +45,15 @@ def main() -> int:
 
 
 def _read(path: Path) -> Runs:
-    return read_runs(path.read_text(), path.name)
+    return read_runs(path.read_text(), str(path))
 
 
-def _hidden(row: Row) -> object:
-    return row["hidden size"]
+def _width(row: Row) -> object:
+    return row.text("modules.language.model.hidden_size")
 
 
 def _layout(row: Row) -> object:
-    return row["TP"], row["PP"], row["CP"]
-
-
-def _same_job(row: Row) -> object:
-    """One model, number of GPUs and batch: what a user chooses a layout for."""
-    columns = ("# GPUs", "global batch", "hidden size", "# layers", "sequence length")
-    return tuple(row[column] for column in columns)
+    return tuple(row.text(f"modules.language.parallel.{axis}") for axis in ("tp", "pp", "cp"))
 
 
 def _limit(what: str, value: float, limit: float, *, low: bool = False) -> str:
@@ -69,9 +64,7 @@ def _limit(what: str, value: float, limit: float, *, low: bool = False) -> str:
 
 
 def _memory(runs: Runs) -> None:
-    found = Errors.of(
-        [row_gib(sample.work) for sample in samples_of(runs)], [float(row[runs.kind.gibibytes]) for row in runs.rows]
-    )
+    found = Errors.of([row_gib(sample.work) for sample in samples_of(runs)], [measured_gib(row) for row in runs.rows])
     print("memory, nothing fitted, b200_llama:")
     print("  mean", _limit("memory mean", found.mean, 0.02), " max", _limit("memory max", found.largest, 0.04))
 
@@ -83,8 +76,8 @@ def _times(gpu: str, runs: dict[str, Runs], left_out: str, key: object) -> None:
     begun = time.perf_counter()
     validated = cross_validated(hardware, list(samples.values()), keys)
     print(f"time, {gpu}: cross-validation by {left_out} took {time.perf_counter() - begun:.0f} s")
-    pooled: dict[str, list[tuple[Row, float, float]]] = {}
-    for (name, one), held_out in zip(runs.items(), validated, strict=True):
+    pooled: dict[str, list[tuple[Sample, float]]] = {}
+    for name, held_out in zip(runs, validated, strict=True):
         measured = [sample.seconds for sample in samples[name]]
         for how, seconds in (
             ("not fitted at all", predicted(samples[name], unfitted(hardware))),
@@ -98,28 +91,31 @@ def _times(gpu: str, runs: dict[str, Runs], left_out: str, key: object) -> None:
                 _limit(f"{name} {how} Spearman", found.spearman, 0.97, low=True) if limited else f"{found.spearman:.4f}"
             )
             print(f"  {name}, {how}: MAPE {mape}  max {found.largest:.3f}  Spearman {rho}")
-            rows = list(zip(one.rows, seconds, measured, strict=True))
-            if "# GPUs" in one.header:
-                _choices(f"{name} {how}", rows, limit=0.03 if limited else None)
+            pairs = list(zip(samples[name], seconds, strict=True))
+            if gpu == "a100":
+                _choices(f"{name} {how}", pairs, limit=0.03 if limited else None)
             if limited:
-                pooled.setdefault(how, []).extend(rows)
-    for how, rows in pooled.items():
-        rho = spearman([seconds for _, seconds, _ in rows], [measured for _, _, measured in rows])
-        print(f"  {gpu}, all {len(rows)} runs, {how}: Spearman", _limit(f"{gpu} {how} Spearman", rho, 0.97, low=True))
+                pooled.setdefault(how, []).extend(pairs)
+    for how, pairs in pooled.items():
+        rho = spearman([seconds for _, seconds in pairs], [sample.seconds for sample, _ in pairs])
+        print(f"  {gpu}, all {len(pairs)} runs, {how}: Spearman", _limit(f"{gpu} {how} Spearman", rho, 0.97, low=True))
         if gpu == "a100":
-            _choices(how, rows, limit=0.03)
+            _choices(how, pairs, limit=0.03)
 
 
-def _choices(how: str, rows: list[tuple[Row, float, float]], limit: float | None = None) -> None:
-    loss, worst, number = choice_loss(*zip(*rows, strict=True), _same_job)
+def _choices(how: str, pairs: list[tuple[Sample, float]], limit: float | None = None) -> None:
+    loss, worst, number = choice_loss(*zip(*pairs, strict=True))
     shown = f"{loss:.4f}" if limit is None else _limit(f"choice {how}", loss, limit)
     print(f"    the predicted fastest of {number} choices is slower than the fastest by {shown}  worst {worst:.3f}")
 
 
 def _unfitted_set(runs: Runs) -> None:
-    samples = samples_of(runs)
-    found = Errors.of(predicted(samples, load_hardware("a100")), [sample.seconds for sample in samples])
-    print(f"time, a100_recompute, never fitted: MAPE {found.mean:.4f}  max {found.largest:.3f}")
+    methods = [row.text("modules.language.recompute") for row in runs.rows]
+    every = samples_of(runs)
+    for method in ("selective", "full"):
+        samples = [sample for sample, one in zip(every, methods, strict=True) if one == method]
+        found = Errors.of(predicted(samples, load_hardware("a100")), [sample.seconds for sample in samples])
+        print(f"time, a100_recompute, {method}, never fitted: MAPE {found.mean:.4f}  max {found.largest:.3f}")
 
 
 def _speed() -> None:

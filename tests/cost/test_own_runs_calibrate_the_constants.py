@@ -142,15 +142,15 @@ def stopping() -> str:
 
 FAULTY = {
     "no such spec": ("spec,ms\nnone.yaml,5\n", "runs.csv:2:1: error[S001]", "No such file"),
-    "no spec": ("spec,ms\n ,5\n", "runs.csv:2:1: error[S102] spec: ", "names its spec file"),
+    "no spec": ("spec,ms\n ,5\n", "runs.csv:2:2: error[S102] spec: ", "names its spec file"),
     "a faulty spec": ("spec,ms\nfaulty.yaml,5\n", "faulty.yaml:1:1: error[S101]", "'nonsense' is not a key"),
     "a spec without sizes": ("spec,ms\nbare.yaml,5\n", "runs.csv:2:1: error[S102] spec: ", "no model is given for l"),
-    "no time": ("spec,ms\ntp1_2.yaml,\n", "runs.csv:2:1: error[S103] ms: ", "a measured run has ms, got nothing"),
+    "no time": ("spec,ms\ntp1_2.yaml,\n", "runs.csv:2:12: error[S103] ms: ", "a measured run has ms, got nothing"),
     "no column of times": ("spec\ntp1_2.yaml\n", "runs.csv:2:1: error[S103] ms: ", "a measured run has ms"),
-    "a negative time": ("spec,ms\ntp1_2.yaml,-1\n", "runs.csv:2:1: error[S103] ms: ", "above 0, got '-1'"),
+    "a negative time": ("spec,ms\ntp1_2.yaml,-1\n", "runs.csv:2:12: error[S103] ms: ", "above 0, got '-1'"),
     "no rows": ("spec,ms\n", "runs.csv:1:1: error[S102] row: ", "a measured run or more, got none"),
-    "no metrics": ("spec,metrics\ntp1_2.yaml,none.jsonl\n", "runs.csv:2:1: error[S001] metrics: ", "No such file"),
-    "other metrics": ("spec,metrics\ntp1_2.yaml,runs.csv\n", "runs.csv:2:1: error[S103] metrics: ", "line 1 of "),
+    "no metrics": ("spec,metrics\ntp1_2.yaml,none.jsonl\n", "runs.csv:2:12: error[S001] metrics: ", "No such file"),
+    "other metrics": ("spec,metrics\ntp1_2.yaml,runs.csv\n", "runs.csv:2:12: error[S103] metrics: ", "line 1 of "),
     "metrics of a CPU": ("spec,metrics\ntp1_2.yaml,cpu.jsonl\n", "error[S107] metrics: ", "got the device cpu"),
     "empty metrics": ("spec,metrics\ntp1_2.yaml,empty.jsonl\n", "error[S103] metrics: ", "a step or more, got none"),
     "a plan that stops": ("spec,ms\nstops.yaml,5\n", "error[S107] row: the schedule stops", "fix: give modules that"),
@@ -174,10 +174,37 @@ def test_rows_that_cannot_be_fitted_say_why(name: str, folder: Path, capsys: pyt
     assert not (folder / "own.yaml").exists()
 
 
+def first_runs(number: int, path: Path) -> None:
+    """The first of the published runs on one node, and what they name beside them."""
+    path.write_text("".join((RUNS / "a100_single_node_given.csv").read_text().splitlines(keepends=True)[: number + 1]))
+    for file in RUNS.glob("*.yaml"):
+        (path.parent / file.name).write_text(file.read_text())
+
+
+def test_a_sweep_in_one_file_leaves_out_what_a_path_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One spec and its overrides are the same runs as a spec for each."""
+    header, *rows = (folder / "runs.csv").read_text().splitlines()
+    sweep = ["spec,modules.language.parallel.tp,batch.micro_size,batch.global_size,ms,GiB"]
+    for row in rows:
+        name, *measured = row.split(",")
+        tp, micro = name.removeprefix("tp").removesuffix(".yaml").split("_")
+        sweep.append(",".join(["tp1_2.yaml", tp, micro, str(4 * int(micro)), *measured]))
+    (folder / "sweep.csv").write_text("\n".join(sweep))
+    outputs = []
+    for file, column in (("runs.csv", None), ("sweep.csv", "modules.language.parallel.tp")):
+        leave_out = ["--leave-out", column] if column else []
+        assert main(["calibrate", str(folder / file), "-o", str(folder / "own.yaml"), *leave_out]) == 0
+        outputs.append((folder / "own.yaml").read_text())
+    assert outputs[0] == outputs[1]
+    said = capsys.readouterr().err
+    assert "each modules.language.parallel.tp predicted by constants fitted to the others:" in said
+    assert said.count(", mean error ") == 3
+    assert header == "spec,ms,GiB"
+
+
 def test_what_runs_cannot_tell_is_left_alone_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One run inside a node says nothing of networks, and cannot tell the others apart."""
-    lines = (RUNS / "a100_single_node_given.csv").read_text().splitlines()
-    (tmp_path / "one.csv").write_text("\n".join(lines[:2]))
+    first_runs(1, tmp_path / "one.csv")
     assert main(["calibrate", str(tmp_path / "one.csv"), "-o", str(tmp_path / "own.yaml")]) == 0
     said = " ".join(capsys.readouterr().err.split())
     before, after = load_hardware("a100"), load_hardware(str(tmp_path / "own.yaml"))
@@ -189,8 +216,7 @@ def test_what_runs_cannot_tell_is_left_alone_and_said(tmp_path: Path, capsys: py
 
 
 def test_runs_of_another_gpu_are_doubted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = (RUNS / "a100_single_node_given.csv").read_text().splitlines()
-    (tmp_path / "some.csv").write_text("\n".join(lines[:12]))
+    first_runs(11, tmp_path / "some.csv")
     assert main(["calibrate", str(tmp_path / "some.csv"), "--gpu", "h100"]) == 0
     assert "times its start: check that the runs are of h100" in " ".join(capsys.readouterr().err.split())
 

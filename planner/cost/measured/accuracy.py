@@ -118,16 +118,26 @@ def cross_validated(
     return found
 
 
-def choice_loss(
-    rows: Sequence[Row], predictions: Sequence[float], measurements: Sequence[float], same: Callable[[Row], Hashable]
-) -> tuple[float, float, int]:
-    """(mean, largest, number of choices): what the predicted fastest of comparable rows takes over the fastest."""
-    groups: dict[Hashable, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(same(row), []).append(index)
+def choice_loss(samples: Sequence[Sample], predictions: Sequence[float]) -> tuple[float, float, int]:
+    """What choosing a layout by its predicted time costs, among the layouts that were measured for the same job.
+
+    Returns:
+        The mean and the largest of: the measured time of the layout predicted to be fastest, over that of the fastest,
+        minus 1; and the number of jobs with two layouts or more.
+    """
+    jobs: dict[Hashable, list[int]] = {}
+    for index, sample in enumerate(samples):
+        jobs.setdefault(_job(sample), []).append(index)
     losses = []
-    for members in groups.values():
+    for members in jobs.values():
         if len(members) > 1:
             chosen = min(members, key=lambda i: predictions[i])
-            losses.append(measurements[chosen] / min(measurements[i] for i in members) - 1)
+            losses.append(samples[chosen].seconds / min(samples[i].seconds for i in members) - 1)
     return mean(losses), max(losses), len(losses)
+
+
+def _job(sample: Sample) -> Hashable:
+    """The models, the number of GPUs, the batch and its length: what a user chooses a layout for."""
+    plan = sample.work.plan
+    models = tuple((module.name, module.model) for module in plan.modules)
+    return models, plan.world_size, plan.batch_sizes.global_size, plan.batch_sizes.seq_length

@@ -71,22 +71,24 @@ def columns_of(header: Sequence[str]) -> tuple[Columns, list[HeaderFault]]:
         of_spec=tuple(one for one in columns if one.path[0] != SOFTWARE),
         of_software=tuple(one for one in columns if one.path[0] == SOFTWARE),
     )
-    return found, [HeaderFault(index, fault) for index, fault in _faults(found)]
-
-
-def _faults(columns: Columns) -> Iterator[tuple[int, Fault]]:
-    header = columns.header
     if SPEC not in header:
-        yield 0, _without_spec(header)
+        return found, [HeaderFault(0, _without_spec(header))]
+    return found, sorted(_faults(found), key=lambda one: one.index)
+
+
+def _faults(columns: Columns) -> Iterator[HeaderFault]:
+    header = columns.header
     for name, number in Counter(header).items():
         if number > 1:
             second = header.index(name, header.index(name) + 1)
             rule = f"the header names each column once, got {name!r} more than once"
-            yield second, _fault(codes.DUPLICATE_KEY, rule, "rename one of them")
+            yield HeaderFault(second, _fault(codes.DUPLICATE_KEY, rule, "rename one of them"))
     unknown = {one.name: _unknown(one.path, 0, SPEC_TYPE) for one in columns.of_spec}
     unknown |= {one.name: _unknown(one.path, 1, SETTINGS_TYPE) for one in columns.of_software}
-    yield from ((header.index(name), fault) for name, fault in unknown.items() if fault)
-    yield from ((header.index(one.name), fault) for one in columns.of_spec if (fault := _overlap(one, columns)))
+    overlaps = {one.name: _overlap(one, columns) for one in columns.of_spec}
+    for name, fault in (*unknown.items(), *overlaps.items()):
+        if fault:
+            yield HeaderFault(header.index(name), fault)
 
 
 def _overlap(inner: PathColumn, columns: Columns) -> Fault | None:

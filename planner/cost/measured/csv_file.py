@@ -106,16 +106,17 @@ def _mark(text: str, line: int, index: int, file: str) -> Mark:
 
 
 def row_faults(runs: Runs, row: Row, error: CellError | PlanError | DeadlockError) -> list[Fault]:
-    """What is wrong with a row, each fault with its cell; faults in a file that the row names have their place there.
-
-    A file that cannot be read has no place of its own: the fault is in the cell that names it.
-    """
+    """What is wrong with a row, each fault with its place: in a file that the row names, or else at a cell."""
     if isinstance(error, PlanError):
-        at_spec = runs.mark(row.line, SPEC)
-        return [
-            fault if fault.mark and fault.code != codes.UNREADABLE else attrs.evolve(fault, mark=at_spec)
-            for fault in error.faults
-        ]
+        return [_placed(runs, row, fault) for fault in error.faults]
     if isinstance(error, CellError):
         return [Fault(error.code, (error.column,), error.rule, error.remedy, runs.mark(row.line, error.column))]
     return [Fault(codes.CONFLICT, ("row",), error.rule, error.remedy, runs.mark(row.line, SPEC))]
+
+
+def _placed(runs: Runs, row: Row, fault: Fault) -> Fault:
+    """The fault of a file. One that cannot be read has no places: the fault is in the cell that names it."""
+    if fault.mark and fault.code != codes.UNREADABLE:
+        return fault
+    column = str(fault.path[0]) if fault.path else SPEC
+    return attrs.evolve(fault, mark=runs.mark(row.line, column))

@@ -87,6 +87,7 @@ def predict_runs(
         hardware: the GPU; if None, the one that each row's spec names.
         progress: is told the share that is done.
     """
+    folder = runs.folder
     num_assumed = num_done = 0
 
     @cache
@@ -107,7 +108,7 @@ def predict_runs(
         num_done += 1
         ms, gib, is_assumed = predictions.of(row)
         num_assumed += is_assumed
-        measured_time, not_a_time = _if_measured(lambda: measured_ms(row, runs.folder), row)
+        measured_time, not_a_time = _if_measured(lambda: measured_ms(row, folder), row)
         measured_memory, not_memory = _if_measured(lambda: measured_gib(row), row)
         return RowPrediction(
             ms=ms,

@@ -37,6 +37,7 @@ class WorkOfRows[T]:
 
     def __init__(self, runs: Runs, make: Callable[[Workload], T]) -> None:
         self._runs = runs
+        self._folder = runs.folder
         self._make = make
         self._read_spec = _once(read_plan_or_spec)
         self._read_software = _once(_read_software)
@@ -56,7 +57,7 @@ class WorkOfRows[T]:
         return made
 
     def _new(self, row: Row, settings: Settings) -> T | PlanError:
-        base = self._read_spec(path_in_cell(row, SPEC, self._runs.folder))
+        base = self._read_spec(path_in_cell(row, SPEC, self._folder))
         overrides = _written(row, self._runs.columns.of_spec)
         try:
             plan = _compiled(row, base, overrides)
@@ -71,7 +72,7 @@ class WorkOfRows[T]:
         """What the row says of the software; else the executor's if it names metrics, and the defaults if not."""
         settings = EXECUTOR if row.text(METRICS) else _DEFAULTS
         if row.text(SOFTWARE):
-            settings = self._read_software(path_in_cell(row, SOFTWARE, self._runs.folder))
+            settings = self._read_software(path_in_cell(row, SOFTWARE, self._folder))
         overrides = _written(row, self._runs.columns.of_software)
         if not overrides:
             return settings
@@ -95,7 +96,11 @@ class WorkOfRows[T]:
             (column, *_) = [*concerned, *within, SPEC]
             return attrs.evolve(fault, mark=self._runs.mark(row.line, column))
 
-        return PlanError(map(placed, error.faults), error.num_left_out)
+        return PlanError(sorted(map(placed, error.faults), key=_column_number), error.num_left_out)
+
+
+def _column_number(fault: Fault) -> int:
+    return fault.mark.column if fault.mark else 0
 
 
 def _once[T](read: Callable[[str], T]) -> Callable[[str], T]:
@@ -118,13 +123,10 @@ def _once[T](read: Callable[[str], T]) -> Callable[[str], T]:
 
 def _read_software(path: str) -> Settings:
     """The settings in a YAML file. Raises PlanError."""
-    data = read_bytes(path, MAX_BYTES)
-    check_size(data, path)
-    if_empty = (
-        "the file says what the training software does; it is empty",
-        "write a setting, or leave the cell empty",
-    )
+    if_empty = ("a file of software has a setting or more; it is empty", "write a setting, or leave the cell empty")
     try:
+        data = read_bytes(path, MAX_BYTES)
+        check_size(data, path)
         return cast("Settings", parse_document(data, file_name(path), SETTINGS_TYPE, if_empty)[0])
     except PlanError as error:
         raise error.of(SOFTWARE) from None
@@ -185,11 +187,11 @@ class _Values(dict[Any, Any]):
 
     def put(self, path: Path, value: Any) -> None:
         """Note the value of a path."""
-        first, *rest = path
-        if rest:
-            self.setdefault(first, _Values()).put(tuple(rest), value)
-        else:
-            self[first] = value
+        *outer, last = path
+        section = self
+        for key in outer:
+            section = section.setdefault(key, _Values())
+        section[last] = value
 
     def evolve(self, base: Any) -> Any:
         """A section of a spec with these values. Raises PlanError with the first fault."""
