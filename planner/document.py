@@ -17,6 +17,7 @@ from .layout.batch import BatchContract
 from .layout.dag import Edges
 from .layout.groups import Family
 from .layout.ir import Bridge, ModuleLayout, ModulePlan
+from .layout.stage_order import Pipeline
 from .spec.sections import Batch, Cluster, Module, Parallel, Training
 from .spec.spec import SPEC_TYPE, Spec
 
@@ -50,7 +51,7 @@ class Compiled(Protocol):
     @property
     def num_groups(self) -> int: ...
     @property
-    def total_stages(self) -> int: ...
+    def pipeline(self) -> Pipeline: ...
 
 
 def resolved_spec(plan: Compiled) -> Spec:
@@ -101,7 +102,7 @@ def document(plan: Compiled) -> dict[str, Any]:
             "num_microbatches": plan.batch.num_microbatches,
             "samples_per_lane": dict(plan.batch.samples_per_lane),
         },
-        "total_stages": plan.total_stages,
+        "total_stages": plan.pipeline.num_stages,
         "num_groups": plan.num_groups,
     }
 
@@ -147,13 +148,13 @@ def _family_document(family: Family) -> dict[str, Any]:
     return found
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
     """One text per value, on any machine and Python: sorted keys, no spaces, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest_of_fields(fields: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical(fields).encode("ascii")).hexdigest()
+    return hashlib.sha256(canonical(fields).encode("ascii")).hexdigest()
 
 
 def digest_of(plan: Compiled) -> str:

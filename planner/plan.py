@@ -19,7 +19,7 @@ from .layout.batch import BatchContract
 from .layout.batch_keys import data_needs
 from .layout.bridges import Edge, connect
 from .layout.communicators import communicators, num_communicators
-from .layout.dag import Edges, reached_from, stages_before
+from .layout.dag import Edges, reached_from
 from .layout.groups import Family, ModuleFamilies, families
 from .layout.ir import (
     Bridge,
@@ -87,13 +87,8 @@ class Plan:
         return BatchContract(sizes.global_size, sizes.micro_size, sizes.seq_length, grids)
 
     @cached_property
-    def total_stages(self) -> int:
-        """Stages on the longest path through the DAG."""
-        return max(self._before[module.name] + module.num_stages for module in self.modules)
-
-    @cached_property
     def pipeline(self) -> Pipeline:
-        """Where every stage stands in the schedule that runs."""
+        """The pipeline that runs: its number of stages, and the position of every module's stages in it."""
         return pipeline_of({module.name: module for module in self.modules}, self.edges)
 
     @property
@@ -217,7 +212,6 @@ class Plan:
         for edge in edges:
             for family in self.families_by_owner[edge.name]:
                 groups += family.groups_of(rank)
-        leading = modules[0].name
         per_node = self.gpus_per_node
         return RankView(
             rank=rank,
@@ -226,8 +220,8 @@ class Plan:
             groups=tuple(groups),
             transfers=tuple(filter(None, (edge.transfers_of(rank) for edge in edges))),
             stages=FrozenMap(stages),
-            position=self._before[leading] + coords[leading][Axis.PP],
-            total_stages=self.total_stages,
+            position=self.pipeline.position({name: at[Axis.PP] for name, at in coords.items()}),
+            total_stages=self.pipeline.num_stages,
             data=FrozenMap(data),
             batch_slices=FrozenMap(slices),
             node=rank // per_node if per_node else None,
@@ -257,11 +251,6 @@ class Plan:
     def _edges(self) -> tuple[Edge, ...]:
         modules = {module.name: module for module in self.modules}
         return connect(self.edges, modules, self.batch_sizes, self.training.dtype, self.gpus_per_node)
-
-    @cached_property
-    def _before(self) -> dict[str, int]:
-        """Stages on the longest path that ends just before each module."""
-        return stages_before(self.edges, {module.name: module.num_stages for module in self.modules})
 
     @cached_property
     def _after_language(self) -> frozenset[str]:

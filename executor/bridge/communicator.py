@@ -17,7 +17,7 @@ import torch
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind, Plan
+from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind
 from planner.layout.ir import edge_name
 
 from ..groups.groups import ProcessGroups
@@ -40,7 +40,7 @@ class PipelineCommunicator:
     def __init__(self, groups: ProcessGroups, config: TransformerConfig, device: torch.device) -> None:
         plan, view = groups.plan, groups.view
         self.config = config
-        self.current_stage, self.total_stages = stage_of(plan, groups.rank), plan.pipeline.num_stages
+        self.current_stage, self.total_stages = groups.view.position, groups.view.total_stages
         self.is_pp_first_stage = any(stage.is_model_first for stage in view.stages.values())
         self.is_pp_last_stage = any(stage.is_model_last for stage in view.stages.values())
         role = view.role
@@ -131,11 +131,6 @@ def key_of(bridge: DisjointBridge | SharedBridge) -> str:
     the edge, since what one module hands to two encoders of a rank may differ.
     """
     return bridge.src if bridge.dst == MIMO_LANGUAGE_MODULE_KEY else edge_name(bridge.src, bridge.dst)
-
-
-def stage_of(plan: Plan, rank: int) -> int:
-    """The rank's position in the pipeline that runs."""
-    return plan.pipeline.place({name: view.stage for name, view in plan.view(rank).stages.items()})
 
 
 def _wrapped(value: torch.Tensor | None) -> torch.Tensor | None:

@@ -14,6 +14,7 @@ from megatron.core.hyper_comm_grid import HyperCommGrid, _RankViewSpec
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from planner import Axis, GroupKind, ModulePlan, Plan
+from planner.layout.groups import DENSE_KINDS, EXPERT_KINDS
 from planner.layout.ir import Grid
 
 from .groups import ProcessGroups
@@ -21,22 +22,11 @@ from .groups import ProcessGroups
 _BASE, _EXPERT = "base", "expert"
 _HIGH = "_high"  # suffix of the second dim of an expert axis that the stride of pp cuts in two
 KINDS: dict[tuple[str, frozenset[str]], GroupKind] = {
-    (_BASE, frozenset({"tp"})): GroupKind.TP,
-    (_BASE, frozenset({"cp"})): GroupKind.CP,
-    (_BASE, frozenset({"pp"})): GroupKind.PP,
-    (_BASE, frozenset({"dp"})): GroupKind.DP,
-    (_BASE, frozenset({"dp", "cp"})): GroupKind.DP_CP,
-    (_BASE, frozenset({"tp", "cp"})): GroupKind.TP_CP,
-    (_BASE, frozenset({"tp", "dp", "cp"})): GroupKind.TP_DP_CP,
-    (_BASE, frozenset({"tp", "pp"})): GroupKind.MP,
-    (_BASE, frozenset({"tp", "cp", "dp", "pp"})): GroupKind.INTRA_DIST_OPT,
-    (_EXPERT, frozenset({"ep"})): GroupKind.EP,
-    (_EXPERT, frozenset({"expt_tp"})): GroupKind.EXPT_TP,
-    (_EXPERT, frozenset({"expt_dp"})): GroupKind.EXPT_DP,
-    (_EXPERT, frozenset({"expt_tp", "ep"})): GroupKind.TP_EP,
-    (_EXPERT, frozenset({"expt_tp", "ep", "pp"})): GroupKind.TP_EP_PP,
-    (_EXPERT, frozenset({"pp"})): GroupKind.PP,
-}
+    (view, frozenset(axis.value for axis in axes)): kind
+    for view, kinds in ((_BASE, DENSE_KINDS), (_EXPERT, EXPERT_KINDS))
+    for kind, axes in kinds.items()
+} | {(_EXPERT, frozenset({Axis.PP.value})): GroupKind.PP}
+"""megatron-core's (view, dims) -> the plan's kind of group; the expert view has pp groups of its own name."""
 
 
 class PlannedGrid(HyperCommGrid):

@@ -27,7 +27,6 @@ from ..start import device
 from .gloo import one_device
 from .group_names import check_naming
 
-_BRIDGES = frozenset(kind for kind in GroupKind if kind.startswith("bridge"))
 _SENDING = (GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)
 
 
@@ -141,7 +140,7 @@ class ProcessGroups:
         NCCL connects a group in its first operation, in which all members must then take part; the first transfers of
         a bridge may be between only some of them.
         """
-        opened = [opened for group, opened in self._opened if group.kind in _BRIDGES]
+        opened = [opened for group, opened in self._opened if group.kind.is_bridge]
         for process_group in (*opened, *self._backward.values()):
             dist.all_reduce(torch.zeros(1, device=device.current()), group=process_group)
 

@@ -15,6 +15,7 @@ import attrs
 import torch
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, ModulePlan, Plan
+from planner.layout import bridges
 from planner.layout.batch_keys import INPUT_IDS, LABELS, LOSS_MASK, MODALITY_INPUTS, POSITION_IDS
 
 from ..errors import ExecutorError
@@ -142,10 +143,7 @@ class Synthetic:
 
 def tokens_per_item(module: ModulePlan) -> int:
     """The number of tokens that the encoder makes of one image or clip."""
-    model = model_of(module)
-    if model.family == "audio":
-        return (model.max_positions or 1) // 2
-    return ((model.image_size or 1) // (model.patch_size or 1)) ** 2
+    return bridges.tokens_per_item(model_of(module)) or 1
 
 
 def item_shape(module: ModulePlan) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from typing import overload
 import attrs
 
 from ..base.axes import Axis
-from ..spec.sections import Batch
+from ..spec.sections import Batch, Model
 from .coords import Box, Translates, merge
 from .ir import Bridge, EdgeTransfers, Grid, GroupKind, Groups, ModulePlan, RankSets, Strategy, Transfer, edge_name
 from .strategy import choose
@@ -300,7 +300,7 @@ class EdgeSizes:
     """What the strategy depends on beside the grids; None where the spec does not say.
 
     Attributes:
-        bytes_per_sample: of the edge's tensor, at the spec's dtype; the most where tokens per sample vary.
+        bytes_per_sample: bytes of one sample's tensor at the spec's dtype; of one item if their number varies.
     """
 
     bytes_per_sample: int | None = None
@@ -328,8 +328,7 @@ class Edge:
 
     @cached_property
     def shares_ranks(self) -> bool:
-        one, other = self.source.grid, self.destination.grid
-        return one.rank_offset < other.end and other.rank_offset < one.end
+        return self.source.grid.overlaps(self.destination.grid)
 
     def group_sets(self) -> Iterator[tuple[GroupKind, RankSets]]:
         """The edge's kinds of groups, in creation order."""
@@ -393,11 +392,9 @@ def connect(
 ) -> tuple[Edge, ...]:
     """The edges of a placed DAG, in the order given."""
     return tuple(
-        Edge(
-            src,
-            dst,
-            Boundary(modules[src].grid, True),
-            Boundary(modules[dst].grid, False),
+        join(
+            modules[src],
+            modules[dst],
             batch.micro_size,
             EdgeSizes(bytes_per_sample(modules[src], modules[dst], batch.seq_length, dtype), per_node),
         )
@@ -405,14 +402,43 @@ def connect(
     )
 
 
-def bytes_per_sample(source: ModulePlan, destination: ModulePlan, seq_length: int, dtype: str) -> int | None:
-    """Bytes of one sample of what `source` hands on: the most, seq_length tokens, where their number varies.
+def join(source: ModulePlan, destination: ModulePlan, micro_size: int, sizes: EdgeSizes) -> Edge:
+    """The edge between two placed modules."""
+    ends = Boundary(source.grid, True), Boundary(destination.grid, False)
+    return Edge(source.name, destination.name, *ends, micro_size, sizes)
 
-    A module that feeds language has been projected into its width; None where no model gives the width.
+
+def bytes_per_sample(source: ModulePlan, destination: ModulePlan, seq_length: int, dtype: str) -> int | None:
+    """Bytes of one sample's tensor on an edge; None if no model gives its width.
+
+    Args:
+        source: the module that hands the tensor on, already projected if it feeds language.
+        destination: the module that takes it.
+        seq_length: tokens of a sample in the language module.
+        dtype: the tensor's dtype, a key of BYTES_OF.
     """
     hidden = width_of(source, destination)
-    tokens = source.output.tokens_per_sample or seq_length
-    return None if hidden is None else tokens * hidden * BYTES_OF[dtype]
+    return None if hidden is None else tokens_handed_on(source, seq_length) * hidden * BYTES_OF[dtype]
+
+
+def tokens_handed_on(module: ModulePlan, seq_length: int) -> int:
+    """Tokens that a module hands on per sample: `tokens_per_sample`, or those of one image or clip if that varies.
+
+    A module whose model does not say what it makes of an item hands on seq_length tokens, as language does.
+    """
+    return module.output.tokens_per_sample or tokens_per_item(module.model) or seq_length
+
+
+def tokens_per_item(model: Model | None) -> int | None:
+    """Tokens that an encoder makes of one image or one full spectrogram; None if its model does not say.
+
+    A vision encoder drops its class token, and an audio encoder's convolutions halve the number of frames.
+    """
+    if model is None or model.family == "gpt":
+        return None
+    if model.family == "vit":
+        return ((model.image_size or 1) // (model.patch_size or 1)) ** 2
+    return max(1, (model.max_positions or 2) // 2)
 
 
 def width_of(source: ModulePlan, destination: ModulePlan) -> int | None:

@@ -38,7 +38,6 @@ STREAMS: dict[GroupKind, str] = {
     GroupKind.EXPT_DP: "expert-gradients",
 }
 _EXPERT_KINDS = frozenset({GroupKind.EP, GroupKind.TP_EP, GroupKind.EXPT_TP, GroupKind.EXPT_DP})
-_BRIDGE_KINDS = frozenset(kind for kind in GroupKind if kind.startswith("bridge"))
 
 Form = tuple[Digit, ...] | None  # dims of a box; None for a set of ranks that is no box
 
@@ -53,7 +52,7 @@ def communicators(groups: Sequence[Group], modules: Iterable[ModulePlan]) -> tup
     opened: dict[tuple[int, ...], dict[int, str | None]] = {}  # per set of ranks: position -> lane of its traffic
     for group in groups:
         ranks = group.ranks
-        if group.kind in _BRIDGE_KINDS and len(ranks) > 1:
+        if group.kind.is_bridge and len(ranks) > 1:
             found.append(group.position)
             continue
         stream = stream_of(group.owner, group.kind, without_experts) if len(ranks) > 1 else None
@@ -71,7 +70,7 @@ def num_communicators(families: Iterable[Family], modules: Iterable[ModulePlan])
     total = 0
     users: dict[Form, dict[object, set[str | None]]] = {}  # per form: all starts of a family, or one set -> lanes
     for family in families:
-        if family.kind in _BRIDGE_KINDS:
+        if family.kind.is_bridge:
             total += _num_connected(family)
             continue
         stream = stream_of(family.owner, family.kind, without_experts)

@@ -17,24 +17,25 @@ from .bridges import Edge
 from .coords import Box, Digit, Partition, Translates
 from .ir import Group, GroupKind, ModulePlan, RankSets
 
-_DENSE: tuple[tuple[GroupKind, tuple[Axis, ...]], ...] = (
-    (GroupKind.TP, (Axis.TP,)),
-    (GroupKind.CP, (Axis.CP,)),
-    (GroupKind.PP, (Axis.PP,)),
-    (GroupKind.DP, (Axis.DP,)),
-    (GroupKind.DP_CP, (Axis.DP, Axis.CP)),
-    (GroupKind.TP_CP, (Axis.TP, Axis.CP)),
-    (GroupKind.TP_DP_CP, (Axis.TP, Axis.DP, Axis.CP)),
-    (GroupKind.MP, (Axis.TP, Axis.PP)),
-    (GroupKind.INTRA_DIST_OPT, (Axis.TP, Axis.CP, Axis.DP, Axis.PP)),
-)
-_EXPERT: tuple[tuple[GroupKind, tuple[Axis, ...]], ...] = (
-    (GroupKind.EP, (Axis.EP,)),
-    (GroupKind.EXPT_TP, (Axis.EXPT_TP,)),
-    (GroupKind.EXPT_DP, (Axis.EXPT_DP,)),
-    (GroupKind.TP_EP, (Axis.EXPT_TP, Axis.EP)),
-    (GroupKind.TP_EP_PP, (Axis.EXPT_TP, Axis.EP, Axis.PP)),
-)
+# The axes that vary inside a group of each kind, in creation order: of the dense view, then of the expert view.
+DENSE_KINDS: dict[GroupKind, tuple[Axis, ...]] = {
+    GroupKind.TP: (Axis.TP,),
+    GroupKind.CP: (Axis.CP,),
+    GroupKind.PP: (Axis.PP,),
+    GroupKind.DP: (Axis.DP,),
+    GroupKind.DP_CP: (Axis.DP, Axis.CP),
+    GroupKind.TP_CP: (Axis.TP, Axis.CP),
+    GroupKind.TP_DP_CP: (Axis.TP, Axis.DP, Axis.CP),
+    GroupKind.MP: (Axis.TP, Axis.PP),
+    GroupKind.INTRA_DIST_OPT: (Axis.TP, Axis.CP, Axis.DP, Axis.PP),
+}
+EXPERT_KINDS: dict[GroupKind, tuple[Axis, ...]] = {
+    GroupKind.EP: (Axis.EP,),
+    GroupKind.EXPT_TP: (Axis.EXPT_TP,),
+    GroupKind.EXPT_DP: (Axis.EXPT_DP,),
+    GroupKind.TP_EP: (Axis.EXPT_TP, Axis.EP),
+    GroupKind.TP_EP_PP: (Axis.EXPT_TP, Axis.EP, Axis.PP),
+}
 
 
 @attrs.frozen
@@ -113,7 +114,7 @@ class ModuleFamilies:
         """Sort the families of a module."""
         rows: dict[bool, list[_Row]] = {True: [], False: []}
         others = []
-        expert_kinds = {kind for kind, _ in _EXPERT}
+        expert_kinds = set(EXPERT_KINDS)
         for family in found:
             sets = family.sets
             if isinstance(sets, Partition) and sets.linear is not None:
@@ -139,9 +140,9 @@ class ModuleFamilies:
 
 def module_sets(module: ModulePlan) -> Iterator[tuple[GroupKind, RankSets]]:
     """Every kind of group of one module, in creation order."""
-    for kind, axes in _DENSE:
+    for kind, axes in DENSE_KINDS.items():
         yield kind, Partition(module.grid.dense, axes)
-    for kind, axes in _EXPERT:
+    for kind, axes in EXPERT_KINDS.items():
         yield kind, Partition(module.grid.expert, axes)
     if module.is_language:
         pipelines = Partition(module.grid.dense, (Axis.PP,))

@@ -90,6 +90,10 @@ class Grid:
     def __contains__(self, rank: int) -> bool:
         return self.rank_offset <= rank < self.end
 
+    def overlaps(self, other: Grid) -> bool:
+        """Whether the two grids share ranks."""
+        return self.rank_offset < other.end and other.rank_offset < self.end
+
     def __str__(self) -> str:
         sizes = ", ".join(f"{axis} {size}" for axis, size in zip(self.order, self.sizes, strict=True) if size > 1)
         ranks = f"ranks {self.rank_offset}-{self.end - 1}" if self.size > 1 else f"rank {self.rank_offset}"
@@ -140,7 +144,7 @@ def layout_of(grids: Mapping[str, Grid]) -> ModuleLayout:
     others = [grid for name, grid in grids.items() if name != MIMO_LANGUAGE_MODULE_KEY]
     if all(grid.ranks == language.ranks for grid in others):
         return ModuleLayout.COLOCATED
-    if all(grid.end <= language.rank_offset or language.end <= grid.rank_offset for grid in others):
+    if not any(grid.overlaps(language) for grid in others):
         return ModuleLayout.NON_COLOCATED
     return ModuleLayout.MIXED
 
@@ -222,6 +226,11 @@ class GroupKind(StrEnum):
     BRIDGE_DST = "bridge_dst"
     BRIDGE_P2P = "bridge_p2p"
     BRIDGE_GATHER = "bridge_gather"
+
+    @property
+    def is_bridge(self) -> bool:
+        """Whether groups of this kind belong to an edge, not to a module."""
+        return self in (GroupKind.BRIDGE_SRC, GroupKind.BRIDGE_DST, GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)
 
 
 class RankSets(Protocol):
@@ -446,8 +455,8 @@ class RankView:
         groups: every group that holds the rank, in creation order.
         transfers: per edge, what the rank sends and receives as a lane's leader.
         stages: per module, its stage.
-        position: 0-based place on the longest pp-weighted path through the DAG, for the first of its modules.
-        total_stages: length of the longest path of the whole DAG.
+        position: the rank's position in the pipeline that runs, from 0.
+        total_stages: number of stages in that pipeline.
         data: per module, the batch keys that the rank must be fed.
         batch_slices: per module, the samples of the microbatch that are its lane's.
         node, local_rank: None where the cluster's gpus_per_node is not known.

@@ -1,11 +1,13 @@
-"""Where every stage stands in the 1F1B schedule that runs: on the longest path, modules of one forward pass together.
+"""The pipeline that runs: the position of every stage in the 1F1B schedule, counted along the longest path.
 
-`RankView.position` counts as megatron-core does, every module on the path for itself. But a rank runs all of its
-modules in one forward pass: modules that share ranks with language, or that feed one another on shared ranks, are one
-*node* of the schedule. Edges inside a node are no hops of the pipeline, and add no stage to it:
+A rank runs all of its modules in one forward pass. Modules that share ranks with language, or that feed one another on
+shared ranks, are therefore one *node* of the schedule. Edges inside a node are no hops of the pipeline and add no stage
+to it:
 
     images pp 2 -> language pp 2, apart      images 0 1, language 2 3      4 stages
     images on language's first stage         images 0,   language 0 1      2 stages
+
+megatron-core counts every module on the path by itself; executor/library/compare.py compares where the two agree.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ class Pipeline:
     """The stages of a plan's schedule.
 
     Attributes:
-        first: per module, the place of its first stage.
-        num_stages: of the longest path.
+        first: for each module, the position of its first stage, from 0.
+        num_stages: number of stages on the longest path.
         hops: the edges between modules apart, over which the pipeline hands tensors on.
         shared: the edges whose modules share ranks.
-        cycle: nodes that wait for one another, as a path that ends where it starts, if there are any: no schedule
-            runs such a plan, and places are then those of the modules.
+        cycle: nodes that wait for one another, as a path that ends where it starts; empty if there are none. No
+            schedule runs a plan with a cycle; positions then count every module by itself.
     """
 
     first: FrozenMap[str, int]
@@ -39,15 +41,18 @@ class Pipeline:
     shared: Edges
     cycle: tuple[str, ...]
 
-    def place(self, stages: Mapping[str, int]) -> int:
-        """Of a rank that holds these stages, by module in plan order: that of language, or else of the first."""
+    def position(self, stages: Mapping[str, int]) -> int:
+        """The position of a rank that holds these stages, by module in plan order.
+
+        It is that of language's stage, or of the first module's if the rank has no part of language.
+        """
         leading = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in stages else next(iter(stages))
         return self.first[leading] + stages[leading]
 
 
 def pipeline_of(modules: Mapping[str, ModulePlan], edges: Edges) -> Pipeline:
     """The schedule's stages of a placed DAG."""
-    shared = tuple((src, dst) for src, dst in edges if share_ranks(modules[src], modules[dst]))
+    shared = tuple((src, dst) for src, dst in edges if modules[src].grid.overlaps(modules[dst].grid))
     hops = tuple(edge for edge in edges if edge not in shared)
     nodes = _nodes(modules, shared)
     between = tuple((nodes[src], nodes[dst]) for src, dst in hops)
@@ -62,14 +67,10 @@ def pipeline_of(modules: Mapping[str, ModulePlan], edges: Edges) -> Pipeline:
     return Pipeline(first, max(before[node] + size for node, size in sizes.items()), hops, shared, cycle)
 
 
-def share_ranks(one: ModulePlan, other: ModulePlan) -> bool:
-    return one.grid.rank_offset < other.grid.end and other.grid.rank_offset < one.grid.end
-
-
 def _nodes(modules: Mapping[str, ModulePlan], shared: Edges) -> dict[str, str]:
     """Per module the one that stands for its node: language where it is in it."""
     language = modules[MIMO_LANGUAGE_MODULE_KEY]
-    inside = {name for name, module in modules.items() if share_ranks(module, language)}
+    inside = {name for name, module in modules.items() if module.grid.overlaps(language.grid)}
     nodes = {name: MIMO_LANGUAGE_MODULE_KEY if name in inside else name for name in modules}
     for src, dst in shared:
         one, other = sorted((nodes[src], nodes[dst]), key=lambda node: node != MIMO_LANGUAGE_MODULE_KEY)

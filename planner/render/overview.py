@@ -130,7 +130,7 @@ def _batch(plan: Plan, style: Style) -> list[str]:
         f"  {steps} of {batch.micro_size:,}; {batch.seq_length:,} tokens per sample",
         f"  {first}",
         *(f"    {line}" for line in rest),
-        f"  pipeline: {plural(plan.total_stages, 'stage')} on the longest path",
+        f"  pipeline: {plural(plan.pipeline.num_stages, 'stage')} on the longest path",
         f"  micro_batch_size: {whole} in Megatron-Bridge, {lane} in Megatron-LM (per lane)",
     ]
 

@@ -93,7 +93,7 @@ def _facts(plan: Plan, timeline: Timeline | None) -> Iterator[KeyFigure]:
     batch = plan.batch
     yield KeyFigure("GPUs", f"{plan.world_size:,}", plural(plan.num_nodes, "node") if plan.num_nodes else "")
     yield KeyFigure("Samples per step", f"{batch.global_size:,}", f"{batch.num_microbatches:,} × {batch.micro_size:,}")
-    yield KeyFigure("Pipeline stages", f"{plan.total_stages}", "on the longest path")
+    yield KeyFigure("Pipeline stages", f"{plan.pipeline.num_stages}", "on the longest path")
     if timeline:
         yield KeyFigure("Bubble", f"{timeline.bubble:.1%}", "of all GPU time")
 

@@ -537,27 +537,60 @@ def _as_seated(group: Group) -> Seated:
 # ---- views
 
 
-def _longest_before(plan: Plan) -> dict[str, int]:
-    """Per module, the stages of the longest path that ends just before it: every path, those known reused."""
-    num_stages = {module.name: _axis_size(module, Axis.PP) for module in plan.modules}
-    known: dict[str, int] = {}
+def _nodes_of_the_schedule(plan: Plan, tables: Mapping[str, Table]) -> dict[str, frozenset[str]]:
+    """Per module, the modules that run in one pass with it: merged, two sets at a time, until nothing changes.
 
-    def before(name: str) -> int:
-        if name not in known:
-            sources = [src for src, dst in plan.edges if dst == name]
-            known[name] = max((before(src) + num_stages[src] for src in sources), default=0)
-        return known[name]
+    Two sets merge if both share ranks with language, or if an edge joins two of their modules on shared ranks.
+    """
+    inside = [name for name in tables if set(tables[name]) & set(tables[MIMO_LANGUAGE_MODULE_KEY])]
+    pairs = [(MIMO_LANGUAGE_MODULE_KEY, name) for name in inside]
+    pairs += [(src, dst) for src, dst in plan.edges if set(tables[src]) & set(tables[dst])]
+    nodes = {name: frozenset({name}) for name in tables}
+    for one, other in pairs:
+        merged = nodes[one] | nodes[other]
+        nodes |= dict.fromkeys(merged, merged)
+    return nodes
 
-    return {name: before(name) for name in num_stages}
+
+def _longest_before(
+    plan: Plan, nodes: Mapping[str, frozenset[str]], hops: Iterable[tuple[str, str]]
+) -> dict[str, int] | None:
+    """Per module, the stages of the longest path of nodes that ends just before its own; None if nodes form a cycle."""
+    num_stages = {node: max(_axis_size(plan.module(name), Axis.PP) for name in node) for node in nodes.values()}
+    known: dict[frozenset[str], int] = {}
+
+    def before(node: frozenset[str], path: tuple[frozenset[str], ...]) -> int:
+        if node in path:
+            raise RecursionError
+        if node not in known:
+            sources = {nodes[src] for src, dst in hops if dst in node}
+            known[node] = max((before(src, (*path, node)) + num_stages[src] for src in sources), default=0)
+        return known[node]
+
+    try:
+        return {name: before(node, ()) for name, node in nodes.items()}
+    except RecursionError:
+        return None
+
+
+def _pipeline(plan: Plan, tables: Mapping[str, Table]) -> tuple[dict[str, int], int]:
+    """DESIGN, semantics 6: position of each module's first stage in the pipeline that runs, and its number of stages.
+
+    No schedule runs a plan whose nodes wait for one another; its modules are then counted one by one.
+    """
+    hops = [(src, dst) for src, dst in plan.edges if not set(tables[src]) & set(tables[dst])]
+    before = _longest_before(plan, _nodes_of_the_schedule(plan, tables), hops)
+    if before is None:
+        before = _longest_before(plan, {name: frozenset({name}) for name in tables}, plan.edges) or {}
+    return before, max(before[module.name] + _axis_size(module, Axis.PP) for module in plan.modules)
 
 
 def _view_facts(
     plan: Plan, tables: Mapping[str, Table], edges: Iterable[ExpectedEdge], seated: Iterable[Seated]
 ) -> Iterator[Fact]:
     """Every answer of every rank's role and view."""
-    before = _longest_before(plan)
-    total = max(before[module.name] + _axis_size(module, Axis.PP) for module in plan.modules)
-    yield Fact("total_stages", total, plan.total_stages)
+    before, total = _pipeline(plan, tables)
+    yield Fact("pipeline.num_stages", total, plan.pipeline.num_stages)
     groups = _groups_by_rank(plan, seated)
     led, nodes = _led_by_rank(edges), _nodes(plan)
     blocks = {name: _blocks(_deal(plan, table)) for name, table in tables.items()}
@@ -629,7 +662,7 @@ def _ends(plan: Plan, name: str, coords: Coords) -> tuple[bool, bool]:
 def _stage_facts(
     plan: Plan, view: RankView, held: Mapping[str, Coords], before: Mapping[str, int], total: int
 ) -> Iterator[Fact]:
-    """DESIGN, semantics 6: stage of the module, first and last of the model, position on the longest path."""
+    """DESIGN, semantics 6: stage of the module, first and last of the model, position in the pipeline that runs."""
     where = f"view({view.rank})"
     role = plan.role(view.rank)
     yield Fact(f"role({view.rank}): the view's", role, view.role)
@@ -646,7 +679,7 @@ def _stage_facts(
         got = (stage.stage, stage.num_stages, stage.is_model_first, stage.is_model_last)
         expected = (coords[Axis.PP], num_stages, first and is_source, last and is_sink)
         yield Fact(f"{where}.stages[{name!r}]", expected, got)
-    leading = next(iter(held))
+    leading = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in held else next(iter(held))
     position = before[leading] + held[leading][Axis.PP]
     yield Fact(f"{where}: (position, total_stages)", (position, total), (view.position, view.total_stages))
     yield Fact(f"{where}.num_warmup_microbatches", total - position - 1, view.num_warmup_microbatches)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol
 
-from ..layout.ir import GroupKind, Message, Strategy
+from ..layout.ir import GroupKind, Message, ModulePlan, Strategy
 from ..plan import Plan
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
 
@@ -50,16 +50,29 @@ def expected_strategy(plan: Plan, edge: EdgeFacts) -> Strategy:
     """Slices where a transfer of 2 MiB or more leaves its node and both sides have two ranks per lane."""
     if edge.shares_ranks:
         return Strategy.GATHER
-    per_node, tokens = plan.gpus_per_node, plan.module(edge.src).output.tokens_per_sample
+    per_node, source = plan.gpus_per_node, plan.module(edge.src)
     model = plan.module(edge.dst if edge.dst == MIMO_LANGUAGE_MODULE_KEY else edge.src).model
     if per_node is None or model is None or not model.hidden_size:
         return Strategy.LEADER
     ends = [(edge.source.lanes[hop.src_lane], edge.destination.lanes[hop.dst_lane]) for hop in edge.hops]
     crosses = any(len({rank // per_node for side in pair for rank in side}) > 1 for pair in ends)
     many = all(len(ranks) > 1 for pair in ends for ranks in pair)
-    elements = max(hop.num_samples for hop in edge.hops) * (tokens or plan.batch_sizes.seq_length) * model.hidden_size
+    samples = max(hop.num_samples for hop in edge.hops)
+    elements = samples * _tokens(source, plan.batch_sizes.seq_length) * model.hidden_size
     large = elements * (4 if plan.training.dtype == "fp32" else 2) >= 2 << 20
     return Strategy.SLICES if crosses and many and large else Strategy.LEADER
+
+
+def _tokens(module: ModulePlan, seq_length: int) -> int:
+    """Tokens that a sample brings over an edge: as written, else a token per patch, or per two frames."""
+    model = module.model
+    if module.output.tokens_per_sample is not None:
+        return module.output.tokens_per_sample
+    if model is not None and model.image_size is not None and model.patch_size is not None:
+        return len(range(model.patch_size, model.image_size + 1, model.patch_size)) ** 2
+    if model is not None and model.num_mel_bins is not None and model.max_positions is not None:
+        return max(1, model.max_positions // 2)
+    return seq_length
 
 
 def message_facts(plan: Plan, edge: EdgeFacts, strategy: Strategy) -> Iterator[tuple[str, object, object]]:

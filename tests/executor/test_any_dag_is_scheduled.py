@@ -94,4 +94,4 @@ def test_memory_of_microbatches_is_used_again() -> None:
     plan = DAGS["short branch beside a long one"]
     few, many = (check(plan, 4, num, TOKENS) for num in (8, 16))
     assert [r["allocated"] for r in few] == [r["allocated"] for r in many]
-    assert max(count for r in many for count in r["allocated"]) <= plan.total_stages + 2
+    assert max(count for r in many for count in r["allocated"]) <= plan.pipeline.num_stages + 2

@@ -39,7 +39,7 @@ def test_chain_with_a_module_after_language(megatron: Megatron) -> None:
             topology={"images": ["adapter"], "adapter": ["language"], "language": ["generator"]},
         )
     )
-    assert plan.total_stages == 4 + 3 + 2
+    assert plan.pipeline.num_stages == 4 + 3 + 2
     assert [plan.view(rank).position for rank in range(12)] == [0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert stages_agree(megatron, plan) == 13
     assert communicators_agree(megatron, plan) == 12

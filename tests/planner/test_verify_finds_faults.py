@@ -36,6 +36,8 @@ from planner import (
     compile_spec,
 )
 from planner.base.axes import Axis
+from planner.layout import stage_order
+from planner.layout.stage_order import Pipeline
 from planner.verify import VerificationError, verify
 from tests.strategies import planned, simple
 
@@ -51,6 +53,13 @@ DISJOINT = attrs.evolve(
     cluster=Cluster(gpus_per_node=8),
 )
 SHARED = attrs.evolve(simple(12, images={"tp": 2, "dp": 4}, language={"tp": 4, "dp": 2}), placement="colocated")
+
+
+def pipeline_of(plan: Plan) -> Pipeline:
+    """The honest one, of a plan that lies about it."""
+    return stage_order.pipeline_of({module.name: module for module in plan.modules}, plan.edges)
+
+
 FIRST_EDGE = 0  # images -> language, 3 lanes to 2
 
 
@@ -200,7 +209,7 @@ LIES: dict[str, Any] = {
     "the number of groups": {"num_groups": 1},
     "a larger world": {"world_size": 25},
     "the layout": {"layout": ModuleLayout.MIXED},
-    "the length of the longest path": {"total_stages": 9},
+    "the length of the pipeline": {"pipeline": property(lambda self: attrs.evolve(pipeline_of(self), num_stages=9))},
     "the wrong leader sends": lie_transfer(src_rank=lambda rank: rank - 1),
     "the wrong leader receives": lie_transfer(dst_rank=lambda rank: rank + 1),
     "a transfer shifted at its destination": lie_transfer(dst_start=lambda start: start + 1),
@@ -368,7 +377,7 @@ MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "an expert view for the default order only": patch_function(planner.layout.ir, "expert_view", default_order_only),
     "paths not weighted by stages": patch_function(
-        planner.plan,
+        stage_order,
         "stages_before",
         lambda original, edges, num_stages: original(edges, dict.fromkeys(num_stages, 1)),
     ),

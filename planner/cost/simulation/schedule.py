@@ -125,7 +125,7 @@ def num_passes(plan: Plan) -> int:
 
 def position_of(plan: Plan, stages: Sequence[Stage]) -> int:
     """Place in the schedule of ranks that hold these stages, given in plan order."""
-    return plan.pipeline.place({stage.module: stage.index for stage in stages})
+    return plan.pipeline.position({stage.module: stage.index for stage in stages})
 
 
 def warmup_at(plan: Plan, position: int) -> int:
@@ -204,10 +204,7 @@ def _ranks_by_stages(plan: Plan) -> dict[tuple[Stage, ...], Sequence[int]]:
     found: dict[tuple[Stage, ...], Sequence[int]] = {}
     stages_of: dict[int, tuple[Stage, ...]] = {}
     for module in plan.modules:
-        alone = all(
-            other is module or other.grid.end <= module.grid.rank_offset or module.grid.end <= other.grid.rank_offset
-            for other in plan.modules
-        )
+        alone = not any(other is not module and module.grid.overlaps(other.grid) for other in plan.modules)
         for index, ranks in enumerate(plan.groups(module.name, GroupKind.TP_DP_CP)):  # all ranks of a stage
             stage = Stage(module.name, index)
             if alone:

@@ -7,10 +7,9 @@ from math import ceil
 import attrs
 
 from ...base.axes import Axis
-from ...layout.bridges import width_of
+from ...layout.bridges import bytes_per_sample, tokens_handed_on, tokens_per_item
 from ...layout.ir import ModulePlan
 from ...plan import Plan
-from .parameters import parameter_bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -36,23 +35,19 @@ class Tokens:
 
 
 def tokens_of(plan: Plan, module: ModulePlan) -> Tokens:
-    """The tokens of a module. Where tokens_per_sample varies, one image or one full spectrogram a sample is assumed."""
+    """The tokens of a module. If tokens_per_sample varies, one image or one full spectrogram per sample is assumed."""
     samples = plan.batch.samples_per_lane[module.name]
     cp = module.grid.size_of(Axis.CP)
-    model = module.model
-    if module.is_language or model is None or model.family == "gpt":
-        length = plan.batch_sizes.seq_length if module.is_language else module.output.tokens_per_sample
-        length = length or plan.batch_sizes.seq_length
-        return Tokens(sequences=samples, length=length, handed_on=length, cp=cp)
-    if model.family == "vit":
-        whole = ((model.image_size or 1) // (model.patch_size or 1)) ** 2
-        length = whole + 1
-    else:
-        whole = length = max(1, (model.max_positions or 2) // 2)
-    handed_on = module.output.tokens_per_sample or whole
-    return Tokens(sequences=samples * ceil(handed_on / whole), length=length, handed_on=handed_on, cp=cp)
+    handed_on = tokens_handed_on(module, plan.batch_sizes.seq_length)
+    if module.is_language:
+        return Tokens(sequences=samples, length=plan.batch_sizes.seq_length, handed_on=handed_on, cp=cp)
+    per_item = tokens_per_item(module.model)
+    if per_item is None:
+        return Tokens(sequences=samples, length=handed_on, handed_on=handed_on, cp=cp)
+    length = per_item + (module.model is not None and module.model.family == "vit")  # a vision encoder's class token
+    return Tokens(sequences=samples * ceil(handed_on / per_item), length=length, handed_on=handed_on, cp=cp)
 
 
 def edge_bytes(plan: Plan, source: ModulePlan, destination: ModulePlan) -> int:
-    """Bytes of one sample's tensor on an edge; 0 where no model says how wide it is."""
-    return parameter_bytes(plan) * tokens_of(plan, source).handed_on * (width_of(source, destination) or 0)
+    """Bytes of one sample's tensor on an edge; 0 if no model says how wide it is."""
+    return bytes_per_sample(source, destination, plan.batch_sizes.seq_length, plan.training.dtype) or 0
