@@ -6,6 +6,7 @@ that when asked for. Comparing, hashing and pickling a plan therefore cost the s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -90,6 +91,12 @@ class Plan:
     def pipeline(self) -> Pipeline:
         """The pipeline that runs: its number of stages, and the position of every module's stages in it."""
         return pipeline_of({module.name: module for module in self.modules}, self.edges)
+
+    @property
+    def total_stages(self) -> int:
+        """The former name of `pipeline.num_stages`, kept for one release."""
+        warnings.warn("Plan.total_stages is now Plan.pipeline.num_stages", DeprecationWarning, stacklevel=2)
+        return self.pipeline.num_stages
 
     @property
     def gpus_per_node(self) -> int | None:
