@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from .base.runs import runs_text
 from .document import resolved_spec
 from .layout.ir import RankView
 from .plan import Plan
-from .render.style import plural, spans
+from .render.style import plural
 from .spec.fields import Record, fields_of, show
 from .spec.sections import Module
 from .spec.spec import Spec
 
 MAX_COMPARED = 65_536  # ranks; two views each: above this, modules are compared whole
 
-_MAX_SPANS = 12
+_MAX_RUNS = 12
 
 
 def differences(before: Plan, after: Plan) -> list[str]:
@@ -109,8 +110,8 @@ def _touched(before: Plan, after: Plan) -> str:
     ranks = [rank for rank in range(world) if _changed(before, after, rank)]
     if len(ranks) == world:
         return everyone
-    text = spans(ranks)
-    text = text if text.count(",") <= _MAX_SPANS else f"{ranks[0]}-{ranks[-1]}, in {text.count(',') + 1:,} runs"
+    text = runs_text(ranks)
+    text = text if text.count(",") <= _MAX_RUNS else f"{ranks[0]}-{ranks[-1]}, in {text.count(',') + 1:,} runs"
     return f"touches {len(ranks):,} of {world:,} ranks: {text}" if ranks else "touches no rank"
 
 

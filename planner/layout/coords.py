@@ -30,6 +30,7 @@ from typing import overload
 import attrs
 
 from ..base.axes import EXPERT_AXES, Axis
+from ..base.runs import runs
 
 Digit = tuple[int, int]  # (size, stride)
 
@@ -324,13 +325,8 @@ class StraddlingBoxes(Sequence[Box]):
 
     @cached_property
     def _runs(self) -> tuple[Box, ...]:
-        runs: list[list[int]] = []
-        for rank in self.partition.straddling_ranks(self.group):
-            if runs and rank == runs[-1][1] + 1:
-                runs[-1][1] = rank
-            else:
-                runs.append([rank, rank])
-        return tuple(Box.of(first, ((last - first + 1, 1),)) for first, last in runs)
+        ranks = self.partition.straddling_ranks(self.group)
+        return tuple(Box.of(first, ((last - first + 1, 1),)) for first, last in runs(ranks))
 
     def __len__(self) -> int:
         return len(self._runs)

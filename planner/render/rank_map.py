@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from os.path import commonprefix
 
 from ..base.axes import Axis
+from ..base.runs import runs_text
 from ..layout.ir import Grid, ModulePlan
 from ..plan import Plan
-from .style import Style, listed, spans, wrap
+from .style import Style, listed, wrap
 
 MAX_LISTED = 65_536  # more would take seconds to list; --rank N answers for each of them
 _ROW_WITHOUT_NODES = 8
@@ -142,10 +143,10 @@ def _repeats(plan: Plan, alike: list[tuple[int, Row]], letters: list[str]) -> li
     """`and nodes 1-15 (15 nodes), with lanes L 1-15`, as phrases to wrap."""
     nodes = [node for node, _ in alike[1:]]
     if plan.gpus_per_node:
-        where = f"nodes {spans(nodes)} ({len(nodes)} nodes)" if len(nodes) > 1 else f"node {nodes[0]}"
+        where = f"nodes {runs_text(nodes)} ({len(nodes)} nodes)" if len(nodes) > 1 else f"node {nodes[0]}"
     else:
         per_row = len(alike[0][1])
-        where = f"ranks from {spans([node * per_row for node in nodes])}"
+        where = f"ranks from {runs_text([node * per_row for node in nodes])}"
     lanes: dict[int, set[int]] = {}
     for _, row in alike[1:]:
         for index, coords in (cell for cells in row for cell in cells):
@@ -157,5 +158,5 @@ def _repeats(plan: Plan, alike: list[tuple[int, Row]], letters: list[str]) -> li
 
 def _lanes(lanes: list[int]) -> str:
     """`1-13`, or `8-123 (64 lanes)` where they come in more runs than one would read."""
-    text = spans(lanes)
+    text = runs_text(lanes)
     return text if text.count(",") <= 2 else f"{lanes[0]}-{lanes[-1]} ({len(lanes)} lanes)"

@@ -8,9 +8,10 @@ from typing import Any
 
 import attrs
 
+from ..base.runs import runs_text
 from ..layout.ir import EdgeTransfers, Group, RankView
 from ..plan import Plan
-from .style import Style, columns, spans, wrap
+from .style import Style, columns, wrap
 
 _MAX_RANKS_SHOWN = 32
 _MAX_BOXES_SHOWN = 6
@@ -68,7 +69,7 @@ def _ranks(group: Group) -> list[str]:
     """The group's ranks as phrases to wrap: listed when few, else as ranges and how many they are."""
     size = sum(map(len, group.boxes))
     if size <= _MAX_RANKS_SHOWN:
-        return [spans(group.ranks)]
+        return [runs_text(group.ranks)]
     found = [_box(box.start, box.dims) for box in group.boxes[:_MAX_BOXES_SHOWN]]
     found += ["..."] if len(group.boxes) > _MAX_BOXES_SHOWN else []
     return [*(f"{text}," for text in found[:-1]), found[-1], f"({size:,} ranks)"]

@@ -91,21 +91,6 @@ def listed(phrases: Sequence[str], mark: str = ",", first: int = 0) -> list[str]
     return [f"{p}{mark}" if first <= i < len(phrases) - 1 else p for i, p in enumerate(phrases)]
 
 
-def spans(numbers: Sequence[int]) -> str:
-    """`0-3, 8` for ascending numbers, or `0-126 by 2` where they are evenly spaced."""
-    if len(numbers) > 2:
-        step = numbers[1] - numbers[0]
-        if step > 1 and list(numbers) == list(range(numbers[0], numbers[-1] + 1, step)):
-            return f"{numbers[0]}-{numbers[-1]} by {step}"
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(f"{low}-{high}" if high > low else str(low) for low, high in runs)
-
-
 def shorten(text: str, width: int) -> str:
     """At most `width` columns of a line."""
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."

@@ -6,11 +6,11 @@ Works from the plan alone; memory, traffic and a timeline are handed in by whoev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import attrs
 
 from ..base.axes import Axis
+from ..base.runs import runs, runs_text
 from ..cost.simulation.timeline import Segment, Timeline, stage_passes
 from ..cost.simulation.words import critical_path
 from ..cost.simulation.words import duration as seconds_in_words
@@ -19,7 +19,7 @@ from ..layout.ir import Bridge, GroupKind, ModulePlan
 from ..plan import Plan
 from ..render.bridges import bridge_lines
 from ..render.overview import model_name, module_notes
-from ..render.style import Style, plural, spans
+from ..render.style import Style, plural
 from .content import (
     Cell,
     EdgeRow,
@@ -106,7 +106,7 @@ def _module(module: ModulePlan) -> ModuleRow:
     sizes = ((axis, grid.size_of(axis)) for axis in Axis)
     return ModuleRow(
         name=module.name,
-        ranks=spans(module.ranks),
+        ranks=runs_text(module.ranks),
         num_ranks=grid.size,
         axes=" ".join(f"{axis} {size}" for axis, size in sizes if size > 1 and axis is not Axis.EXPT_DP) or "one rank",
         sizes=Sizes(stage=grid.num_stages, lane=grid.num_lanes, cp=grid.size_of(Axis.CP), tp=grid.size_of(Axis.TP)),
@@ -140,20 +140,14 @@ def _stages(plan: Plan) -> Iterator[StageRow]:
                 ranks=_short(ranks),
                 num_ranks=len(ranks),
                 nodes=_short(nodes) if nodes else "",
-                runs=_runs(ranks),
+                runs=tuple(runs(ranks)),
             )
 
 
 def _short(numbers: Sequence[int]) -> str:
     """`0-3, 8`, or the ends alone where there are many runs."""
-    text = spans(numbers)
+    text = runs_text(numbers)
     return text if text.count(",") <= 2 else f"{len(numbers):,} from {numbers[0]} to {numbers[-1]}"
-
-
-def _runs(ranks: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """The first and last of each run of ascending ranks."""
-    runs = (tuple(run) for _, run in groupby(enumerate(ranks), key=lambda one: one[1] - one[0]))
-    return tuple((run[0][1], run[-1][1]) for run in runs)
 
 
 def _edge(plan: Plan, bridge: Bridge) -> EdgeRow:
