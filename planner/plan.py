@@ -14,6 +14,7 @@ import attrs
 
 from .base.axes import Axis
 from .base.errors import Fault
+from .base.frozen import frozen
 from .base.frozenmap import FrozenMap
 from .document import digest_of, dumps, resolved_spec
 from .layout.batch import BatchContract
@@ -45,7 +46,7 @@ from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Training
 from .spec.spec import Spec
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Plan:
     """A compiled layout. Only `compile_spec` and `Plan.from_json` make them: what they give is valid.
 

@@ -13,6 +13,7 @@ from functools import cached_property
 import attrs
 
 from .codes import Code
+from .frozen import frozen
 
 Path = tuple[str | int, ...]
 
@@ -42,7 +43,7 @@ def format_path(path: Path) -> str:
     return text or "spec"
 
 
-@attrs.frozen
+@frozen
 class Mark:
     """A place in a file; line and column count from 1."""
 
@@ -54,7 +55,7 @@ class Mark:
         return f"{printable(self.file)}:{self.line}:{self.column}"
 
 
-@attrs.frozen
+@frozen
 class Source:
     """Where each key of a spec was written: the name of the file, and (path, line, column) of every key."""
 
@@ -73,7 +74,7 @@ class Source:
         return Mark(self.file, 1, 1)
 
 
-@attrs.frozen
+@frozen
 class Fault:
     """One thing that is wrong (or, for a W code, doubtful) with what a user wrote.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
-
+from ..base.frozen import frozen
 from .memory.memory import Memory
 from .memory.peaks import RankMemory
 from .simulation.timeline import Timeline
@@ -14,7 +13,7 @@ from .work.parameters import Parameters
 from .work.settings import Settings
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class StageTraffic:
     """What one rank of a stage sends over its groups of a kind, in a whole step.
 
@@ -33,7 +32,7 @@ class StageTraffic:
     seconds: float
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class StageCost:
     """One stage of one module, as each of its ranks has it. Passes are of one microbatch of its lane, the update and
     traffic of a whole step."""
@@ -53,7 +52,7 @@ class StageCost:
     traffic: tuple[StageTraffic, ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Prediction:
     """What a step costs.
 

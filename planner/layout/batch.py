@@ -10,12 +10,13 @@ from __future__ import annotations
 import attrs
 
 from ..base.axes import Axis
+from ..base.frozen import frozen
 from ..base.frozenmap import FrozenMap
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
 from .ir import Grid
 
 
-@attrs.frozen
+@frozen
 class BatchContract:
     """Who holds which samples. Sizes in samples, `seq_length` in tokens."""
 

@@ -22,9 +22,8 @@ from functools import cached_property
 from math import gcd
 from typing import overload
 
-import attrs
-
 from ..base.axes import Axis
+from ..base.frozen import frozen
 from ..spec.sections import Batch, Model
 from .coords import Box, Translates, merge
 from .ir import Bridge, EdgeTransfers, Grid, GroupKind, Groups, ModulePlan, RankSets, Strategy, Transfer, edge_name
@@ -33,7 +32,7 @@ from .strategy import choose
 BYTES_OF = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-@attrs.frozen
+@frozen
 class Boundary:
     """One side of an edge: per lane, the ranks (tp x cp) of the module's boundary stage."""
 
@@ -130,7 +129,7 @@ class Boundary:
         return () if lane is None else (lane,)
 
 
-@attrs.frozen
+@frozen
 class Ends:
     """The single group of all ranks that send or receive: every transfer of the edge runs in it.
 
@@ -161,7 +160,7 @@ class Ends:
         return (0,) if any(lane(side, rank) is not None for side in (self.src, self.dst)) else ()
 
 
-@attrs.frozen
+@frozen
 class BlockGather:
     """Groups of an edge whose modules share ranks: per block of lanes, all boundary ranks of either side.
 
@@ -191,7 +190,7 @@ class BlockGather:
         return tuple(sorted(found))
 
 
-@attrs.frozen
+@frozen
 class LaneGather:
     """Gather groups where tp replicas make smaller ones enough, as megatron-core's colocated bridge has them.
 
@@ -229,7 +228,7 @@ class LaneGather:
         return tuple(lane * self.num_blocks // len(self.wide) * self._num_tp + tp for lane in lanes)
 
 
-@attrs.frozen
+@frozen
 class Transfers(Sequence[Transfer]):
     """The transfers of an edge by sample offset in the microbatch, computed when asked for."""
 
@@ -295,7 +294,7 @@ def _overlaps(lane: int, num_lanes: int, num_others: int) -> range:
     return range(lane * num_others // num_lanes, ((lane + 1) * num_others - 1) // num_lanes + 1)
 
 
-@attrs.frozen
+@frozen
 class EdgeSizes:
     """What the strategy depends on beside the grids; None where the spec does not say.
 
@@ -307,7 +306,7 @@ class EdgeSizes:
     gpus_per_node: int | None = None
 
 
-@attrs.frozen
+@frozen
 class Edge:
     """An edge with its two modules' grids and the size of the microbatch: everything that a bridge follows from."""
 

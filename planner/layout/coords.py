@@ -27,15 +27,14 @@ from itertools import chain, product
 from math import prod
 from typing import overload
 
-import attrs
-
 from ..base.axes import EXPERT_AXES, Axis
+from ..base.frozen import frozen
 from ..base.runs import runs
 
 Digit = tuple[int, int]  # (size, stride)
 
 
-@attrs.frozen
+@frozen
 class Box(Sequence[int]):
     """An ascending arithmetic box of ranks: start plus every combination of multiples of the strides.
 
@@ -104,7 +103,7 @@ def merge(digits: Sequence[Digit]) -> tuple[Digit, ...]:
 Translates = tuple[tuple[Digit, ...], Box]
 
 
-@attrs.frozen
+@frozen
 class AxisView:
     """One factoring of a grid: the dense view, or the expert view of the same ranks and stages.
 
@@ -187,7 +186,7 @@ class AxisView:
         return ((below, stride), (size // below, self.period * self.num_stages))
 
 
-@attrs.frozen
+@frozen
 class Partition:
     """All groups of one kind in a view: the sets of ranks that differ only along `axes`."""
 
@@ -316,7 +315,7 @@ class Partition:
         return sorted(self.view.rank(flat + sum(offsets), at) for offsets in product(*steps) for at in stages)
 
 
-@attrs.frozen
+@frozen
 class StraddlingBoxes(Sequence[Box]):
     """The ranks of a group in a view that is not aligned, as runs. They may be many: worked out when looked at."""
 

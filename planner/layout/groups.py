@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
-import attrs
-
 from ..base.axes import Axis
+from ..base.frozen import frozen
 from .bridges import Edge
 from .coords import Box, Digit, Partition, Translates
 from .ir import Group, GroupKind, ModulePlan, RankSets
@@ -38,7 +37,7 @@ EXPERT_KINDS: dict[GroupKind, tuple[Axis, ...]] = {
 }
 
 
-@attrs.frozen
+@frozen
 class StageEnds:
     """Subsets of every pp group: its first stage, and the last one too if `with_last` (embedding groups).
 
@@ -70,7 +69,7 @@ class StageEnds:
         return self.pipelines.indices(rank) if held else ()
 
 
-@attrs.frozen
+@frozen
 class Family:
     """All groups of one kind and owner. `base` is the creation position of the first."""
 
@@ -96,7 +95,7 @@ class Family:
 _Row = tuple[GroupKind, int, tuple[int, ...], tuple[int, ...], tuple[Digit, ...]]
 
 
-@attrs.frozen
+@frozen
 class ModuleFamilies:
     """One module's families with all that does not depend on the rank worked out: a view must be cheap.
 

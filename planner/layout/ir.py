@@ -16,6 +16,7 @@ from typing import Protocol, overload
 import attrs
 
 from ..base.axes import Axis, format_order
+from ..base.frozen import frozen
 from ..base.frozenmap import FrozenMap
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY, Freeze, Model, Output
 from .coords import AxisView, Box, Translates, dense_view, expert_view
@@ -23,7 +24,7 @@ from .coords import AxisView, Box, Translates, dense_view, expert_view
 # ---- modules
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Grid:
     """A module's ranks as a box of axes, starting at `rank_offset`.
 
@@ -100,7 +101,7 @@ class Grid:
         return f"{ranks} ({sizes}; {format_order(self.order)})" if sizes else ranks
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ModulePlan:
     """One module, placed. `model` has every size filled in; `stages` holds the layers of each stage."""
 
@@ -149,7 +150,7 @@ def layout_of(grids: Mapping[str, Grid]) -> ModuleLayout:
     return ModuleLayout.MIXED
 
 
-@attrs.frozen
+@frozen
 class ModuleStageInfo:
     """Where a rank stands in one module's own pipeline."""
 
@@ -167,7 +168,7 @@ class HasRoles(Protocol):
     def role(self, rank: int) -> RankRole: ...
 
 
-@attrs.frozen
+@frozen
 class RankRole:
     """The modules that one rank takes part in, and its stage in each."""
 
@@ -252,7 +253,7 @@ def ranks_of(boxes: Sequence[Box]) -> tuple[int, ...]:
     return tuple(boxes[0]) if len(boxes) == 1 else tuple(sorted(set(chain(*boxes))))
 
 
-@attrs.frozen
+@frozen
 class Groups(Sequence[tuple[int, ...]]):
     """The groups of one kind as tuples of ranks, computed when asked for. Equal to the same tuple of tuples."""
 
@@ -299,7 +300,7 @@ class Groups(Sequence[tuple[int, ...]]):
         return f"Groups({len(self)}: {shown})"
 
 
-@attrs.frozen
+@frozen
 class Group:
     """One group: an ordered tuple of ranks with a kind.
 
@@ -334,7 +335,7 @@ class Strategy(StrEnum):
     GATHER = "gather"  # source and destination share ranks: straight to every rank, inside bridge_gather groups
 
 
-@attrs.frozen
+@frozen
 class Transfer:
     """Samples that one source lane hands to one destination lane, per microbatch.
 
@@ -364,7 +365,7 @@ class Direction(StrEnum):
         return "activations" if self is Direction.FORWARD else "gradients"
 
 
-@attrs.frozen
+@frozen
 class Message:
     """What one rank sends to another: the part [first / of, last / of) of a transfer's elements.
 
@@ -386,7 +387,7 @@ class Message:
         return slice(min(self.first * part, total), min(self.last * part, total))
 
 
-@attrs.frozen
+@frozen
 class Traffic:
     """One rank's messages over one edge, in one direction."""
 
@@ -394,7 +395,7 @@ class Traffic:
     receives: tuple[Message, ...]
 
 
-@attrs.frozen
+@frozen
 class Bridge:
     """An edge of the DAG, compiled: who sends which samples to whom.
 
@@ -422,7 +423,7 @@ def edge_name(src: str, dst: str) -> str:
 # ---- one rank's view
 
 
-@attrs.frozen
+@frozen
 class StageView:
     """Position of a rank in one module's pipeline, and in the whole model's.
 
@@ -436,7 +437,7 @@ class StageView:
     is_model_last: bool
 
 
-@attrs.frozen
+@frozen
 class EdgeTransfers:
     """The transfers of one edge that a rank takes part in as leader."""
 
@@ -446,7 +447,7 @@ class EdgeTransfers:
     receives: tuple[Transfer, ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RankView:
     """All that one rank needs from the plan.
 

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import attrs
-
+from ..base.frozen import frozen
 from ..base.frozenmap import FrozenMap
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
 from .dag import Edges, find_cycle, stages_before
 from .ir import ModulePlan
 
 
-@attrs.frozen
+@frozen
 class Pipeline:
     """The stages of a plan's schedule.
 

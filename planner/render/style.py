@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TextIO
 
-import attrs
+from ..base.frozen import frozen
 
 _MODULE_COLOURS = ("36", "33", "35", "32", "34", "31")  # language first: cyan, yellow, magenta, ...
 MIN_WIDTH = 60
 
 
-@attrs.frozen
+@frozen
 class Style:
     """Where text goes: its width in columns, and whether it may carry colour codes."""
 

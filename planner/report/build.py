@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import attrs
-
 from ..base.axes import Axis
+from ..base.frozen import frozen
 from ..base.runs import runs, runs_text
 from ..cost.simulation.timeline import Segment, Timeline, stage_passes
 from ..cost.simulation.words import critical_path
@@ -195,7 +194,7 @@ def _key(segment: Segment) -> tuple[str, str, int]:
     return str(segment.where), segment.direction.value, segment.microbatch
 
 
-@attrs.frozen
+@frozen
 class _Shared:
     """What the rows of one timeline have in common. `reasons` grows as rows name new ones."""
 

@@ -7,10 +7,10 @@ the page. Bytes are bytes, times are seconds.
 
 from __future__ import annotations
 
-import attrs
+from ..base.frozen import frozen
 
 
-@attrs.frozen
+@frozen
 class KeyFigure:
     """A headline number: `Step time`, `812 ms`, `24 microbatches`. `tone`: `good`, `bad`, or empty for neither."""
 
@@ -20,7 +20,7 @@ class KeyFigure:
     tone: str = ""
 
 
-@attrs.frozen
+@frozen
 class Notice:
     """A warning as the planner words it, or a problem: why the plan will not run as it is, and what would help."""
 
@@ -28,7 +28,7 @@ class Notice:
     is_problem: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Sizes:
     """Size of the axes that a Place has coords on."""
 
@@ -38,7 +38,7 @@ class Sizes:
     tp: int
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ModuleRow:
     name: str
     ranks: str
@@ -49,7 +49,7 @@ class ModuleRow:
     notes: str
 
 
-@attrs.frozen
+@frozen
 class Place:
     """Where a rank stands in one module: its coords."""
 
@@ -60,7 +60,7 @@ class Place:
     tp: int
 
 
-@attrs.frozen
+@frozen
 class Cell:
     """One GPU of the rank map."""
 
@@ -68,13 +68,13 @@ class Cell:
     places: tuple[Place, ...]
 
 
-@attrs.frozen
+@frozen
 class NodeRow:
     name: str
     cells: tuple[Cell, ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class StageRow:
     """All ranks of one stage together: the rank map of a world too large to show every GPU.
 
@@ -91,7 +91,7 @@ class StageRow:
     runs: tuple[tuple[int, int], ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class EdgeRow:
     """A bridge. `lines`: what moves, in words."""
 
@@ -101,7 +101,7 @@ class EdgeRow:
     lines: tuple[str, ...]
 
 
-@attrs.frozen
+@frozen
 class MemoryPart:
     """`weights`, `gradients`, `optimizer`, `activations`, `communicators` ..., in bytes."""
 
@@ -109,7 +109,7 @@ class MemoryPart:
     bytes: float
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class MemoryBar:
     """The peak of one kind of ranks. `where`: `language stage 0`; `num_ranks`: how many are alike.
 
@@ -122,7 +122,7 @@ class MemoryBar:
     parts: tuple[MemoryPart, ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class MemoryPanel:
     """Peaks, and what the GPU has; None where the cluster does not name it."""
 
@@ -131,7 +131,7 @@ class MemoryPanel:
     bars: tuple[MemoryBar, ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class TrafficRow:
     """Bytes of one kind of group or bridge per optimizer step. `wire`: `NVLink`, `network`."""
 
@@ -143,7 +143,7 @@ class TrafficRow:
     seconds: float | None = None
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class TimelineRow:
     """One unit of the timeline. Operations are columns, in the order in which they run.
 
@@ -177,7 +177,7 @@ class TimelineRow:
     critical: tuple[int, ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class TimelineContent:
     """The pipeline of one step.
 
@@ -197,7 +197,7 @@ class TimelineContent:
     path: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Report:
     """Everything on the page.
 

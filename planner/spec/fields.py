@@ -21,6 +21,7 @@ import attrs
 from ..base import codes
 from ..base.axes import DEFAULT_ORDER, format_order, parse_order
 from ..base.errors import Faults, Path, PlanError, format_key, format_path
+from ..base.frozen import frozen
 from ..base.frozenmap import FrozenMap
 
 MAX_SIZE = 2**24  # ranks of a world, and the bound of every other count
@@ -91,7 +92,7 @@ def _wrong_type(value: object, wanted: str, path: Path, faults: Faults, hint: st
     return INVALID
 
 
-@attrs.frozen
+@frozen
 class Integer:
     """An integer in low .. high, both included."""
 
@@ -115,7 +116,7 @@ class Integer:
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
 
 
-@attrs.frozen
+@frozen
 class Positive:
     """A finite number above zero and at most `high`; stored as a float."""
 
@@ -137,7 +138,7 @@ class Positive:
         return {"type": "number", "exclusiveMinimum": 0, "maximum": self.high}
 
 
-@attrs.frozen
+@frozen
 class Flag:
     """true or false."""
 
@@ -151,7 +152,7 @@ class Flag:
         return {"type": "boolean"}
 
 
-@attrs.frozen
+@frozen
 class Choice:
     """One of a few words."""
 
@@ -174,7 +175,7 @@ class Choice:
         return {"enum": list(self.words)}
 
 
-@attrs.frozen
+@frozen
 class Name:
     """A module's name."""
 
@@ -194,7 +195,7 @@ class Name:
         return {"type": "string", "pattern": f"^{_NAME.pattern}$"}
 
 
-@attrs.frozen
+@frozen
 class Line:
     """Free text of one line, such as the name of a GPU or a hardware file."""
 
@@ -216,7 +217,7 @@ class Line:
         return {"type": "string", "pattern": f"^{self._pattern}$"}
 
 
-@attrs.frozen
+@frozen
 class Order:
     """An order of the dense axes, written `tp-cp-dp-pp`; stored as a tuple of Axis, fastest first."""
 
@@ -239,7 +240,7 @@ class Order:
         return {"enum": ["-".join(names) for names in permutations(DEFAULT_ORDER)]}
 
 
-@attrs.frozen
+@frozen
 class Array:
     """A list; stored as a tuple."""
 
@@ -264,7 +265,7 @@ class Array:
         return {"type": "array", "items": self.item.schema(definitions), "maxItems": self.max_items}
 
 
-@attrs.frozen
+@frozen
 class Table:
     """A mapping from names to values; stored as a FrozenMap, in the order written."""
 
@@ -296,7 +297,7 @@ class Table:
         }
 
 
-@attrs.frozen
+@frozen
 class Record:
     """An attrs class whose fields are declared with `item`.
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from ..base import codes
 from ..base.axes import DEFAULT_ORDER, Axis
 from ..base.errors import Faults
+from ..base.frozen import frozen
 from .fields import Array, Choice, Flag, Integer, Line, Order, Positive, Record, field
 
 MIMO_LANGUAGE_MODULE_KEY = "language"
@@ -21,7 +20,7 @@ MAX_MODULES = 256
 _SIZE = Integer(1)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Cluster:
     """The machines. With both numbers the world is nodes * gpus_per_node ranks."""
 
@@ -30,7 +29,7 @@ class Cluster:
     gpu: str | None = field(Line(255), default=None, doc="name of the GPU, such as h100, for predictions")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Batch:
     """Samples per step and per microbatch, and the length of a sample."""
 
@@ -41,7 +40,7 @@ class Batch:
     seq_length: int = field(_SIZE, doc="tokens per sample in the language module")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Parallel:
     """Sizes of a module's axes. Axes left out are 1, but dp follows from the world where that is known."""
 
@@ -61,7 +60,7 @@ _NORMALIZATIONS = ("LayerNorm", "RMSNorm")
 _ACTIVATIONS = ("gelu", "quick_gelu", "silu", "relu")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Model:
     """Sizes of a module's model: a preset, a family with its sizes, or a preset with some replaced.
 
@@ -119,7 +118,7 @@ class Model:
     )
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Output:
     """Form of the tensor that a module hands on."""
 
@@ -135,7 +134,7 @@ class Output:
             faults.raise_errors()
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Freeze:
     """Parts without gradients. `freeze: true` freezes all, the only form for language."""
 
@@ -152,7 +151,7 @@ def _freeze_all(value: bool) -> Mapping[str, Any]:
     return {"encoder": value, "projection": value}
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Module:
     """A node of the DAG."""
 
@@ -169,7 +168,7 @@ class Module:
     stages: tuple[int, ...] | None = field(Array(_SIZE), default=None, doc="layers of each stage, when uneven")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Training:
     """How the executor trains, and what predictions assume."""
 

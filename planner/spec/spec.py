@@ -21,12 +21,13 @@ import attrs
 
 from ..base import codes
 from ..base.errors import Faults, Path, Source
+from ..base.frozen import frozen
 from ..base.frozenmap import FrozenMap
 from .fields import Array, Choice, FieldType, Integer, Name, Record, Table, field
 from .sections import MAX_MODULES, MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Module, Training
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Spec:
     """Everything that a user writes about one training run. Raises PlanError on bad values.
 

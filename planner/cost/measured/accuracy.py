@@ -6,10 +6,9 @@ from collections.abc import Callable, Hashable, Sequence
 from math import isnan
 from statistics import mean
 
-import attrs
-
 from ...base import codes
 from ...base.errors import Fault, Mark, PlanError
+from ...base.frozen import frozen
 from ..simulation.durations import Durations
 from ..simulation.simulate import simulate
 from ..timing.hardware import Hardware
@@ -49,7 +48,7 @@ def samples_of(runs: Runs) -> tuple[Sample, ...]:
     return tuple(one for one in found if one)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Errors:
     """Of predictions against measurements: mean and largest |predicted / measured - 1|, and Spearman's rho."""
 

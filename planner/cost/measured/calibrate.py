@@ -12,6 +12,7 @@ from math import exp, log
 
 import attrs
 
+from ...base.frozen import frozen
 from ..timing.hardware import Hardware, constants
 from ..timing.step_time import step_seconds
 from ..timing.timing import rates_of
@@ -25,7 +26,7 @@ NEGLIGIBLE = 1e-9  # an influence of rounding alone
 _STEPS = 150
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Sample:
     """One measured run: its counted work and its seconds."""
 

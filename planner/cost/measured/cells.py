@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import attrs
-
 from ...base import codes
 from ...base.codes import Code
 from ...base.errors import Faults, Path, PlanError
+from ...base.frozen import frozen
 from ...spec.fields import Schema, show
 from ...spec.loader import parse_document
 
@@ -24,7 +23,7 @@ class CellError(ValueError):
         self.column, self.rule, self.remedy, self.code = column, rule, remedy, code
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Row:
     """One run as it was written.
 

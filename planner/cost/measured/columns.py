@@ -23,6 +23,7 @@ import attrs
 from ...base import codes
 from ...base.codes import Code
 from ...base.errors import Fault, Faults, Path, PlanError, format_path
+from ...base.frozen import frozen
 from ...spec.fields import FieldType, Record, Table, fields_of
 from ...spec.spec import SPEC_TYPE, Spec
 from ..work.settings import SETTINGS_TYPE
@@ -37,7 +38,7 @@ _WHAT_A_FILE_HAS = (
 )
 
 
-@attrs.frozen
+@frozen
 class PathColumn:
     """A column that overrides one value: its name, and the path that it writes."""
 
@@ -45,7 +46,7 @@ class PathColumn:
     path: Path
 
 
-@attrs.frozen
+@frozen
 class Columns:
     """The header of a file: its names in order, and those that override the spec or the software's settings."""
 
@@ -54,7 +55,7 @@ class Columns:
     of_software: tuple[PathColumn, ...]
 
 
-@attrs.frozen
+@frozen
 class HeaderFault:
     """What is wrong with the header: the index of the cell, and the fault without its place."""
 

@@ -16,6 +16,7 @@ import attrs
 
 from ...base import codes
 from ...base.errors import Fault, Mark, PlanError
+from ...base.frozen import frozen
 from ..simulation.simulate import DeadlockError
 from .cells import CellError, Row
 from .columns import SPEC, Columns, columns_of
@@ -24,7 +25,7 @@ _CELL = re.compile(r' *(?:"(?:[^"]|"")*"[^,\n]*|[^,\n]*),?')
 _BLANKS = re.compile(r" *")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Runs:
     """A file of runs.
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from io import StringIO
 
-import attrs
-
 from ...base.errors import Fault, PlanError
+from ...base.frozen import frozen
 from ..memory.peaks import peaks
 from ..simulation.simulate import DeadlockError
 from ..timing.hardware import DEFAULT, Hardware, load_hardware
@@ -24,7 +23,7 @@ from .row_work import WorkOfRows
 _ADDED = ("predicted_ms", "predicted_GiB")
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RowPrediction:
     """What is predicted for a row, and what was measured of it.
 
@@ -42,7 +41,7 @@ class RowPrediction:
     unread: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RunPredictions:
     """The predictions for a file of runs.
 

@@ -24,6 +24,7 @@ from math import ceil
 
 import attrs
 
+from ...base.frozen import frozen
 from ...layout.ir import ModulePlan
 from ...plan import Plan
 from ...spec.presets import padded_vocab_size
@@ -40,7 +41,7 @@ WORKSPACE_BYTES = 32 * 2**20  # of one cuBLAS workspace on Hopper and later; on 
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Memory:
     """Bytes on one rank, of one module's stage or of all that it holds.
 

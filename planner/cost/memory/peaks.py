@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import attrs
-
 from ...base.axes import Axis
+from ...base.frozen import frozen
 from ...layout.ir import ModulePlan
 from ...plan import Plan
 from ..simulation.schedule import Stage, position_of, schedule_of
@@ -12,7 +11,7 @@ from ..work.settings import Settings
 from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class RankMemory:
     """The rank of a module that needs most memory, all modules on it together. Bytes."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ...base.axes import Axis
+from ...base.frozen import frozen
 from ...plan import Plan
 from ..timing.hardware import Hardware
 from ..work.settings import Settings
@@ -35,7 +36,7 @@ def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, se
     return tuple(found)
 
 
-@attrs.frozen
+@frozen
 class _Try:
     """A changed plan: what to write for it, and the rank of the module that is then the fullest."""
 

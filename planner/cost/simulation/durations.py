@@ -6,8 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from math import isfinite
 
-import attrs
-
+from ...base.frozen import frozen
 from ...base.frozenmap import FrozenMap
 from ...layout.ir import Direction
 from ...plan import Plan
@@ -17,7 +16,7 @@ Pass = tuple[Stage, Direction]
 Edge = tuple[str, str, Direction]
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Durations:
     """Seconds that every operation takes.
 

@@ -29,6 +29,7 @@ from enum import IntEnum
 
 import attrs
 
+from ...base.frozen import frozen
 from ...layout.dag import topological_order
 from ...layout.ir import GroupKind
 from ...plan import Plan
@@ -45,7 +46,7 @@ class Stage:
         return f"{self.module} stage {self.index}"
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Unit:
     """All ranks that hold the same stages.
 
@@ -133,7 +134,7 @@ def warmup_at(plan: Plan, position: int) -> int:
     return plan.pipeline.num_stages - position - 1
 
 
-@attrs.frozen
+@frozen
 class Hop:
     """Two stages that hand microbatches to one another: within a module, or across an edge.
 
@@ -155,7 +156,7 @@ class Hop:
         return f"{self.src} -> {self.dst}"
 
 
-@attrs.frozen
+@frozen
 class Schedule:
     """The units of a plan and what joins them. Its size depends on the number of stages, not on microbatches.
 

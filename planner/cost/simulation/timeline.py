@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
-import attrs
-
+from ...base.frozen import frozen
 from ...layout.ir import Direction
 from .schedule import Call, Hop, Schedule, Stage, Unit, computations, in_flight
 
 
-@attrs.frozen
+@frozen
 class Wait:
     """A stretch in which a unit computes nothing, before one of its operations.
 
@@ -47,7 +46,7 @@ class Wait:
         return f"{self.on} to take {what}" if self.by_sender else f"{what} of {self.on}"
 
 
-@attrs.frozen
+@frozen
 class Operation:
     """One pass of one stage over one microbatch, on all ranks of a unit at once.
 
@@ -77,7 +76,7 @@ class Operation:
 PASS = -1
 
 
-@attrs.frozen
+@frozen
 class Track:
     """What one unit does as columns, operations and waits, each from the end of the one before it; the first from 0.
 
@@ -108,7 +107,7 @@ class Track:
         return zip((0.0, *self.ends), self.ends, self.codes, strict=False)
 
 
-@attrs.frozen
+@frozen
 class Segment:
     """A stretch of the critical path: a pass of a stage, or tensors that cross a hop."""
 
@@ -123,7 +122,7 @@ class Segment:
         return self.end - self.start
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Timeline:
     """A simulated pipeline: one optimizer step, from the first forward pass to the end of the last backward pass.
 

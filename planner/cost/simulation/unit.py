@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-import attrs
-
+from ...base.frozen import frozen
 from ...layout.ir import Direction
 from .durations import Durations
 from .schedule import NONE, Call, Hop, Schedule, program
@@ -52,7 +51,7 @@ class Channel:
         return self.hop.units[0] if (self.direction is Direction.FORWARD) == sends else self.hop.units[1]
 
 
-@attrs.frozen
+@frozen
 class Pipes:
     """Both channels of a hop."""
 

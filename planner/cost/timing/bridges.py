@@ -18,6 +18,7 @@ from math import gcd, lcm
 
 import attrs
 
+from ...base.frozen import frozen
 from ...layout.ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
 from ...plan import Plan
 from ..work.ops import CollectiveOp
@@ -26,7 +27,7 @@ from .group_spans import ALONE, Span, gpus_per_node, span_of, spans_of
 from .timing import Rates, op_seconds
 
 
-@attrs.frozen
+@frozen
 class Load:
     """Messages that one rank sends, or receives, over NVLink and over the network."""
 
@@ -40,7 +41,7 @@ class Load:
         return self.nvlink_bytes + self.network_bytes
 
 
-@attrs.frozen
+@frozen
 class LaneStep:
     """A collective inside a lane, before the messages or after them."""
 
@@ -49,7 +50,7 @@ class LaneStep:
     span: Span
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Crossing:
     """One microbatch over an edge in one direction, counted and not timed.
 
@@ -69,7 +70,7 @@ class Crossing:
     after: frozenset[LaneStep] = frozenset()
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class BridgeCost:
     """One edge, one microbatch.
 

@@ -14,6 +14,7 @@ import attrs
 
 from ...base import codes
 from ...base.errors import Fault, PlanError
+from ...base.frozen import frozen
 from ...spec.fields import FieldType, Integer, Line, Positive, Record, field, suggest
 from ...spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
 
@@ -21,7 +22,7 @@ _FOLDER = FilePath(__file__).parents[2] / "hardware"
 DEFAULT = "h100"
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Constant:
     """A number and where it is from.
 
@@ -36,7 +37,7 @@ class Constant:
 _CONSTANT: FieldType = Record(Constant)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Hardware:
     """One kind of GPU in its nodes."""
 

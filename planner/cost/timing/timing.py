@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil
 
-import attrs
-
+from ...base.frozen import frozen
 from ...layout.ir import GroupKind
 from ..work.ops import Collective, CollectiveOp, MatMul, StagePart, StageWork, Work, share_moved
 from .group_spans import ALONE, Span
@@ -28,7 +27,7 @@ TILE_EDGE = 44.0  # between 40 and 48 in every fit; how much a small tile loses
 _OVERLAP = 4
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Rates:
     """A hardware's constants in plain units: seconds, bytes and operations per second."""
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import attrs
-
 from ...base.axes import Axis
+from ...base.frozen import frozen
 from ...layout.ir import Direction, GroupKind, ModulePlan
 from ...plan import Plan
 from ..simulation.durations import Durations
@@ -26,7 +25,7 @@ from .group_spans import ALONE, Span, gpus_per_node, hops_cross, spans_of
 from .timing import Rates, Spans, collective_seconds, stage_seconds
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Workload:
     """What a plan does in a step.
 

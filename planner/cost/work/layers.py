@@ -8,9 +8,8 @@ computes its scores again in the backward pass: 2.5 forward passes (Dao 2023, Fl
 
 from __future__ import annotations
 
-import attrs
-
 from ...base.axes import Axis
+from ...base.frozen import frozen
 from ...layout.ir import GroupKind, ModulePlan
 from .ops import Collective, CollectiveOp, MatMul, Work
 from .parameters import Widths, layer_parameters, widths
@@ -20,7 +19,7 @@ from .tokens import Tokens
 FLASH_BACKWARD = 2.5
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class LayerShape:
     """What every formula of one module's layers needs."""
 

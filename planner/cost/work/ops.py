@@ -8,8 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import cached_property
 
-import attrs
-
+from ...base.frozen import frozen
 from ...layout.ir import GroupKind
 
 
@@ -25,7 +24,7 @@ class CollectiveOp(StrEnum):
     BROADCAST = "broadcast"
 
 
-@attrs.frozen
+@frozen
 class Collective:
     """`count` equal collectives over a rank's group of a kind.
 
@@ -56,7 +55,7 @@ def share_moved(op: CollectiveOp, size: int) -> float:
     return (size - 1) / size
 
 
-@attrs.frozen
+@frozen
 class MatMul:
     """`count` matrix products of (m, k) by (k, n) in 2-byte numbers."""
 
@@ -83,7 +82,7 @@ class MatMul:
         return MatMul(self.k, self.m, self.n, self.count)
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Work:
     """What one pass does.
 
@@ -115,7 +114,7 @@ class Work:
         return sum(product.flops for product in self.matmuls) + self.core_flops
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class StagePart:
     """`count` equal pieces of a stage: its layers, or one embedding, head, encoder input, projector.
 
@@ -129,7 +128,7 @@ class StagePart:
     launches: int = 0
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class StageWork:
     """The parts of a stage, and the FLOPs of all of them."""
 

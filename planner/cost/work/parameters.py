@@ -7,9 +7,8 @@ The counts equal those of megatron-core 0.19's models, which tests build on the 
 
 from __future__ import annotations
 
-import attrs
-
 from ...base.axes import Axis
+from ...base.frozen import frozen
 from ...layout.bridges import BYTES_OF
 from ...layout.ir import ModulePlan
 from ...plan import Plan
@@ -17,7 +16,7 @@ from ...spec.presets import padded_vocab_size
 from ...spec.sections import Model
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Widths:
     """The sizes of a model's layers, none of them missing. In features, but `experts` and `topk`.
 
@@ -63,7 +62,7 @@ def widths(model: Model) -> Widths:
     )
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Parameters:
     """Numbers of parameters that one rank of a stage holds, by what happens to them.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import attrs
-
+from ...base.frozen import frozen
 from ...spec.fields import Flag, Integer, Record, field
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Settings:
     """The defaults describe a MimoModel with Transformer Engine's layers, rotary positions and Megatron-LM's fusions.
 

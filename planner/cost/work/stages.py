@@ -11,6 +11,7 @@ from __future__ import annotations
 import attrs
 
 from ...base.axes import Axis
+from ...base.frozen import frozen
 from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
 from ...spec.presets import padded_vocab_size
@@ -24,7 +25,7 @@ from .tokens import Tokens, tokens_of
 LOSS_BYTES = {True: 16, False: 56}  # per logit, forward and backward: one fused kernel, or passes in fp32
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Gradients:
     """What trains around the parts of a module's stage.
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from math import ceil
 
-import attrs
-
 from ...base.axes import Axis
+from ...base.frozen import frozen
 from ...layout.bridges import bytes_per_sample, tokens_handed_on, tokens_per_item
 from ...layout.ir import ModulePlan
 from ...plan import Plan
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Tokens:
     """One microbatch of one lane of a module.
 
