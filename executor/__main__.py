@@ -1,4 +1,5 @@
-"""`python -m executor`: leaves without torch's interpreter exit, which aborts now and then after gloo."""
+"""`python -m executor`. The process ends without the interpreter's own exit, in which torch now and then aborts after
+gloo was used."""
 
 import os
 import sys

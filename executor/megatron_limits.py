@@ -3,8 +3,8 @@
 The planner refuses only what is meaningless. A plan may be valid and still beyond megatron-core 0.19, which answers
 sometimes with an assertion deep in a constructor and sometimes with a wrong gradient. Each limit here names the
 component that cannot: `megatron-core` is the library itself, `forward pass` is this package's one forward pass per
-rank, and `ready models` are what LlavaMimoProvider and the commands build. Limits of the ready models do not apply to
-a user's own specs.
+rank, and `ready-made models` are what LlavaMimoProvider and the commands build. Limits of the ready-made models do not
+apply to a user's own specs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .start.layer_backend import Layers, choose_layers
 KNOWN_VERSION = "0.19"
 KNOWN_RANGE = f">={KNOWN_VERSION},<0.20"
 
-MEGATRON_CORE, READY_MODELS, FORWARD_PASS = "megatron-core", "ready models", "forward pass"
+MEGATRON_CORE, READY_MODELS, FORWARD_PASS = "megatron-core", "ready-made models", "forward pass"
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ def check_limits(plan: Plan, *, own_specs: bool = False) -> None:
     """Check that a plan can run.
 
     Args:
-        own_specs: whether the modules are a user's own, so that the limits of the ready models do not apply.
+        own_specs: whether the modules are a user's own, so that the limits of the ready-made models do not apply.
 
     Raises:
         UnsupportedError: the plan is beyond a limit, or megatron-core's version is not known here; names every limit.
@@ -167,7 +167,7 @@ def _role(plan: Plan, module: ModulePlan) -> Iterator[Limit]:
         yield Limit(MEGATRON_CORE, where, rule, "leave the module out")
         return
     if outgoing != [MIMO_LANGUAGE_MODULE_KEY]:
-        rule = f"ready encoders feed language, and take no other module's output; {module.name} feeds {outgoing}"
+        rule = f"ready-made encoders feed language, and take no other module's output; {module.name} feeds {outgoing}"
         yield Limit(READY_MODELS, where, rule, "let the module feed only language, or give specs of your own")
     if len(incoming) > 1:
         rule = f"an encoder takes one module's output, as its hidden_states; {module.name} takes {incoming}"

@@ -1,4 +1,4 @@
-"""The encoders of the ready models: a CLIP-like vision transformer and a Whisper-like audio encoder, stage by stage.
+"""The ready-made encoders, stage by stage: a CLIP-like vision transformer and a Whisper-like audio encoder.
 
 Between stages, hidden states are (sequence, batch, hidden), as in megatron-core's TransformerBlock. The last stage
 transposes them to (batch, sequence, hidden) before they are flattened: flattened in TransformerBlock's order, samples

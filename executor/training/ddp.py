@@ -88,13 +88,13 @@ def config_of(name: str, module: Any) -> TransformerConfig:
     """The transformer configuration of a module; for a modality, that of its first encoder or projection that has one.
 
     Raises:
-        ExecutorError: no part of the module has one.
+        ExecutorError: no encoder or projection of the module has one.
     """
     while isinstance(module, Float16Module):
         module = module.module
     if name == MIMO_LANGUAGE_MODULE_KEY:
         return module.config
-    for part in (*module.encoders.values(), *module.input_projections):
-        if isinstance(getattr(part, "config", None), TransformerConfig):
-            return part.config
+    for submodule in (*module.encoders.values(), *module.input_projections):
+        if isinstance(getattr(submodule, "config", None), TransformerConfig):
+            return submodule.config
     raise ExecutorError(f"no encoder or projection of {name} on this rank has a TransformerConfig; give it one")

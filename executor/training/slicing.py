@@ -1,4 +1,4 @@
-"""A lane's part of the global microbatch.
+"""A lane's slice of the global microbatch.
 
 All ranks draw the same global microbatch (`sampler.py`), and every module's lane takes its own slice of it. On a rank
 that holds several modules, the keys of one batch are therefore sliced differently. A tensor whose rows are not samples
@@ -53,9 +53,9 @@ def batch_of_rank(plan: Plan, view: RankView, batch: Mapping[str, Any], num_item
             continue
         varies = plan.module(name).output.tokens_per_sample is None
         cut = _Cut(view.batch_slices[name], micro_size, num_items, varies)
-        part = _part((MODALITY_INPUTS, name), given, cut)
+        sliced = _sliced((MODALITY_INPUTS, name), given, cut)
         if cut.num_rows:
-            inputs[name] = part
+            inputs[name] = sliced
     return _on_device(found | {MODALITY_INPUTS: inputs or None, MODALITY_INPUT_IDS: ids}, device.current())
 
 
@@ -77,11 +77,16 @@ def slice_batch(
         ExecutorError: the rows of a tensor are neither samples nor items.
     """
     cut = _Cut(samples, micro_size, num_items or {}, False)
-    return {key: _part((key,), value, cut) for key, value in batch.items()}
+    return {key: _sliced((key,), value, cut) for key, value in batch.items()}
 
 
 class _Cut:
-    """Which rows belong to a lane. `named_only`: tensors must be in `num_items`; `num_rows`: all that were cut."""
+    """Which rows of a microbatch's tensors belong to a lane.
+
+    Attributes:
+        named_only: whether every tensor must be in `num_items`.
+        num_rows: rows of all tensors that were cut so far.
+    """
 
     def __init__(self, samples: slice, micro_size: int, num_items: NumItems, named_only: bool) -> None:
         self.samples, self.micro_size, self.num_items, self.named_only = samples, micro_size, num_items, named_only
@@ -116,14 +121,14 @@ class _Cut:
         return slice(first, first + sum(counts[self.samples]))
 
 
-def _part(path: tuple[str, ...], value: Any, cut: _Cut) -> Any:
+def _sliced(path: tuple[str, ...], value: Any, cut: _Cut) -> Any:
     if path[-1] == _PACKING and value:
         raise ExecutorError(
             f"batch key {'.'.join(path)}: {', '.join(value)} describe the packed sequences of one lane, and no rows "
             "to cut; leave them out of the global microbatch, and build them from the lane's own slice"
         )
     if isinstance(value, Mapping):
-        return {name: _part((*path, name), part, cut) for name, part in value.items()}
+        return {name: _sliced((*path, name), item, cut) for name, item in value.items()}
     if isinstance(value, torch.Tensor) and value.ndim:
         if path[-1] == POSITION_IDS and value.ndim == _MROPE_DIMS:
             return value[:, cut.rows(path, value.shape[1])]
@@ -133,10 +138,10 @@ def _part(path: tuple[str, ...], value: Any, cut: _Cut) -> Any:
     return value
 
 
-def _on_device(value: Any, where: torch.device) -> Any:
+def _on_device(value: Any, target: torch.device) -> Any:
     if isinstance(value, Mapping):
-        return {key: _on_device(part, where) for key, part in value.items()}
+        return {key: _on_device(item, target) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        moved = [_on_device(part, where) for part in value]
+        moved = [_on_device(item, target) for item in value]
         return moved if isinstance(value, list) else tuple(moved)
-    return value.to(where) if isinstance(value, torch.Tensor) else value
+    return value.to(target) if isinstance(value, torch.Tensor) else value

@@ -109,7 +109,7 @@ class Synthetic:
         num_text = int(torch.randint(max(1, room // 2), room + 1, (1,), generator=generator))
         pieces = self._cut(self._words(num_text, generator), len(runs), generator)
         runs.append(torch.empty(0, dtype=torch.long))  # after the last piece of text
-        ids = torch.cat([part for pair in zip(pieces, runs, strict=True) for part in pair])
+        ids = torch.cat([tokens for pair in zip(pieces, runs, strict=True) for tokens in pair])
         return torch.nn.functional.pad(ids, (0, length - len(ids)), value=PADDING)
 
     def _words(self, count: int, generator: torch.Generator) -> torch.Tensor:

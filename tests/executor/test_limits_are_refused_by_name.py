@@ -71,7 +71,7 @@ BEYOND = {
         "encoders that share ranks have pp = 1 or the same grid",
     ),
 }
-# What only the ready models cannot run: specs of a user's own may.
+# What only the ready-made models cannot run: specs of a user's own may.
 OWN = {"cp", "cp_encoder", "two_edges", "chain", "no_token", "encoder_sp", "queries"}
 
 

@@ -126,7 +126,7 @@ SAID = {
     "no_group": "call torch.distributed.init_process_group",
     "no_specs": "no spec of it was given",
     "llava_specs": "give yours to MimoModelProvider",
-    "llava_chain": "ready encoders feed language, and take no other module's output; images feeds ['audio']",
+    "llava_chain": "ready-made encoders feed language, and take no other module's output; images feeds ['audio']",
     "freeze_name": "freeze_modality_encoders: image is no encoder of the plan, which has ['images']",
     "token_name": "special_token_ids: image is no encoder of the plan",
     "no_token": "special_token_ids: images has none",

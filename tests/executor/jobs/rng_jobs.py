@@ -50,7 +50,7 @@ def train_with_dropout(text: str, options: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _dropout() -> Iterator[None]:
-    """The ready models, with dropout in hidden states and attention."""
+    """The ready-made models, with dropout in hidden states and attention."""
     real = executor.model.model.transformer_config
 
     def config(*args: Any) -> Any:
