@@ -22,12 +22,12 @@ from .timing.group_spans import ALONE, Span
 from .timing.hardware import DEFAULT, Hardware, load_hardware
 from .timing.step_time import interleaved
 from .timing.timing import Rates, collective_seconds, rates_of
-from .timing.workload import Workload, durations_of, longest_update, stages_of, update_seconds, workload_of
+from .timing.workload import Workload, durations_of, longest_update, update_seconds, workload_of
+from .work.facts import StageFacts, facts_of_stage
 from .work.layers import FLASH_BACKWARD
 from .work.ops import Collective
-from .work.parameters import stage_parameters
 from .work.settings import Settings
-from .work.stages import language_width, stage_work
+from .work.stages import stage_work
 
 
 def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | None = None) -> Prediction:
@@ -46,7 +46,7 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
     rates, work = rates_of(hardware), workload_of(plan, settings)
     durations, updates = durations_of(work, rates), update_seconds(work, rates)
     timeline, deadlock = _simulated(plan, durations)
-    largest = peaks(plan, work.settings)
+    largest = peaks(plan, work.settings, work.facts)
     return Prediction(
         hardware=hardware,
         settings=work.settings,
@@ -54,7 +54,7 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
         nodes_given=plan.gpus_per_node is not None,
         dtype=plan.training.dtype,
         unsized=tuple(module.name for module in plan.modules if module.model is None),
-        stages=tuple(_stage_cost(work, module, stage, durations, updates, rates) for module, stage in stages_of(plan)),
+        stages=tuple(_stage_cost(work, facts, durations, updates, rates) for facts in work.facts.values()),
         bridges=tuple(bridge_cost(bridge, work.crossings[bridge.src, bridge.dst], rates) for bridge in plan.bridges),
         peaks=largest,
         remedies=remedies(plan, largest, hardware, work.settings),
@@ -77,23 +77,18 @@ def _simulated(plan: Plan, durations: Durations) -> tuple[Timeline | None, str]:
 
 
 def _stage_cost(
-    work: Workload,
-    module: ModulePlan,
-    index: int,
-    durations: Durations,
-    updates: Mapping[Stage, float],
-    rates: Rates,
+    work: Workload, facts: StageFacts, durations: Durations, updates: Mapping[Stage, float], rates: Rates
 ) -> StageCost:
-    stage = Stage(module.name, index)
-    rank = first_rank(module, index)
+    module, index = facts.module, facts.index
+    stage, rank = Stage(module.name, index), first_rank(module, index)
     return StageCost(
         module=module.name,
         stage=index,
         first_rank=rank,
         num_ranks=module.grid.size // module.num_stages,
-        num_layers=module.stages[index] if module.stages else 0,
-        parameters=stage_parameters(module, index, language_width(work.plan)),
-        memory=stage_memory(work.plan, module, index, work.settings, position=position_at(work.plan, rank)),
+        num_layers=facts.num_layers,
+        parameters=facts.parameters,
+        memory=stage_memory(work.plan, facts, position=position_at(work.plan, rank)),
         forward_seconds=durations.passes[stage, Direction.FORWARD],
         backward_seconds=durations.passes[stage, Direction.BACKWARD],
         update_seconds=updates[stage],
@@ -115,7 +110,7 @@ def model_flops(plan: Plan) -> float:
             continue
         grid = Grid(rank_offset=0, order=module.grid.order, sizes=(1,) * len(module.grid.order))
         whole = attrs.evolve(module, grid=grid, stages=(sum(module.stages),), recompute="none")
-        for part in stage_work(plan, whole, 0, Settings()).parts:
+        for part in stage_work(plan, facts_of_stage(plan, whole, 0, Settings())).parts:
             again = part.backward.core_flops * (1 - 2 / FLASH_BACKWARD)  # scores that flash attention recomputes
             total += module.grid.num_lanes * part.count * (part.forward.flops + part.backward.flops - again)
     return total * plan.batch.num_microbatches

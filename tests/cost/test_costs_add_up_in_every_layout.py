@@ -19,6 +19,7 @@ from planner.cost.predict import predict
 from planner.cost.prediction import Prediction
 from planner.cost.simulation.schedule import in_flight, warmup_at
 from planner.cost.timing.hardware import hardware_text, load_hardware
+from planner.cost.work.facts import facts_of_stage
 from planner.cost.work.parameters import stage_parameters, summed_parameters
 from planner.cost.work.settings import Settings
 from planner.cost.work.stages import stage_work
@@ -63,7 +64,7 @@ def planned(model: Model, *, recompute: str = "none", distributed: bool = False,
 
 
 def memory(plan: Plan, stage: int = 0) -> float:
-    return stage_memory(plan, plan.modules[0], stage, Settings()).total
+    return stage_memory(plan, facts_of_stage(plan, plan.modules[0], stage, Settings())).total
 
 
 def whole(plan: Plan) -> int:
@@ -130,7 +131,10 @@ def test_recomputation_never_adds_memory_and_never_saves_time(model: Model, tp: 
         planned(model, tp=tp, pp=pp, num=num, recompute=how) for how in ("none", "selective", "full")
     )
     assert memory(full) <= memory(selective) <= memory(none)
-    flops = [stage_work(plan, plan.modules[0], 0, Settings()).backward_flops for plan in (none, selective, full)]
+    flops = [
+        stage_work(plan, facts_of_stage(plan, plan.modules[0], 0, Settings())).backward_flops
+        for plan in (none, selective, full)
+    ]
     assert flops == sorted(flops)
     assert predict(none).model_flops == pytest.approx(predict(full).model_flops)
     assert predict(full).step_seconds >= predict(none).step_seconds
@@ -146,7 +150,9 @@ def test_sequence_parallelism_and_shared_states_never_add_memory(model: Model, t
 @given(model=MODELS, pp=st.sampled_from([2, 4]))
 def test_earlier_stages_hold_more_microbatches(model: Model, pp: int) -> None:
     plan = planned(model, pp=pp)
-    held = [stage_memory(plan, plan.modules[0], stage, Settings()).activations for stage in range(pp)]
+    held = [
+        stage_memory(plan, facts_of_stage(plan, plan.modules[0], stage, Settings())).activations for stage in range(pp)
+    ]
     assert held == sorted(held, reverse=True)
     assert held[0] == pytest.approx(pp * held[-1])
 
@@ -274,7 +280,10 @@ def test_no_remedy_is_one_that_the_spec_may_not_have() -> None:
 def test_every_rank_of_a_stage_needs_what_its_peak_says() -> None:
     """Colocated modules add up: the peak is that of the rank, not of one module."""
     plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu_colocated.yaml"))
-    both = [stage_memory(plan, module, module.grid.coord(0, Axis.PP), Settings()).total for module in plan.modules]
+    both = [
+        stage_memory(plan, facts_of_stage(plan, module, module.grid.coord(0, Axis.PP), Settings())).total
+        for module in plan.modules
+    ]
     assert {peak.memory.total for peak in predict(plan).peaks} == {sum(both) + 2 * WORKSPACE_BYTES}
 
 
@@ -301,7 +310,9 @@ def test_experts_share_one_placeholder_for_their_gradients() -> None:
     model = Model(family="gpt", num_layers=4, hidden_size=256, num_attention_heads=8, vocab_size=4096,
                   max_positions=1024, gated_linear_unit=True, num_moe_experts=8)  # fmt: skip
     (module,) = planned(model).modules
-    assert stage_memory(planned(model), module, 0, Settings()).buffers == 2 * (4 * 256**2 + 3 * 256 * 1024)
+    assert stage_memory(planned(model), facts_of_stage(planned(model), module, 0, Settings())).buffers == 2 * (
+        4 * 256**2 + 3 * 256 * 1024
+    )
 
 
 def test_what_comes_over_bridges_is_held() -> None:
@@ -313,9 +324,11 @@ def test_what_comes_over_bridges_is_held() -> None:
     hop = 2 * 2 * samples["language"] * 4096 * 4096
     held = in_flight(warmup_at(plan, 1), plan.batch.num_microbatches)
     assert held == 2
-    assert stage_memory(plan, language, 0, plain).buffers == held * rows * samples["language"] + hop
-    assert stage_memory(plan, language, 1, plain).buffers == hop
-    assert stage_memory(plan, images, 0, plain).buffers == rows * samples["images"]
+    assert (
+        stage_memory(plan, facts_of_stage(plan, language, 0, plain)).buffers == held * rows * samples["language"] + hop
+    )
+    assert stage_memory(plan, facts_of_stage(plan, language, 1, plain)).buffers == hop
+    assert stage_memory(plan, facts_of_stage(plan, images, 0, plain)).buffers == rows * samples["images"]
 
 
 def test_logits_are_held_as_long_as_their_microbatch() -> None:
@@ -324,7 +337,7 @@ def test_logits_are_held_as_long_as_their_microbatch() -> None:
     modules = {"language": language, "pictures": attrs.evolve(language, output=Output(tokens_per_sample=512))}
     batch = Batch(global_size=16, micro_size=2, seq_length=512)
     plan = compile_spec(Spec(batch=batch, modules=modules, topology={"language": ("pictures",)}))
-    kept = [stage_memory(plan, module, 0, Settings()).logits for module in plan.modules]
+    kept = [stage_memory(plan, facts_of_stage(plan, module, 0, Settings())).logits for module in plan.modules]
     assert kept == [(2 * 4 + 2) * 2 * 512 * 128, (4 + 2) * 2 * 512 * 128]
 
 
@@ -335,7 +348,7 @@ def test_the_softmax_takes_the_place_of_logits_in_fp32(dtype: str, is_fused: boo
     """megatron-core's cross entropy makes it of `logits.float()`, in place: a copy only where logits are bf16."""
     plan = planned(TINY)
     plan = attrs.evolve(plan, training=attrs.evolve(plan.training, dtype=dtype))
-    found = stage_memory(plan, plan.modules[0], 0, Settings(fused_loss=is_fused)).logits
+    found = stage_memory(plan, facts_of_stage(plan, plan.modules[0], 0, Settings(fused_loss=is_fused))).logits
     assert found == bytes_each * 128 * plan.batch_sizes.micro_size * plan.batch_sizes.seq_length
 
 

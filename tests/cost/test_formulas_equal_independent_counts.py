@@ -36,6 +36,7 @@ from planner.cost.timing.step_time import closed_form, step_seconds
 from planner.cost.timing.timing import collective_seconds, matmul_seconds, rates_of, tile_operations
 from planner.cost.timing.workload import durations_of, workload_of
 from planner.cost.work import layers
+from planner.cost.work.facts import facts_of_stage
 from planner.cost.work.layers import shape_of
 from planner.cost.work.ops import Collective, CollectiveOp, MatMul, share_moved
 from planner.cost.work.parameters import Parameters
@@ -143,7 +144,7 @@ def test_flops_equal_narayanans_formula(layers_: int, hidden: int, tp: int) -> N
     model = gpt(layers_, hidden, heads=4)
     plan = one_module(model, Parallel(tp=tp, dp=1), recompute="full", seq=seq)
     settings = attrs.evolve(PAPER)
-    work = stage_work(plan, plan.modules[0], 0, settings)
+    work = stage_work(plan, facts_of_stage(plan, plan.modules[0], 0, settings))
     vocab = -(-5120 // (128 * tp)) * 128 * tp
     wanted = 96 * samples * seq * layers_ * hidden**2 * (1 + seq / (6 * hidden) + vocab / (16 * layers_ * hidden))
     assert tp * (work.forward_flops + work.backward_flops) == pytest.approx(wanted)
@@ -165,7 +166,7 @@ def _frozen(freeze: Freeze) -> Plan:
 
 def test_frozen_parts_cost_what_they_must() -> None:
     works = {
-        name: stage_work(plan, plan.module("images"), 0, Settings())
+        name: stage_work(plan, facts_of_stage(plan, plan.module("images"), 0, Settings()))
         for name, plan in {
             "none": _frozen(Freeze()),
             "encoder": _frozen(Freeze(encoder=True)),
@@ -186,7 +187,7 @@ def test_a_frozen_language_model_still_hands_gradients_back() -> None:
     language = attrs.evolve(spec.modules["language"], freeze=Freeze(encoder=True, projection=True))
     images = spec.modules["images"]
     flows = compile_spec(attrs.evolve(spec, modules={"language": language, "images": images}))
-    work = stage_work(flows, flows.module("language"), 0, Settings())
+    work = stage_work(flows, facts_of_stage(flows, flows.module("language"), 0, Settings()))
     assert 0.9 < work.backward_flops / work.forward_flops < 1.2
 
 
@@ -199,16 +200,16 @@ def test_a_gradient_is_asked_for_of_all_that_moves() -> None:
     axes = {"language": Parallel(dp=2), "images": Parallel(dp=2)}
     same = {name: attrs.evolve(one, parallel=axes[name]) for name, one in still.items()}
     plan = compile_spec(attrs.evolve(spec, cluster=None, modules=same, placement="colocated"))
-    assert stage_work(plan, plan.module("language"), 0, Settings()).backward_flops == 0
+    assert stage_work(plan, facts_of_stage(plan, plan.module("language"), 0, Settings())).backward_flops == 0
     axes["images"] = Parallel(dp=1, pp=23)
     apart = {name: attrs.evolve(one, parallel=axes[name]) for name, one in still.items()}
     plan = compile_spec(attrs.evolve(spec, cluster=None, modules=apart))
-    assert stage_work(plan, plan.module("language"), 0, Settings()).backward_flops > 0
+    assert stage_work(plan, facts_of_stage(plan, plan.module("language"), 0, Settings())).backward_flops > 0
     images = plan.module("images")
-    first, second = (stage_work(plan, images, stage, Settings()) for stage in (0, 1))
+    first, second = (stage_work(plan, facts_of_stage(plan, images, stage, Settings())) for stage in (0, 1))
     assert first.backward_flops == 0
     assert second.backward_flops == pytest.approx(second.forward_flops, rel=0.2)
-    held = [stage_memory(plan, images, stage, Settings()).activations for stage in (0, 1)]
+    held = [stage_memory(plan, facts_of_stage(plan, images, stage, Settings())).activations for stage in (0, 1)]
     assert held[1] > 3 * held[0]  # what comes is kept for its gradient, and of many microbatches
 
 
@@ -229,7 +230,7 @@ def test_a_sample_has_as_many_clips_as_its_tokens_need(tokens: int | None, clips
 def test_encoder_flops_equal_a_hand_count() -> None:
     """CLIP ViT-L/14-336 on two lanes of two samples at tp 2: 577 positions, full attention, a two-layer projector."""
     plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml"))
-    work = stage_work(plan, plan.module("images"), 0, Settings())
+    work = stage_work(plan, facts_of_stage(plan, plan.module("images"), 0, Settings()))
     rows, h, f = 2 * 577, 1024, 4096
     layer = 2 * rows * (4 * h * h + 2 * h * f) / 2 + 4 * 2 * 577**2 * h / 2
     patches = 2 * rows * 3 * 14**2 * h
@@ -395,8 +396,8 @@ def test_microbatches_in_flight_follow_the_longest_path() -> None:
     plan = compile_spec(Spec(batch=batch, modules=modules))
     once = compile_spec(Spec(batch=attrs.evolve(batch, global_size=2), modules=modules))
     for name, stage, wanted in (("audio", 0, 9), ("images", 0, 9), ("images", 3, 6), ("language", 0, 5)):
-        held = stage_memory(plan, plan.module(name), stage, Settings()).activations
-        single = stage_memory(once, once.module(name), stage, Settings()).activations
+        held = stage_memory(plan, facts_of_stage(plan, plan.module(name), stage, Settings())).activations
+        single = stage_memory(once, facts_of_stage(once, once.module(name), stage, Settings())).activations
         assert held / single == pytest.approx(wanted)
 
 

@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from planner import Axis, Freeze, Model, Plan, compile_spec, load_spec
-from planner.cost.work.parameters import stage_parameters
-from planner.cost.work.stages import language_width
+from planner.cost.work.facts import facts_of
+from planner.cost.work.settings import Settings
 from tests import EXAMPLES
 from tests.executor.jobs import ranks, specs
 
@@ -66,9 +66,9 @@ CASES: dict[str, Plan] = {
 
 
 def counted(plan: Plan, rank: int) -> dict[str, int]:
-    width = language_width(plan)
+    facts = facts_of(plan, Settings())
     return {
-        module.name: stage_parameters(module, module.grid.coord(rank, Axis.PP), width).total
+        module.name: facts[module.name, module.grid.coord(rank, Axis.PP)].parameters.total
         for module in plan.modules
         if rank in module.ranks
     }
@@ -95,8 +95,8 @@ def test_parameters_equal_the_real_model(name: str) -> None:
 
 def test_frozen_parameters_are_counted_apart() -> None:
     plan = CASES["frozen"]
-    images = stage_parameters(plan.module("images"), 0, language_width(plan))
-    trained = stage_parameters(_plan({}, specs.language()).module("images"), 0, language_width(plan))
+    images = facts_of(plan, Settings())["images", 0].parameters
+    trained = facts_of(_plan({}, specs.language()), Settings())["images", 0].parameters
     assert images.frozen > 0
     assert images.dense > 0  # the projection trains
     assert trained.frozen == 0

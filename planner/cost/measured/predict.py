@@ -73,7 +73,7 @@ def each_row[T](runs: Runs, make: Callable[[Row], T]) -> tuple[list[T | None], l
 
 def row_gib(work: Workload) -> float:
     """GiB that the fullest rank allocates, as a framework counts them: without its communicators."""
-    return max(peak.memory.total for peak in peaks(work.plan, work.settings)) / 2**30
+    return max(peak.memory.total for peak in peaks(work.plan, work.settings, work.facts)) / 2**30
 
 
 def predict_runs(

@@ -30,12 +30,12 @@ from ...plan import Plan
 from ...spec.presets import padded_vocab_size
 from ...spec.sections import Model
 from ..simulation.schedule import Stage, in_flight, position_of, warmup_at
-from ..work.layers import LayerShape, expert_tokens, shape_of
+from ..work.facts import Gradients, StageFacts
+from ..work.layers import LayerShape, expert_tokens
 from ..work.optimizer_step import state_shards
-from ..work.parameters import Parameters, parameter_bytes, stage_parameters
+from ..work.parameters import Parameters, parameter_bytes
 from ..work.settings import Settings
-from ..work.stages import Gradients, gradients_of, language_width
-from ..work.tokens import edge_bytes, tokens_of
+from ..work.tokens import edge_bytes
 
 WORKSPACE_BYTES = 32 * 2**20  # of one cuBLAS workspace on Hopper and later; on an A100 it is smaller
 COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
@@ -89,7 +89,7 @@ def state_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings
 def token_activations(shape: LayerShape, recompute: str, *, trains: bool = True) -> float:
     """Bytes that one layer keeps per token of a rank, until the backward pass. `trains`: its weights have gradients."""
     w, settings = shape.w, shape.settings
-    unit = shape.unit / 2  # the formulas below are in bf16
+    unit = shape.element_bytes / 2  # the formulas below are in bf16
     if recompute == "full":
         return unit * 2 * w.hidden / shape.split
     norms = 8 if trains else 6 if w.experts else 4  # a router keeps its input, frozen or not
@@ -125,40 +125,32 @@ def core_activations(shape: LayerShape) -> float:
     return shape.settings.score_bytes * shape.w.heads * shape.tokens.length / shape.tp
 
 
-def stage_memory(
-    plan: Plan, module: ModulePlan, stage: int, settings: Settings, *, position: int | None = None
-) -> Memory:
+def stage_memory(plan: Plan, stage: StageFacts, *, position: int | None = None) -> Memory:
     """The peak of one rank of a stage.
 
     Args:
-        plan: the layout.
-        module: of the stage.
-        stage: its index.
-        settings: what is assumed of the training software.
-        position: place of the rank in the schedule, where it holds other stages too; else that of the stage.
+        plan: the plan.
+        stage: the facts of the stage.
+        position: the rank's position in the pipeline, if it holds other stages too; else that of the stage.
     """
-    model = module.model
-    if model is None or module.stages is None:
+    module, shape, settings = stage.module, stage.shape, stage.settings
+    if module.model is None or shape is None:
         return Memory()
     if position is None:
-        position = position_of(plan, [Stage(module.name, stage)])
+        position = position_of(plan, [Stage(module.name, stage.index)])
     num_held = in_flight(warmup_at(plan, position), plan.batch.num_microbatches)
-    parameters = stage_parameters(module, stage, language_width(plan))
-    tokens = tokens_of(plan, module)
-    shape = shape_of(module, tokens, settings, parameter_bytes(plan))
-    gradients = gradients_of(plan, module, stage)
-    last = stage == module.num_stages - 1
     logits = 0.0
-    if model.family == "gpt" and last:
+    if module.model.family == "gpt" and stage.is_last:
         kept, copied = _logit_bytes(shape)
-        logits = tokens.per_rank * padded_vocab_size(model, shape.tp) / shape.tp * (num_held * kept + copied)
+        vocabulary = padded_vocab_size(module.model, shape.tp)
+        logits = shape.tokens.per_rank * vocabulary / shape.tp * (num_held * kept + copied)
     return Memory(
-        states=state_bytes(plan, module, parameters, settings),
-        activations=_activations(plan, module, stage, shape, gradients, num_held * _interleaved(module, settings)),
+        states=state_bytes(plan, module, stage.parameters, settings),
+        activations=_activations(plan, stage, shape, num_held * _interleaved(module, settings)),
         logits=logits,
-        buffers=_placeholder(shape, gradients)
+        buffers=_placeholder(shape, stage.gradients)
         + _between_stages(module, shape)
-        + _received(plan, module, stage, num_held),
+        + _received(plan, stage, num_held),
     )
 
 
@@ -169,21 +161,21 @@ def _logit_bytes(shape: LayerShape) -> tuple[int, int]:
     and stands beside those in bf16 (megatron-core 0.19, tensor_parallel/cross_entropy.py).
     """
     if shape.settings.fused_loss:
-        return shape.unit, shape.unit
-    return 4, 0 if shape.unit == 4 else shape.unit
+        return shape.element_bytes, shape.element_bytes
+    return 4, 0 if shape.element_bytes == 4 else shape.element_bytes
 
 
-def _activations(
-    plan: Plan, module: ModulePlan, stage: int, shape: LayerShape, gradients: Gradients, held: float
-) -> float:
-    """Of `held` microbatches."""
-    assert module.stages is not None  # noqa: S101
+def _activations(plan: Plan, stage: StageFacts, shape: LayerShape, held: float) -> float:
+    """Bytes of the activations of `held` microbatches."""
+    module, gradients = stage.module, stage.gradients
     assert module.model is not None  # noqa: S101
-    count, rows = module.stages[stage], shape.tokens.per_rank
+    count, rows = stage.num_layers, shape.tokens.per_rank
     handed_on = 0.0
-    if module.model.family != "gpt" and stage == module.num_stages - 1:
+    if module.model.family != "gpt" and stage.is_last:
         tokens = plan.batch.samples_per_lane[module.name] * shape.tokens.handed_on / shape.cp
-        handed_on = shape.unit * tokens * _projector_values(module.model, shape, gradients, language_width(plan))
+        handed_on = (
+            shape.element_bytes * tokens * _projector_values(module.model, shape, gradients, stage.language_width)
+        )
     one_layer = token_activations(shape, "none", trains=gradients.body) * rows
     if not (gradients.before or gradients.body):  # nothing is kept: one layer is alive at a time
         return one_layer + held * handed_on
@@ -213,24 +205,27 @@ def _placeholder(shape: LayerShape, gradients: Gradients) -> float:
         return 0.0
     w = shape.w
     attention = w.hidden * (2 * w.queries + 2 * w.keys) / shape.tp
-    return shape.unit * (attention + w.hidden * (w.fc1 + w.ffn) / (shape.expt_tp if w.experts else shape.tp))
+    return shape.element_bytes * (attention + w.hidden * (w.fc1 + w.ffn) / (shape.expt_tp if w.experts else shape.tp))
 
 
 def _between_stages(module: ModulePlan, shape: LayerShape) -> float:
     """Two hidden tensors on the way between stages of a module."""
-    return 2 * shape.unit * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
+    return (
+        2 * shape.element_bytes * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
+    )
 
 
-def _received(plan: Plan, module: ModulePlan, stage: int, num_held: int) -> float:
+def _received(plan: Plan, stage: StageFacts, num_held: int) -> float:
     """What bridges bring, whole on each rank: to a first stage the rows of each source, kept for their gradient as
     long as the microbatch is; to a last stage a gradient for each destination."""
-    samples = plan.batch.samples_per_lane[module.name]
+    name = stage.module.name
+    samples = plan.batch.samples_per_lane[name]
     total = 0.0
     for src, dst in plan.pipeline.hops:
         row = samples * edge_bytes(plan, plan.module(src), plan.module(dst))
-        if dst == module.name and stage == 0:
+        if dst == name and stage.is_first:
             total += num_held * row
-        elif src == module.name and stage == module.num_stages - 1:
+        elif src == name and stage.is_last:
             total += row
     return total
 

@@ -7,6 +7,7 @@ from ...base.frozen import frozen
 from ...layout.ir import ModulePlan
 from ...plan import Plan
 from ..simulation.schedule import Stage, position_of, schedule_of
+from ..work.facts import Facts, facts_of
 from ..work.settings import Settings
 from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
 
@@ -41,17 +42,29 @@ def _stages_on(plan: Plan, rank: int) -> list[tuple[ModulePlan, int]]:
     return [(module, module.grid.coord(rank, Axis.PP)) for module in plan.modules if rank in module.grid]
 
 
-def rank_memory(plan: Plan, rank: int, settings: Settings) -> Memory:
-    """What all modules on a rank need, communicators left out."""
+def rank_memory(plan: Plan, rank: int, settings: Settings, facts: Facts | None = None) -> Memory:
+    """What all modules on a rank need, without communicators.
+
+    Args:
+        plan: the plan.
+        rank: a rank of its world.
+        settings: what is assumed of the training software.
+        facts: the facts of the plan's stages under these settings; derived here if left out.
+    """
+    facts = facts_of(plan, settings) if facts is None else facts
     total, position = Memory(workspace=settings.num_workspaces * WORKSPACE_BYTES), position_at(plan, rank)
     for module, stage in _stages_on(plan, rank):
-        total += stage_memory(plan, module, stage, settings, position=position)
+        total += stage_memory(plan, facts[module.name, stage], position=position)
     return total
 
 
-def peaks(plan: Plan, settings: Settings) -> tuple[RankMemory, ...]:
-    """Per module, the rank that needs most, the lowest of several. Ranks that hold the same stages are alike."""
-    memory = {unit.ranks[0]: rank_memory(plan, unit.ranks[0], settings) for unit in schedule_of(plan).units}
+def peaks(plan: Plan, settings: Settings, facts: Facts | None = None) -> tuple[RankMemory, ...]:
+    """For each module, the rank that needs most memory, the lowest of several. Ranks that hold equal stages are alike.
+
+    The arguments are those of `rank_memory`.
+    """
+    facts = facts_of(plan, settings) if facts is None else facts
+    memory = {unit.ranks[0]: rank_memory(plan, unit.ranks[0], settings, facts) for unit in schedule_of(plan).units}
     found = []
     for module in plan.modules:
         ranks = sorted(rank for rank in memory if rank in module.grid)

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ...base.axes import Axis
 from ...base.frozen import frozen
 from ...layout.ir import Direction, GroupKind, ModulePlan
 from ...plan import Plan
 from ..simulation.durations import Durations
 from ..simulation.schedule import Stage, schedule_of
+from ..work.facts import Facts, StageFacts, facts_of
+from ..work.layers import LayerShape
 from ..work.ops import Collective, CollectiveOp, StageWork
 from ..work.optimizer_step import update_bytes, update_collectives
-from ..work.parameters import parameter_bytes, stage_parameters
 from ..work.settings import Settings
-from ..work.stages import language_width, stage_work
-from ..work.tokens import tokens_of
+from ..work.stages import stage_work
 from .bridges import Crossing, crossing_of, crossing_seconds
 from .group_spans import ALONE, Span, gpus_per_node, hops_cross, spans_of
 from .timing import Rates, Spans, collective_seconds, stage_seconds
@@ -30,6 +29,9 @@ class Workload:
     """What a plan does in a step.
 
     Attributes:
+        plan: the plan.
+        settings: what is assumed of the training software.
+        facts: of every stage, which memory reads too.
         works: of one microbatch on each stage.
         spans: of the groups of each module.
         hops: by stage that has one after it, the transfer between the two; none where no model says how large it is.
@@ -40,6 +42,7 @@ class Workload:
 
     plan: Plan
     settings: Settings
+    facts: Facts
     works: Mapping[Stage, StageWork]
     spans: Mapping[str, Spans]
     hops: Mapping[Stage, tuple[Collective, Span]]
@@ -53,13 +56,12 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
     settings = settings or Settings()
     works: dict[Stage, StageWork] = {}
     updates = {}
-    for module, stage in stages_of(plan):
-        key = Stage(module.name, stage)
-        same = works.get(Stage(module.name, stage - 1)) if _like_the_one_before(module, stage) else None
-        works[key] = same or stage_work(plan, module, stage, settings)
-        parameters = stage_parameters(module, stage, language_width(plan))
-        collectives = update_collectives(plan, module, stage, parameters, settings)
-        updates[key] = (collectives, update_bytes(plan, module, parameters, settings))
+    facts = facts_of(plan, settings)
+    for (name, index), stage in facts.items():
+        key = Stage(name, index)
+        same = works.get(Stage(name, index - 1)) if _is_like_the_one_before(stage) else None
+        works[key] = same or stage_work(plan, stage)
+        updates[key] = (update_collectives(plan, stage), update_bytes(plan, stage))
     crossings = {
         (bridge.src, bridge.dst): (
             crossing_of(plan, bridge, Direction.FORWARD),
@@ -70,31 +72,27 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
     return Workload(
         plan=plan,
         settings=settings,
+        facts=facts,
         works=works,
         spans={module.name: spans_of(plan, module.name) for module in plan.modules},
-        hops=dict(hop for module in plan.modules for hop in _hops(plan, module, settings)),
+        hops=dict(hop for module in plan.modules for hop in _hops(plan, module, facts[module.name, 0].shape)),
         crossings=crossings,
         updates=updates,
         held=tuple(unit.stages for unit in schedule_of(plan).units),
     )
 
 
-def stages_of(plan: Plan) -> Iterator[tuple[ModulePlan, int]]:
-    """Every stage of every module, in plan order."""
-    return ((module, stage) for module in plan.modules for stage in range(module.num_stages))
+def _is_like_the_one_before(stage: StageFacts) -> bool:
+    layers, index = stage.module.stages, stage.index
+    return layers is not None and index > 1 and not stage.is_last and layers[index] == layers[index - 1]
 
 
-def _like_the_one_before(module: ModulePlan, stage: int) -> bool:
-    layers = module.stages
-    return layers is not None and 1 < stage < module.num_stages - 1 and layers[stage] == layers[stage - 1]
-
-
-def _hops(plan: Plan, module: ModulePlan, settings: Settings) -> Iterator[tuple[Stage, tuple[Collective, Span]]]:
+def _hops(plan: Plan, module: ModulePlan, shape: LayerShape | None) -> Iterator[tuple[Stage, tuple[Collective, Span]]]:
     """The transfers between a module's stages: its hidden states as each rank holds them, whole or a share."""
-    if module.model is None:
+    if shape is None:
         return
-    shares = module.grid.size_of(Axis.TP) if module.sequence_parallel or settings.scattered_hops else 1
-    num_bytes = parameter_bytes(plan) * tokens_of(plan, module).per_rank * (module.model.hidden_size or 0) / shares
+    shares = shape.tp if module.sequence_parallel or shape.settings.scattered_hops else 1
+    num_bytes = shape.element_bytes * shape.tokens.per_rank * shape.w.hidden / shares
     collective = Collective(GroupKind.PP, CollectiveOp.SEND, num_bytes)
     for index, crosses in enumerate(hops_cross(plan, module)):
         yield Stage(module.name, index), (collective, Span(2 if crosses else 1, 2, 1))

@@ -32,7 +32,7 @@ class LayerShape:
     is_sequence_parallel: bool
     parameters: int
     settings: Settings
-    unit: int = 2  # bytes of an activation, as messages carry it
+    element_bytes: int = 2  # of an activation, as collectives carry it
 
     @property
     def is_rotated(self) -> bool:
@@ -56,8 +56,8 @@ class LayerShape:
         return self.tp if self.is_sequence_parallel else 1
 
 
-def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, unit: int = 2) -> LayerShape:
-    """The shape of a module with a model, whose activations take `unit` bytes."""
+def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, element_bytes: int = 2) -> LayerShape:
+    """The shape of a module with a model, whose activations take `element_bytes` each."""
     assert module.model is not None  # noqa: S101  callers ask for modules with models only
     size = module.grid.size_of
     tp, expt_tp, ep = size(Axis.TP), size(Axis.EXPT_TP), size(Axis.EP)
@@ -71,7 +71,7 @@ def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, unit: int =
         is_sequence_parallel=module.sequence_parallel and tp > 1,
         parameters=sum(layer_parameters(module.model, tp, expt_tp, ep)),
         settings=settings,
-        unit=unit,
+        element_bytes=element_bytes,
     )
 
 
@@ -168,7 +168,7 @@ def _tensor_collectives(shape: LayerShape, gathers: int) -> tuple[Collective, ..
     """
     if shape.tp == 1:
         return ()
-    buffer = shape.unit * shape.tokens.per_rank * shape.w.hidden
+    buffer = shape.element_bytes * shape.tokens.per_rank * shape.w.hidden
     around = 1 if shape.w.experts else 2
     if not shape.is_sequence_parallel:
         return (Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, buffer, around),)
@@ -184,19 +184,19 @@ def _other_collectives(shape: LayerShape, *, is_backward: bool) -> tuple[Collect
     found: tuple[Collective, ...] = ()
     if shape.gathers_queries:
         how = CollectiveOp.REDUCE_SCATTER if is_backward else CollectiveOp.ALL_GATHER
-        whole = shape.unit * shape.tokens.per_rank * (shape.w.queries + 2 * shape.w.keys)
+        whole = shape.element_bytes * shape.tokens.per_rank * (shape.w.queries + 2 * shape.w.keys)
         found += (Collective(GroupKind.TP, how, whole),)
     if shape.cp > 1:
-        block = shape.unit * 2 * shape.tokens.per_rank * shape.keys
+        block = shape.element_bytes * 2 * shape.tokens.per_rank * shape.keys
         found += (Collective(GroupKind.CP, CollectiveOp.RING, block, 2 if is_backward else 1),)
     if shape.w.experts and shape.ep > 1:
         visits = shape.tokens.per_rank / shape.tp * shape.w.topk
         found += (
-            Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.unit * visits * shape.w.hidden, 2),
-            Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.unit * visits),
+            Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.element_bytes * visits * shape.w.hidden, 2),
+            Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.element_bytes * visits),
         )
     if shape.w.experts and shape.expt_tp > 1:
-        weights = shape.unit * expert_tokens(shape)
+        weights = shape.element_bytes * expert_tokens(shape)
         gathered, way = (
             weights * shape.w.hidden,
             CollectiveOp.REDUCE_SCATTER if is_backward else CollectiveOp.ALL_GATHER,

@@ -6,9 +6,9 @@ from ...base.axes import Axis
 from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
 from ...spec.presets import padded_vocab_size
+from .facts import StageFacts
 from .ops import Collective, CollectiveOp
-from .parameters import Parameters, parameter_bytes, summed_parameters, widths
-from .settings import Settings
+from .parameters import parameter_bytes, summed_parameters, widths
 
 # Adam reads the gradient and three fp32 values of a parameter, and writes three and the model's own; SGD one.
 _UPDATE_BYTES = {"adam": 30, "sgd": 14}
@@ -25,13 +25,12 @@ def state_shards(plan: Plan, module: ModulePlan) -> tuple[int, int]:
     return _replicas(module) if plan.training.distributed_optimizer else (1, 1)
 
 
-def update_collectives(
-    plan: Plan, module: ModulePlan, stage: int, parameters: Parameters, settings: Settings
-) -> tuple[Collective, ...]:
+def update_collectives(plan: Plan, stage: StageFacts) -> tuple[Collective, ...]:
     """Reduction of gradients over the lanes, gathering of updated weights, the sum of tied embeddings, and that of
     what sequence parallelism computes on a part of the sequence."""
     found: list[Collective] = []
-    counts = parameters.dense, parameters.experts
+    module, settings = stage.module, stage.settings
+    counts = stage.parameters.dense, stage.parameters.experts
     for kind, size, count in zip((GroupKind.DP_CP, GroupKind.EXPT_DP), _replicas(module), counts, strict=True):
         if not count or size == 1:
             continue
@@ -43,17 +42,17 @@ def update_collectives(
             )
         else:
             found.append(Collective(kind, CollectiveOp.ALL_REDUCE, gradients))
-    model, last = module.model, module.num_stages - 1
+    model = module.model
     if (
         model is not None
         and module.sequence_parallel
         and module.grid.size_of(Axis.TP) > 1
         and not module.freeze.encoder
     ):
-        count = summed_parameters(model, (module.stages or (0,))[stage], is_last=stage == last)
+        count = summed_parameters(model, stage.num_layers, is_last=stage.is_last)
         found.append(Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, settings.gradient_bytes * count))
     tied = module.is_language and model is not None and not model.untie_embeddings_and_output_weights
-    if model is not None and tied and last and stage in (0, last) and not module.freeze.all:
+    if model is not None and tied and stage.is_first != stage.is_last and not module.freeze.all:
         tp = module.grid.size_of(Axis.TP)
         rows = padded_vocab_size(model, tp) // tp * widths(model).hidden
         found.append(Collective(GroupKind.EMBD, CollectiveOp.ALL_REDUCE, settings.gradient_bytes * rows))
@@ -79,9 +78,12 @@ def _place(plan: Plan, module: ModulePlan) -> int:
     return sum(module.grid.rank_offset in other.grid for other in before)
 
 
-def update_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings: Settings) -> float:
+def update_bytes(plan: Plan, stage: StageFacts) -> float:
     """Memory traffic of the update on one rank: the state that it holds, and gradients measured and cleared."""
-    dense, experts = state_shards(plan, module)
+    parameters = stage.parameters
+    dense, experts = state_shards(plan, stage.module)
     each = _UPDATE_BYTES[plan.training.optimizer]
     trained = parameters.dense + parameters.experts
-    return each * (parameters.dense / dense + parameters.experts / experts) + 2 * settings.gradient_bytes * trained
+    return (
+        each * (parameters.dense / dense + parameters.experts / experts) + 2 * stage.settings.gradient_bytes * trained
+    )

@@ -1,83 +1,38 @@
-"""Stages -> work: which parts a stage has, what trains in it, and what its backward pass must do.
+"""From stages to work: which parts a stage has, and what the forward and backward passes of each must do.
 
-The rule of gradients: a part computes the gradients of its weights if it trains, and that of its input if one is asked
-for; where neither holds, its backward pass is nothing. One is asked for where anything before it in the
-same pass trains, and for all that moves between stages or modules: megatron-core's pipeline, and our bridges, ask for
-it whether or not anything trains where it came from. So a frozen encoder goes back through all stages but its first.
+A part that neither trains nor is asked for the gradient of its input has no backward pass; facts.py has the rule.
 """
 
 from __future__ import annotations
 
 import attrs
 
-from ...base.axes import Axis
-from ...base.frozen import frozen
+from ...layout.bridges import tokens_handed_on
 from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
 from ...spec.presets import padded_vocab_size
 from . import layers
-from .layers import LayerShape, shape_of
+from .facts import Gradients, StageFacts
+from .layers import LayerShape
 from .ops import Collective, CollectiveOp, MatMul, StagePart, StageWork, Work
-from .parameters import parameter_bytes, widths
-from .settings import Settings
-from .tokens import Tokens, tokens_of
+from .parameters import widths
 
 LOSS_BYTES = {True: 16, False: 56}  # per logit, forward and backward: one fused kernel, or passes in fp32
 
 
-@frozen(kw_only=True)
-class Gradients:
-    """What trains around the parts of a module's stage.
-
-    Attributes:
-        before: whether a gradient must leave the stage, towards the one before it or the module's sources.
-        body: whether the encoder, or the language model, trains.
-        projector: whether the projection trains.
-    """
-
-    before: bool
-    body: bool
-    projector: bool
-
-
-def gradients_of(plan: Plan, module: ModulePlan, stage: int) -> Gradients:
-    """Whether the gradient of a stage's input is asked for, and what of the module trains."""
-    return Gradients(
-        before=stage > 0 or _feeds_gradients(plan, module.name),
-        body=not module.freeze.encoder,
-        projector=not module.freeze.projection,
-    )
-
-
-def _feeds_gradients(plan: Plan, name: str) -> bool:
-    """Whether the gradient of a module's input is asked for: tensors of it move, or come of something that trains.
-
-    A source on the same grid is handed on as it is, and a frozen one asks for a gradient only if it is asked for one.
-    """
-    grid = plan.module(name).grid
-    sources = [plan.module(src) for src, dst in plan.edges if dst == name]
-    return any(
-        source.grid != grid or source.num_stages > 1 or not source.freeze.all or _feeds_gradients(plan, source.name)
-        for source in sources
-    )
-
-
-def stage_work(plan: Plan, module: ModulePlan, stage: int, settings: Settings) -> StageWork:
-    """The work of one microbatch on one rank of a stage; empty where the module has no model."""
-    if module.model is None or module.stages is None:
+def stage_work(plan: Plan, stage: StageFacts) -> StageWork:
+    """The work of one microbatch on one rank of a stage; empty if its module has no model."""
+    module, shape, gradients = stage.module, stage.shape, stage.gradients
+    if module.model is None or shape is None:
         return StageWork(parts=())
-    tokens = tokens_of(plan, module)
-    shape = shape_of(module, tokens, settings, parameter_bytes(plan))
-    gradients = gradients_of(plan, module, stage)
-    first, last = stage == 0, stage == module.num_stages - 1
-    parts = [layer_part(shape, module.stages[stage], module.recompute, gradients)]
+    parts = [layer_part(shape, stage.num_layers, module.recompute, gradients)]
     is_text = module.model.family == "gpt"
-    if first:
+    if stage.is_first:
         parts.append(
             _embedding(plan, module, shape, gradients) if is_text else _encoder_input(module, shape, gradients)
         )
-    if last:
-        parts.append(_head(module, shape, gradients) if is_text else _projector(plan, module, tokens, gradients))
+    if stage.is_last:
+        parts.append(_head(module, shape, gradients) if is_text else _projector(plan, stage, shape))
     return StageWork(parts=tuple(parts))
 
 
@@ -122,7 +77,7 @@ def _gathered_collectives(shape: LayerShape) -> tuple[Collective, ...]:
 
 
 def _hidden_bytes(shape: LayerShape) -> float:
-    return shape.unit * shape.tokens.per_rank * shape.w.hidden
+    return shape.element_bytes * shape.tokens.per_rank * shape.w.hidden
 
 
 def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
@@ -139,9 +94,10 @@ def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gra
     if shape.settings.scattered_embedding and not sources:
         collectives = _hidden_collectives(shape)
     else:
-        placed = sum(tokens_of(plan, source).handed_on for source in sources if source.model is not None)
+        seq_length = plan.batch_sizes.seq_length
+        placed = sum(tokens_handed_on(source, seq_length) for source in sources if source.model is not None)
         text = shape.tokens.sequences * max(0, shape.tokens.length - placed)  # not yet over cp
-        summed = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, shape.unit * text * shape.w.hidden)
+        summed = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, shape.element_bytes * text * shape.w.hidden)
         collectives = (summed,) if shape.tp > 1 else ()
     forward = Work(num_bytes=num_bytes, kernels=2, collectives=collectives)
     return StagePart(name="embedding", count=1, forward=forward, backward=backward)
@@ -193,11 +149,11 @@ def _encoder_input(module: ModulePlan, shape: LayerShape, gradients: Gradients) 
     return _linear("input", matmuls, body=gradients.body, before=gradients.before, num_bytes=num_bytes)
 
 
-def _projector(plan: Plan, module: ModulePlan, tokens: Tokens, gradients: Gradients) -> StagePart:
+def _projector(plan: Plan, stage: StageFacts, shape: LayerShape) -> StagePart:
     """The projection into language's width, over the tokens that language sees."""
-    model, tp = module.model, module.grid.size_of(Axis.TP)
+    module, gradients, tokens = stage.module, stage.gradients, stage.tokens
+    model, tp, width = module.model, shape.tp, stage.language_width
     assert model is not None  # noqa: S101
-    width = language_width(plan)
     rows = plan.batch.samples_per_lane[module.name] * tokens.handed_on / tokens.cp
     hidden, inner = widths(model).hidden, model.projector_hidden_size
     if inner is None:
@@ -209,15 +165,9 @@ def _projector(plan: Plan, module: ModulePlan, tokens: Tokens, gradients: Gradie
     if tp == 1:
         return part
     how = CollectiveOp.ALL_GATHER if inner is None else CollectiveOp.ALL_REDUCE
-    unit = parameter_bytes(plan)
+    unit = shape.element_bytes
     forward = part.forward + Work(collectives=(Collective(GroupKind.TP, how, unit * rows * width),))
     backward = part.backward
     if backward.matmuls:  # megatron-core sums the gradient of the input also where nothing before it trains
         backward += Work(collectives=(Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, unit * rows * hidden),))
     return attrs.evolve(part, forward=forward, backward=backward)
-
-
-def language_width(plan: Plan) -> int:
-    """Hidden size of the language model; 0 where it has none."""
-    model = next((module.model for module in plan.modules if module.is_language), None)
-    return (model.hidden_size or 0) if model else 0
