@@ -2,7 +2,7 @@
 
     python benchmarks/prediction.py [FOLDER]
 
-FOLDER holds files of runs as `mimo predict --csv` reads them; left out, tests/data/runs. Exits with 1 when a limit is
+FOLDER has the files of tests/data/runs (the default), or longer ones of the same names. Exits with 1 if a limit is
 missed. The shipped constants are fitted to the same files; the cross-validation fits them anew, each time without the
 runs that it then predicts, and starts from the `start` values of the hardware file. The model's rules, and the starts
 of the A100's host times and of many nodes, were chosen with all of these runs in view.

@@ -1,4 +1,4 @@
-"""`mimo calibrate`."""
+"""`mimo calibrate`: fit the constants of a GPU to measured runs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ if TYPE_CHECKING:
 
 
 def add_calibrate(commands: Any) -> None:
-    """Add the command."""
+    """Add the command to the parser."""
     calibrate = commands.add_parser("calibrate", help="fit a GPU's constants to measured runs")
     calibrate.add_argument(
-        "runs", metavar="CSV", nargs="+", help="files of measured runs, each counting alike (docs/measured-runs.md)"
+        "runs", metavar="CSV", nargs="+", help="files of measured runs; each counts alike (docs/measured-runs.md)"
     )
-    calibrate.add_argument("--gpu", metavar="NAME", help="where to begin; else the GPU of the runs")
+    calibrate.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="GPU, or a hardware file (.yaml), whose constants are fitted (default: the GPU that the runs name)",
+    )
     calibrate.add_argument(
         "--leave-out",
         metavar="COLUMNS",
-        help="cross-validate too: predict the runs of each value of these columns by a fit to the others",
+        help="cross-validate as well: predict the runs with equal values in these columns by a fit to all others",
     )
-    calibrate.add_argument("-o", "--out", metavar="FILE", help="write the hardware file there (.yaml)")
+    calibrate.add_argument("-o", "--out", metavar="FILE", help="write the hardware file to FILE (.yaml)")
     calibrate.set_defaults(run=_calibrate)
 
 
@@ -47,7 +51,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     samples = [samples_of(runs) for runs in files]
     hardware = load_hardware(options.gpu or _gpu_of(samples))
     if not fitted(hardware):
-        raise MisuseError(f"{hardware.name} has no constant with a `start`: give those to be fitted one")
+        raise MisuseError(f"no constant of {hardware.name} has a `start`: give one to each that is to be fitted")
     groups = _left_out(files, options.leave_out)
     num_runs = sum(map(len, samples))
     found = calibrate(hardware, samples, progress=progress(f"fitting to {plural(num_runs, 'run')}"))
@@ -63,9 +67,9 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _check_hardware_file(path: str, *sources: str) -> None:
-    """Raise MisuseError where a fit could not be written, before it takes its time."""
+    """Raise MisuseError if the result could not be written, before the fit takes its time."""
     if not path.endswith((".yaml", ".yml")):
-        raise MisuseError(f"--out {path}: a hardware file is named .yaml or .yml, so that --gpu takes it")
+        raise MisuseError(f"--out {path}: the name of a hardware file ends in .yaml or .yml, so that --gpu takes it")
     target = target_of(path, *sources)
     folder = os.path.dirname(target)
     for is_wrong, reason in (
@@ -78,10 +82,10 @@ def _check_hardware_file(path: str, *sources: str) -> None:
 
 
 def _gpu_of(samples: Sequence[Sequence[Sample]]) -> str:
-    """The one GPU that all runs name."""
+    """The GPU that all runs name. Raises MisuseError if they do not name one and the same."""
     found = {one.work.plan.gpu for each in samples for one in each}
     if None in found:
-        raise MisuseError("not every spec of the runs names its cluster.gpu: name the GPU with --gpu")
+        raise MisuseError("not every run names its GPU (cluster.gpu): name it with --gpu")
     gpus = sorted(gpu for gpu in found if gpu)
     if len(gpus) > 1:
         raise MisuseError(f"the runs are of {' and '.join(gpus)}: calibrate one GPU at a time, or name it with --gpu")
@@ -89,7 +93,11 @@ def _gpu_of(samples: Sequence[Sequence[Sample]]) -> str:
 
 
 def _left_out(files: Sequence[Runs], columns: str | None) -> list[list[tuple[str, ...]]]:
-    """What cross-validation leaves out together: per file and run, its cells in the named columns."""
+    """The key of each run, by file: its cells in the named columns. Runs with equal keys are left out together.
+
+    Raises:
+        MisuseError: a file has no such column, or all runs have the same key.
+    """
     if columns is None:
         return []
     names = [name.strip() for name in columns.split(",")]
@@ -99,7 +107,9 @@ def _left_out(files: Sequence[Runs], columns: str | None) -> list[list[tuple[str
             raise MisuseError(f"--leave-out: {runs.file} has no column {missing[0]!r}; it has {have}")
     groups = [[tuple(row.text(name) for name in names) for row in runs.rows] for runs in files]
     if len({key for keys in groups for key in keys}) < 2:
-        raise MisuseError(f"--leave-out {columns}: all runs have the same value, so none would be left to fit to")
+        raise MisuseError(
+            f"--leave-out {columns}: all runs have the same values there, so that none would be left to fit to"
+        )
     return groups
 
 

@@ -1,4 +1,4 @@
-"""`mimo predict`: of a spec, or of every run of a CSV file."""
+"""`mimo predict`: what a plan will take, or every run in a CSV file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ..cost.measured.csv_file import Runs
     from ..cost.timing.hardware import Hardware
 
-_MANY_RUNS = 100  # to predict them takes about a second
+_MANY_RUNS = 100  # more take about a second or longer
 
 
 def add_predict(commands: Any) -> None:
-    """Add the command."""
-    predict = commands.add_parser("predict", help="say what a plan will take: time, memory, traffic")
+    """Add the command to the parser."""
+    predict = commands.add_parser("predict", help="predict the time, memory and traffic of a plan")
     predict.add_argument("spec", metavar="SPEC", nargs="?", help="spec (YAML) or plan (JSON); - reads standard input")
-    predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of measured runs instead")
+    predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of runs instead")
     add_gpu(predict)
     predict.add_argument("--json", action="store_true", help="print all numbers as JSON")
     add_world(predict)
@@ -33,19 +33,19 @@ def add_predict(commands: Any) -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     if (options.spec is None) == (options.csv is None):
-        raise MisuseError("predict takes a SPEC or --csv FILE, one of the two")
+        raise MisuseError("predict takes either a SPEC or --csv FILE")
     from ..cost.timing.hardware import load_hardware  # noqa: PLC0415
 
     hardware = load_hardware(options.gpu) if options.gpu else None
     if options.csv is not None:
         if options.json or options.world_size or options.nodes or options.gpus_per_node:
-            raise MisuseError("--csv prints CSV, and its rows say the layout: it takes --gpu alone")
+            raise MisuseError("--csv prints CSV, and the rows say the layout: the only option beside it is --gpu")
         return _predict_runs(options.csv, hardware)
     return _predict_spec(options, hardware)
 
 
 def _predict_runs(path: str, hardware: Hardware | None) -> int:
-    """Every row that can be predicted, then what is wrong with the others."""
+    """Print the rows with their predictions, then raise PlanError with what is wrong with rows at fault."""
     from ..cost.measured.predict import predict_runs, predictions_text  # noqa: PLC0415
     from ..cost.timing.hardware import DEFAULT  # noqa: PLC0415
     from ..render.fits import accuracy_lines  # noqa: PLC0415
@@ -56,7 +56,7 @@ def _predict_runs(path: str, hardware: Hardware | None) -> int:
     sys.stdout.write(predictions_text(found))
     sys.stdout.flush()
     if found.num_assumed:
-        print(f"{DEFAULT} is assumed where a spec names no cluster.gpu: give --gpu", file=sys.stderr)
+        print(f"{DEFAULT} is assumed if a spec names no cluster.gpu: give --gpu", file=sys.stderr)
     for line in accuracy_lines(found):
         print(line, file=sys.stderr)
     if found.faults:
@@ -75,7 +75,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
     plan = load(options.spec, options)
     print_warnings(plan)
     if not any(module.model for module in plan.modules):
-        rule, mark = "a prediction needs sizes, and no module has a model", Mark(file_name(options.spec), 1, 1)
+        rule, mark = "a prediction needs sizes; no module has a model", Mark(file_name(options.spec), 1, 1)
         remedy = "add `model:` with a preset or sizes to the modules"
         raise PlanError([Fault(codes.MISSING_KEY, ("modules",), rule, remedy, mark)])
     announce(plan)
@@ -88,7 +88,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
 
 
 def read_runs(path: str) -> Runs:
-    """The runs of a CSV file."""
+    """The runs in a CSV file. Raises PlanError with what is wrong with its text and its header."""
     from ..cost.measured.csv_file import read_runs  # noqa: PLC0415
     from ..spec.loader import decode, file_name, read_bytes  # noqa: PLC0415
 

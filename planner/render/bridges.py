@@ -1,4 +1,4 @@
-"""Bridges, drawn: lanes on either side and the samples that cross, blocks that repeat shown once."""
+"""Drawings of bridges: the lanes on either side and the samples that cross. Blocks that repeat are shown once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..layout.ir import Bridge, Strategy, Transfer
 from ..plan import Plan
 from .style import Style, listed, plural, wrap
 
-_MAX_SIZED = 4096  # groups of unlike form
-_MAX_LINES = 6  # of one block; the middle of a longer one is left out
+_MAX_SIZED = 4096  # groups that are looked at one by one, if they are not all alike
+_MAX_LINES = 6  # lines of one block; the middle of a longer one is left out
 
 
 def bridge_lines(plan: Plan, bridge: Bridge, style: Style) -> list[str]:
-    """The lines of one bridge."""
+    """The lines that show one bridge: its facts, then its transfers."""
     order = {module.name: i for i, module in enumerate(plan.modules)}
     src, dst = style.module(bridge.src, order[bridge.src]), style.module(bridge.dst, order[bridge.dst])
     num_src, num_dst = len(bridge.src_broadcast), len(bridge.dst_broadcast)
@@ -30,7 +30,7 @@ def bridge_lines(plan: Plan, bridge: Bridge, style: Style) -> list[str]:
         f"  {src} -> {dst}: {_ratio(num_src, num_dst)}, {plural(len(bridge.transfers), 'transfer')}",
         *(f"    {line}" for line in wrap(facts, style.width - 4)),
     ]
-    num_blocks = gcd(num_src, num_dst)  # blocks of lanes that are all alike, see planner/bridges.py
+    num_blocks = gcd(num_src, num_dst)  # blocks of lanes that are all alike (layout/bridges.py)
     first_block = bridge.transfers[: len(bridge.transfers) // num_blocks]
     lines += [f"    {line}" for line in _folded(_drawn(first_block))]
     if num_blocks > 1:
@@ -48,7 +48,7 @@ def _ratio(num_src: int, num_dst: int) -> str:
 
 
 def _movement(plan: Plan, bridge: Bridge) -> list[str]:
-    """How the bytes move, in phrases."""
+    """Phrases that say how the bytes move."""
     if bridge.strategy is Strategy.GATHER:
         (gather,) = plan.families_by_owner.get(bridge.name, (None,))
         sizes = f" of {group_sizes(gather)}" if gather is not None and len(gather) else ""
@@ -60,7 +60,7 @@ def _movement(plan: Plan, bridge: Bridge) -> list[str]:
 
 
 def group_sizes(family: Family) -> str:
-    """`8 ranks`, or `2-3 ranks` where groups differ (of very many, the first ones are looked at)."""
+    """`8 ranks`, or `2-3 ranks` if the groups differ. Of very many groups only the first ones are looked at."""
     if not len(family):
         return "no ranks"
     if family.sets.translates() is not None:
@@ -71,7 +71,7 @@ def group_sizes(family: Family) -> str:
 
 
 def _drawn(transfers: Sequence[Transfer]) -> list[str]:
-    """One line per transfer; a lane that repeats the one above is left blank and joined to it."""
+    """One line per transfer. A lane that is the same as in the line above is left blank and joined to that line."""
     rows = []
     for i, t in enumerate(transfers):
         before = transfers[i - 1] if i else None
@@ -88,7 +88,7 @@ def _drawn(transfers: Sequence[Transfer]) -> list[str]:
 
 
 def _joint(now: Transfer, before: Transfer | None, after: Transfer | None) -> str:
-    """The arrow between the two sides: it branches where a lane sends twice and joins where one receives twice."""
+    """The arrow between the two sides. It branches if a lane sends twice, and joins if a lane receives twice."""
     from_above = before is not None and before.src_lane == now.src_lane
     to_below = after is not None and after.src_lane == now.src_lane
     start = {(False, False): "─", (False, True): "┬", (True, True): "├", (True, False): "└"}[(from_above, to_below)]

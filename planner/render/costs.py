@@ -17,7 +17,13 @@ _GIB = 2**30
 
 
 def costs_text(prediction: Prediction, name: str, style: Style) -> str:
-    """The prediction of a plan with a model or more, as text that ends in a newline. `name` is the spec's file."""
+    """The prediction as text that ends in a newline.
+
+    Args:
+        prediction: the prediction of a plan in which at least one module has a model.
+        name: the name of the spec's file.
+        style: how the text is laid out and coloured.
+    """
     sections = [
         ("Step", _step(prediction, style)),
         ("Critical path of the pipeline", _path(prediction, style)),
@@ -50,12 +56,12 @@ def _step(p: Prediction, style: Style) -> list[str]:
 
 
 def notes(p: Prediction) -> list[str]:
-    """What a reader must know beside the numbers: sentences."""
+    """Sentences that a reader must know beside the numbers."""
     return [*([f"no step time: {p.deadlock}"] if p.deadlock else []), *assumptions(p)]
 
 
 def assumptions(p: Prediction) -> list[str]:
-    """What was assumed where the spec does not say: sentences."""
+    """Sentences about what was assumed because the spec does not say it."""
     found = []
     if not p.gpu_given:
         found.append(f"{p.hardware.name} is assumed: give `cluster: {{gpu: NAME}}` or --gpu")
@@ -64,17 +70,17 @@ def assumptions(p: Prediction) -> list[str]:
     if p.dtype == "fp32":
         found.append("kernels are timed as in bf16: those in fp32 take longer")
     if p.unsized and len(p.unsized) < len({stage.module for stage in p.stages}):
-        found.append(f"no model is given for {', '.join(p.unsized)}, which counts as nothing")
+        found.append(f"no model is given for {', '.join(p.unsized)}, which counts as zero")
     return found
 
 
 def _path(p: Prediction, style: Style) -> list[str]:
-    """Where the time goes, and who waits longest."""
+    """Where the time goes, and which stages wait longest."""
     return sentences((*p.critical_path, *p.waits), style.width)
 
 
 def _alike(costs: tuple[StageCost, ...]) -> list[tuple[list[StageCost], str]]:
-    """Stages in a row that cost the same, together, with their label: `language 1-2`."""
+    """Neighbouring stages that cost the same, in one list, with their label: `language 1-2`."""
     found = []
     for _, group in groupby(costs, key=lambda cost: attrs.evolve(cost, stage=0, first_rank=0)):
         stages = list(group)
@@ -115,7 +121,7 @@ def _memory(p: Prediction, style: Style) -> list[str]:
 
 
 def _peaks(p: Prediction, style: Style) -> list[str]:
-    """The fullest rank of each module: its stages, of every module that it holds, and what no module owns."""
+    """The fullest rank of each module: its stages of all modules, and the memory that belongs to no module."""
     rows = [["peak of", "rank", "total", "to spare", "its stages", "workspace", "communicators"]]
     for peak in p.peaks:
         workspace = peak.memory.workspace
@@ -154,9 +160,9 @@ def _table(rows: list[list[str]], style: Style, right: frozenset[int] | None = N
 
 
 def costs_document(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as plain data: seconds, bytes, FLOPs; sums beside their parts.
+    """The prediction as plain data, in seconds, bytes and FLOPs, with sums beside their parts.
 
-    Where the schedule stops for good there is no step, and what is of one is null.
+    If the schedule deadlocks there is no step, and everything that describes a step is null.
     """
     p = prediction
     times = {
@@ -200,7 +206,7 @@ def _bridge_document(bridge: BridgeCost) -> dict[str, Any]:
 
 
 def _units(p: Prediction) -> list[dict[str, Any]]:
-    """Ranks that hold the same stages: how busy they are, and what they hold and wait for."""
+    """The units of the simulation (ranks that hold the same stages): how busy they are, what they hold and wait for."""
     timeline = p.timeline
     if timeline is None:
         return []

@@ -1,4 +1,4 @@
-"""What is said of measured runs: how far predictions are from them, and what a fit to them can and cannot tell."""
+"""Texts about measured runs: how far predictions are from them, and what a fit to them can and cannot tell."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from ..cost.measured.predict import RunPredictions
 from ..cost.timing.hardware import Hardware, constants
 from .style import Style, columns, plural, wrap
 
-WEAK_INFLUENCE = 0.001  # of a step, for MORE of a constant: below, its start decides
-FAR_FROM_START = 1.5  # times its start, or that part of it: not the same kind of GPU
+# A share of a step. If changing a constant by PERTURBATION changes a step less, its start decides its fitted value.
+WEAK_INFLUENCE = 0.001
+# A ratio to the start, either way. A constant beyond it suggests that the runs are of another kind of GPU.
+FAR_FROM_START = 1.5
 
 
 def accuracy_lines(found: RunPredictions) -> list[str]:
-    """How far the predictions of a file are from what was measured, where its rows say it, and where they do not."""
+    """How far the predictions of a file are from its measurements, and which cells do not hold a measurement."""
     rows = [row for row in found.rows if row]
     unread = [
         f"line {row.line}: {rule}"
@@ -37,43 +39,48 @@ def accuracy_lines(found: RunPredictions) -> list[str]:
     return lines
 
 
-def fit_lines(before: Hardware, after: Hardware, felt: Mapping[str, float], num_runs: int, style: Style) -> list[str]:
+def fit_lines(
+    before: Hardware, after: Hardware, influences: Mapping[str, float], num_runs: int, style: Style
+) -> list[str]:
     """A table of the constants, then warnings.
 
     Args:
-        before, after: the hardware as it was, and fitted.
-        felt: by how much a step of the average run changes where a constant is MORE than its start.
-        num_runs: that were fitted to.
-        style: of the stream.
+        before: the hardware before the fit.
+        after: the fitted hardware.
+        influences: the share by which a step of the average run changes if a constant is PERTURBATION times its start.
+        num_runs: the number of runs that were fitted to.
+        style: how the lines are laid out and coloured.
     """
-    rows = [["constant", "start", "fitted", f"a step changes, for {PERTURBATION - 1:.0%} more"]]
-    for name, share in felt.items():
+    rows = [["constant", "start", "fitted", f"change of a step for {PERTURBATION - 1:.0%} more"]]
+    for name, share in influences.items():
         constant = constants(after)[name]
         value = f"{constant.value:.4g}" if share > NEGLIGIBLE else f"kept at {constant.value:.4g}"
-        rows.append([name, f"{constant.start:.4g}", value, _felt(share)])
+        rows.append([name, f"{constant.start:.4g}", value, _influence_text(share)])
     title, *lines = columns(rows, right=frozenset({1, 2, 3}))
-    warnings = [f"warning: {text}" for text in _warnings(before, after, felt, num_runs)]
+    warnings = [f"warning: {text}" for text in _warnings(before, after, influences, num_runs)]
     return [style.dim(title), *lines, *(line for text in warnings for line in wrap(text.split(), style.width))]
 
 
-def _felt(share: float) -> str:
+def _influence_text(share: float) -> str:
     if share <= NEGLIGIBLE:
-        return "no run needs it"
+        return "no run depends on it"
     return f"{share:.1%}" if share >= WEAK_INFLUENCE else f"under {WEAK_INFLUENCE:.1%}"
 
 
-def _warnings(before: Hardware, after: Hardware, felt: Mapping[str, float], num_runs: int) -> list[str]:
+def _warnings(before: Hardware, after: Hardware, influences: Mapping[str, float], num_runs: int) -> list[str]:
     found = []
-    names = [name for name, share in felt.items() if share > NEGLIGIBLE]
+    names = [name for name, share in influences.items() if share > NEGLIGIBLE]
     if num_runs < len(names):
         found.append(
-            f"{plural(num_runs, 'run')} cannot tell {len(names)} constants apart: their starts decide; measure more "
-            "layouts and sizes"
+            f"{plural(num_runs, 'run')} cannot tell {len(names)} constants apart, so that their starts decide: measure "
+            "more layouts and sizes"
         )
-    if kept := [name for name in felt if name not in names]:
-        found.append(f"no run depends on {', '.join(kept)}, left as {before.name} has it; measure runs that do")
-    if weak := [name for name in names if felt[name] < WEAK_INFLUENCE]:
-        found.append(f"the runs hardly depend on {', '.join(weak)}: near the start, whatever was measured")
+    if kept := [name for name in influences if name not in names]:
+        found.append(f"no run depends on {', '.join(kept)}, left as {before.name} has it: measure runs that do")
+    if weak := [name for name in names if influences[name] < WEAK_INFLUENCE]:
+        found.append(
+            f"the runs hardly depend on {', '.join(weak)}: expect values near the start, whatever was measured"
+        )
     shares = {name: getattr(after, name).value / getattr(after, name).start for name in names}
     if far := [
         f"{name} is {share:.2g} times"
@@ -88,13 +95,19 @@ def _warnings(before: Hardware, after: Hardware, felt: Mapping[str, float], num_
 
 
 def error_lines(names: Sequence[str], files: Sequence[Sequence[Sample]], hardware: Hardware) -> list[str]:
-    """One line of errors per file."""
+    """One line per file with the errors of its predictions."""
     return [
         errors_line(name, predicted(samples, hardware), samples) for name, samples in zip(names, files, strict=True)
     ]
 
 
 def errors_line(name: str, seconds: Sequence[float], samples: Sequence[Sample]) -> str:
-    """The errors of the predictions of a file."""
+    """A line with the errors of the predictions of one file.
+
+    Args:
+        name: the name of the file.
+        seconds: the predicted seconds of each run.
+        samples: the measured runs.
+    """
     errors = Errors.of(seconds, [sample.seconds for sample in samples])
     return f"{name}: {plural(len(samples), 'run')}, {errors}"

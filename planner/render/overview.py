@@ -18,9 +18,13 @@ def overview(plan: Plan, name: str, style: Style, gpu: str | None = None) -> str
     """The whole plan as text, ending in a newline.
 
     Args:
-        plan, style: what is shown, and where.
-        name: the spec's file name.
-        gpu: what the prediction is for, else the spec's own. Raises PlanError where it is not known.
+        plan: the plan to show.
+        name: the name of the spec's file.
+        style: how the text is laid out and coloured.
+        gpu: the GPU of the prediction; if None, the one that the spec names.
+
+    Raises:
+        PlanError: `gpu` is not known.
     """
     sections = [
         ("Modules", _modules(plan, style)),
@@ -66,7 +70,7 @@ def _modules(plan: Plan, style: Style) -> list[str]:
 
 
 def model_name(module: ModulePlan) -> str:
-    """Its preset, or its family and size."""
+    """The preset of a module's model, or its family and size."""
     model = module.model
     if model is None:
         return "-"
@@ -74,7 +78,7 @@ def model_name(module: ModulePlan) -> str:
 
 
 def module_notes(module: ModulePlan) -> list[str]:
-    """What is unusual about a module, as phrases to wrap."""
+    """What is unusual about a module, in phrases that are ready to be wrapped."""
     freeze = module.freeze
     frozen = "all" if freeze.all else "encoder" if freeze.encoder else "projection" if freeze.projection else ""
     uneven = module.stages is not None and len(set(module.stages)) > 1
@@ -108,10 +112,10 @@ def _groups(plan: Plan, style: Style) -> list[str]:
 
 
 def _kinds_by_sets(families: Sequence[Family]) -> list[tuple[str, list[str]]]:
-    """Kinds of one owner whose groups are the same ranks, together: (count and size, kinds)."""
+    """The kinds of one owner's groups: (number and size, kinds); kinds whose groups have equal ranks are together."""
     found: dict[object, tuple[str, list[str]]] = {}
     for family in families:
-        # Translates of one box are equal when the box and its starts are; the others stand for themselves.
+        # Two families of translates of a box are equal if box and starts are equal. Any other family stands alone.
         key = family.sets.translates() or family.kind
         found.setdefault(key, (f"{len(family):,} of {group_sizes(family)}", []))[1].append(family.kind)
     return list(found.values())
@@ -138,11 +142,11 @@ def _batch(plan: Plan, style: Style) -> list[str]:
 def _prediction(plan: Plan, style: Style, gpu: str | None) -> list[str]:
     if any(module.model is None for module in plan.modules):
         return []
-    from .summary import prediction_lines  # noqa: PLC0415  imports the cost model, which a plan without sizes needs not
+    from .summary import prediction_lines  # noqa: PLC0415  a plan without sizes does not need the cost model
 
     return prediction_lines(plan, style, gpu)
 
 
 def warning_lines(warnings: Sequence[Fault], style: Style) -> list[str]:
-    """Warnings, wrapped by nobody: they are copied into issues."""
+    """The lines of some warnings. They are not wrapped, since people copy them into issues."""
     return [f"  {style.warn(line)}" for warning in warnings for line in str(warning).split("\n")]

@@ -15,12 +15,12 @@ from ..layout.ir import Grid, ModulePlan
 from ..plan import Plan
 from .style import Style, listed, wrap
 
-MAX_LISTED = 65_536  # more would take seconds to list; --rank N answers for each of them
+MAX_LISTED = 65_536  # listing more takes seconds; --rank N shows any of them
 _ROW_WITHOUT_NODES = 8
 _SHOWN = ((Axis.PP, "p"), (Axis.DP, "d"), (Axis.CP, "c"), (Axis.TP, "t"))
 
-Cell = tuple[int, tuple[tuple[str, int], ...]]  # (module's place, (letter of axis, coord) of every axis above 1)
-Row = list[list[Cell]]  # per GPU, its modules
+Cell = tuple[int, tuple[tuple[str, int], ...]]  # (index of the module, (letter, coord) of each axis larger than 1)
+Row = list[list[Cell]]  # one entry per GPU: the cells of its modules
 
 
 def rank_map(plan: Plan, style: Style) -> list[str]:
@@ -83,13 +83,13 @@ def _cell(index: int, module: ModulePlan, axes: list[tuple[Axis, str]], rank: in
 
 
 def _without_lanes(row: Row) -> object:
-    """What rows must have in common to be shown once: everything but the lanes, whose steps must agree."""
+    """What rows must have in common to be shown once: all but the lanes, which may differ by a constant per module."""
     firsts: dict[int, int] = {}
 
     def relative(cell: Cell) -> Cell:
         index, coords = cell
-        lanes = dict(coords).get("d", 0)
-        base = firsts.setdefault(index, lanes)
+        lane = dict(coords).get("d", 0)
+        base = firsts.setdefault(index, lane)
         return index, tuple((letter, at - base if letter == "d" else at) for letter, at in coords)
 
     return tuple(tuple(relative(cell) for cell in cells) for cells in row)
@@ -101,7 +101,7 @@ def _text(cell: Cell, letters: list[str]) -> str:
 
 
 def _node_lines(plan: Plan, letters: list[str], alike: list[tuple[int, Row]], label: str, style: Style) -> list[str]:
-    """The lines of the first of some rows that are alike, and those that say which rows repeat it."""
+    """The lines of the first of several rows that are alike, and a note of the rows that repeat it."""
     blank = f"  {' ' * len(label)}"
     width = style.width - len(blank) - 2
     texts = _row_lines(alike[0][1], letters, width, style)
@@ -112,7 +112,7 @@ def _node_lines(plan: Plan, letters: list[str], alike: list[tuple[int, Row]], la
 
 
 def _row_lines(row: Row, letters: list[str], width: int, style: Style) -> list[str]:
-    """The lines of a row: one per module that some GPU of it holds, its cells one below the other."""
+    """The lines of a row: one for each module on its GPUs, with the cells of one GPU below one another."""
     layers = {
         index: ["".join(_text(cell, letters) for cell in cells if cell[0] == index) for cells in row]
         for index in sorted({cell[0] for cells in row for cell in cells})
@@ -126,21 +126,21 @@ def _row_lines(row: Row, letters: list[str], width: int, style: Style) -> list[s
 
 
 def _factored(texts: list[str]) -> list[str]:
-    """Where cells do not fit: what all begin with, up to an axis letter, then the rest: `Lp0c0:` `t0` `t1` ..."""
-    common = commonprefix(texts)  # noqa: RUF071  of characters, not of paths: that is what is wanted
+    """Shorter cells, for rows that do not fit: their common beginning once, then the rest: `Lp0c0:` `t0` `t1` ..."""
+    common = commonprefix(texts)  # noqa: RUF071  the cells are not paths
     cut = max((i for i, letter in enumerate(common) if letter.isalpha()), default=0)
     return [f"{common[:cut]}:", *(text[cut:] for text in texts)] if cut else texts
 
 
 def _filled(texts: list[str], width: int) -> list[str]:
-    """Cells filled into lines; the head of factored cells keeps its own width."""
+    """Cells filled into lines, padded to one width, except for the common beginning of factored cells."""
     heads, cells = (texts[:1], texts[1:]) if texts[0].endswith(":") else ([], texts)
     longest = max(map(len, cells))
     return wrap([*heads, *(cell.ljust(longest) for cell in cells)], width)
 
 
 def _repeats(plan: Plan, alike: list[tuple[int, Row]], letters: list[str]) -> list[str]:
-    """`and nodes 1-15 (15 nodes), with lanes L 1-15`, as phrases to wrap."""
+    """`and nodes 1-15 (15 nodes), with lanes L 1-15`, in phrases that are ready to be wrapped."""
     nodes = [node for node, _ in alike[1:]]
     if plan.gpus_per_node:
         where = f"nodes {runs_text(nodes)} ({len(nodes)} nodes)" if len(nodes) > 1 else f"node {nodes[0]}"
@@ -152,11 +152,15 @@ def _repeats(plan: Plan, alike: list[tuple[int, Row]], letters: list[str]) -> li
         for index, coords in (cell for cells in row for cell in cells):
             if "d" in dict(coords):
                 lanes.setdefault(index, set()).add(dict(coords)["d"])
-    told = [f"{letters[index]} {_lanes(sorted(found))}" for index, found in sorted(lanes.items())]
-    return [f"and {where}"] if not told else [f"and {where},", *listed([f"with lanes {told[0]}", *told[1:]])]
+    listed_lanes = [f"{letters[index]} {_lanes(sorted(found))}" for index, found in sorted(lanes.items())]
+    return (
+        [f"and {where}"]
+        if not listed_lanes
+        else [f"and {where},", *listed([f"with lanes {listed_lanes[0]}", *listed_lanes[1:]])]
+    )
 
 
 def _lanes(lanes: list[int]) -> str:
-    """`1-13`, or `8-123 (64 lanes)` where they come in more runs than one would read."""
+    """`1-13`, or `8-123 (64 lanes)` if there are more runs than one would want to read."""
     text = runs_text(lanes)
     return text if text.count(",") <= 2 else f"{lanes[0]}-{lanes[-1]} ({len(lanes)} lanes)"

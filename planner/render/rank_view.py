@@ -66,7 +66,7 @@ def _groups(view: RankView, style: Style) -> list[str]:
 
 
 def _ranks(group: Group) -> list[str]:
-    """The group's ranks as phrases to wrap: listed when few, else as ranges and how many they are."""
+    """The ranks of a group, in phrases ready to be wrapped: listed if they are few, else as boxes with a count."""
     size = sum(map(len, group.boxes))
     if size <= _MAX_RANKS_SHOWN:
         return [runs_text(group.ranks)]
@@ -76,7 +76,7 @@ def _ranks(group: Group) -> list[str]:
 
 
 def _box(start: int, dims: tuple[tuple[int, int], ...]) -> str:
-    """`7`, `0-4095`, `0-4088 by 8`, or the box's shape."""
+    """`7`, `0-4095`, `0-4088 by 8`, or the shape of a box with several dims."""
     if len(dims) > 1:
         return f"{start} + " + " + ".join(f"{stride}*(0-{size - 1})" for size, stride in dims)
     size, stride = dims[0] if dims else (1, 1)
@@ -105,7 +105,7 @@ def _role(group: Group) -> str:
 
 
 def view_document(view: RankView) -> dict[str, Any]:
-    """The view as plain data. A group gives its ranks as boxes: start, and [size, stride] pairs."""
+    """The view as plain data. The ranks of a group are boxes: a start, and pairs of [size, stride]."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for g in view.groups:
         boxes = [(box.start, box.dims) for box in g.boxes]

@@ -1,7 +1,7 @@
-"""The terminal: colours when they are wanted, the width there is, and aligned columns.
+"""Text for terminals: colours if they are wanted, the width that there is, and aligned columns.
 
-Plain ANSI codes and about thirty lines of layout: importing a rendering library would add a third to the time of
-`mimo plan`.
+This is plain ANSI codes and about thirty lines of layout, because importing a rendering library would make
+`mimo plan` a third slower.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ MIN_WIDTH = 60
 
 @frozen
 class Style:
-    """Where text goes: its width in columns, and whether it may carry colour codes."""
+    """How text is laid out and coloured.
+
+    Attributes:
+        width: the width of a line, in columns.
+        colour: whether the text may contain colour codes.
+    """
 
     width: int = 80
     colour: bool = False
@@ -42,19 +47,19 @@ class Style:
         return self._paint(text, "31")
 
     def module(self, text: str, index: int) -> str:
-        """Text in the colour of the module with that place in plan order."""
+        """The text in the colour of the module with this index in plan order."""
         return self._paint(text, _MODULE_COLOURS[index % len(_MODULE_COLOURS)])
 
 
 def style_of(stream: TextIO, colour: str = "auto") -> Style:
-    """The style of a stream: no colour codes in a pipe, with NO_COLOR set, or on a dumb terminal."""
+    """The style for a stream. `auto` means no colour codes in a pipe, with NO_COLOR set, or on a dumb terminal."""
     terminal = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     width = shutil.get_terminal_size((80, 24)).columns
     return Style(max(MIN_WIDTH, width), {"auto": terminal, "always": True}.get(colour, False))
 
 
 def columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset(), indent: int = 2) -> list[str]:
-    """Rows as lines of aligned cells, two spaces apart; columns in `right` align right."""
+    """Rows as lines of aligned cells, two spaces apart. Columns whose index is in `right` are aligned to the right."""
     widths = [max(map(len, cells)) for cells in zip_longest(*rows, fillvalue="")]
     lines = []
     for row in rows:
@@ -78,7 +83,7 @@ def wrap(words: Sequence[str], width: int) -> list[str]:
 
 
 def sentences(texts: Sequence[str], width: int, mark: str = "") -> list[str]:
-    """Each text on lines of its own, two columns in, after a mark; what does not fit one line goes on further in."""
+    """Each text on lines of its own, indented by two columns, after a mark. Its further lines are indented more."""
     lines = []
     for text in texts:
         first, *rest = wrap(text.split(), width - 2 - max(2, len(mark)))
@@ -87,12 +92,12 @@ def sentences(texts: Sequence[str], width: int, mark: str = "") -> list[str]:
 
 
 def listed(phrases: Sequence[str], mark: str = ",", first: int = 0) -> list[str]:
-    """Phrases ready to wrap: a mark after each but the last, from the one numbered `first` on."""
+    """Phrases that are ready to be wrapped: a mark after each but the last, beginning with the one at index `first`."""
     return [f"{p}{mark}" if first <= i < len(phrases) - 1 else p for i, p in enumerate(phrases)]
 
 
 def shorten(text: str, width: int) -> str:
-    """At most `width` columns of a line."""
+    """The line, cut off at `width` columns with dots at its end."""
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."
 
 
@@ -104,4 +109,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def stdout_style(colour: str) -> Style:
+    """The style for standard output."""
     return style_of(sys.stdout, colour)

@@ -1,4 +1,4 @@
-"""The prediction's few lines in `mimo plan`: does it fit, how long is a step, where does the time go."""
+"""The prediction in `mimo plan`, in a few lines: whether the plan fits, how long a step takes, and what limits it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ from ..plan import Plan
 from .costs import assumptions
 from .style import Style, sentences
 
-# About a fifth of a second; a plan is not to wait longer for it.
+# A prediction of this size takes about a fifth of a second; a plan should not wait longer for it.
 MAX_PASSES = 50_000
 MAX_RANKS = 16_384
 _GIB = 2**30
 
 
 def prediction_lines(plan: Plan, style: Style, gpu: str | None = None) -> list[str]:
-    """The lines of the section, of a plan whose modules all have models.
+    """The lines of the section.
 
-    A GPU that is not known is no fault of a plan that names it; as `gpu`, asked for, it raises PlanError.
+    Args:
+        plan: a plan whose modules all have models.
+        style: how the text is laid out and coloured.
+        gpu: the GPU of the prediction; if None, the one that the plan names.
+
+    Raises:
+        PlanError: `gpu` is not known. An unknown GPU in the plan is no fault: the default is assumed, with a note.
     """
     if num_passes(plan) > MAX_PASSES or plan.world_size > MAX_RANKS:
-        return ["  large: `mimo predict` takes its time for it"]
+        return ["  the plan is large: `mimo predict` takes the time to predict it"]
     hardware, assumed = (load_hardware(gpu), []) if gpu is not None else _hardware(plan)
     prediction = predict(plan, hardware)
     return sentences([*_step(prediction), _memory(prediction, style), *assumed, *assumptions(prediction)], style.width)
 
 
 def _hardware(plan: Plan) -> tuple[Hardware, list[str]]:
-    """The cluster's GPU, and what is to be said of it."""
+    """The hardware of the GPU that the plan names, and notes about what is assumed instead."""
     if plan.gpu is None:
         return load_hardware(DEFAULT), [f"{DEFAULT} is assumed: the spec names no cluster.gpu"]
     try:

@@ -1,1 +1,1 @@
-"""Runs that were measured: files of them, predictions beside them, constants fitted to them."""
+"""Measured runs: files of them, predictions beside them, and constants fitted to them."""

@@ -50,7 +50,13 @@ def samples_of(runs: Runs) -> tuple[Sample, ...]:
 
 @frozen(kw_only=True)
 class Errors:
-    """Of predictions against measurements: mean and largest |predicted / measured - 1|, and Spearman's rho."""
+    """How far some predictions are from measurements.
+
+    Attributes:
+        mean: the mean of |predicted / measured - 1|.
+        largest: the largest of them.
+        spearman: the correlation of the ranks (see `spearman`).
+    """
 
     mean: float
     largest: float
@@ -58,7 +64,7 @@ class Errors:
 
     @classmethod
     def of(cls, predictions: Sequence[float], measurements: Sequence[float]) -> Errors:
-        """The errors of some predictions."""
+        """The errors of predictions, each of the measurement at the same index."""
         each = [abs(p / m - 1) for p, m in zip(predictions, measurements, strict=True)]
         return cls(mean=mean(each), largest=max(each), spearman=spearman(predictions, measurements))
 
@@ -68,9 +74,9 @@ class Errors:
 
 
 def spearman(left: Sequence[float], right: Sequence[float]) -> float:
-    """Correlation of the ranks; equal values share the mean of their ranks.
+    """Spearman's rho: the correlation of the ranks, in which equal values share the mean of their ranks.
 
-    NaN where it says nothing: of fewer than three, or where one side is constant.
+    It is NaN if there are fewer than three values, or if one side is constant, since it then says nothing.
     """
     a, b = _ranks(left), _ranks(right)
     middle = (len(a) - 1) / 2
@@ -93,12 +99,13 @@ def cross_validated(
     steps: int = 60,
     progress: Callable[[float], None] | None = None,
 ) -> list[list[float]]:
-    """Seconds of every run, each by constants fitted without any run that has its key, in all files alike.
+    """The predicted seconds of every run, by constants fitted without any run of the same key.
 
     Args:
-        hardware: names the constants to fit, and where to begin.
-        files: measured runs, as in `calibrate`.
-        keys: of every run of every file; there are two different ones or more.
+        hardware: the constants to fit, and where to begin.
+        files: the measured runs of each file, as in `calibrate`.
+        keys: the key of each run of each file. Runs with equal keys are left out together, from all files; there are
+            at least two different keys.
         steps: moves of the simplex per round.
         progress: is told the share that is done.
     """

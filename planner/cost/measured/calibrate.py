@@ -1,8 +1,11 @@
-"""Fits a GPU's few constants to measured runs.
+"""The fit of a GPU's few constants to measured runs.
 
-Minimised is the mean |log(predicted / measured)| of each file, summed over the files so that a short one counts as
-much as a long one, and for every constant a small price on leaving its start: PRICE * (log(value / start)
-/ SPREAD)^2. The price keeps constants that the runs say little of where they were, and all of them physical.
+The fit minimises the mean of |log(predicted / measured)| over the runs of a file, summed over the files so that a short
+file counts as much as a long one. To this it adds a small price for every constant that leaves its start:
+
+    PRICE * (log(value / start) / SPREAD)^2
+
+The price keeps a constant near its start if the runs say little about it, and keeps all of them physical.
 """
 
 from __future__ import annotations
@@ -21,33 +24,38 @@ from .nelder_mead import Point, minimise
 
 PRICE = 0.004
 SPREAD = 0.3
-PERTURBATION = 1.1
-NEGLIGIBLE = 1e-9  # an influence of rounding alone
+PERTURBATION = 1.1  # the factor by which a constant is changed, to see what depends on it
+NEGLIGIBLE = 1e-9  # an influence that is rounding alone
 _STEPS = 150
 
 
 @frozen(kw_only=True)
 class Sample:
-    """One measured run: its counted work and its seconds."""
+    """One measured run.
+
+    Attributes:
+        work: its counted work.
+        seconds: the measured seconds of a step.
+    """
 
     work: Workload
     seconds: float
 
 
 def predicted(samples: Sequence[Sample], hardware: Hardware) -> list[float]:
-    """Seconds of every run. Raises DeadlockError."""
+    """The predicted seconds of every run. Raises DeadlockError."""
     rates = rates_of(hardware)
     return [step_seconds(one.work, rates) for one in samples]
 
 
 def fitted(hardware: Hardware) -> tuple[str, ...]:
-    """The constants that a fit may change."""
+    """The names of the constants that a fit may change: those with a start."""
     return tuple(name for name, constant in constants(hardware).items() if constant.start is not None)
 
 
 def unfitted(hardware: Hardware) -> Hardware:
-    """The hardware before any fit."""
-    return _begun(hardware, fitted(hardware))
+    """The hardware before any fit, with every such constant at its start."""
+    return _at_start(hardware, fitted(hardware))
 
 
 def calibrate(
@@ -57,23 +65,23 @@ def calibrate(
     steps: int = _STEPS,
     progress: Callable[[float], None] | None = None,
 ) -> Hardware:
-    """The hardware with the constants that suit the samples best. Those that no sample depends on are left alone.
+    """The hardware with the constants that suit the samples best. A constant on which no sample depends is left alone.
 
     Args:
-        hardware: names the constants to fit, and where to begin.
-        files: measured runs, in sets that count alike; none of them empty.
+        hardware: the constants to fit, and where to begin.
+        files: the measured runs of each file. The files count alike, and none is empty.
         steps: moves of the simplex per round; three rounds.
         progress: is told the share that is done.
     """
-    felt = influence(unfitted(hardware), files)
-    names = tuple(name for name in fitted(hardware) if felt[name] > NEGLIGIBLE)
+    influences = influence(unfitted(hardware), files)
+    names = tuple(name for name in fitted(hardware) if influences[name] > NEGLIGIBLE)
     if not names:
         return hardware
-    start = _begun(hardware, names)
+    start = _at_start(hardware, names)
     begin = tuple(log(getattr(start, name).value) for name in names)
 
     def cost(point: Point) -> float:
-        rates = rates_of(_at(start, names, point))
+        rates = rates_of(_at_point(start, names, point))
         total = PRICE * sum(((x - x0) / SPREAD) ** 2 for x, x0 in zip(point, begin, strict=True))
         for samples in files:
             errors = (abs(log(step_seconds(one.work, rates) / one.seconds)) for one in samples)
@@ -87,7 +95,10 @@ def calibrate(
 
 
 def influence(hardware: Hardware, files: Sequence[Sequence[Sample]]) -> dict[str, float]:
-    """By how much, as a share, a step of the average run changes where a constant that a fit may change is MORE."""
+    """The share by which a step of the average run changes if a constant is PERTURBATION times as large.
+
+    The result has every constant that a fit may change, by name.
+    """
     samples = [one for file in files for one in file]
     as_is = predicted(samples, hardware)
     found = {}
@@ -97,11 +108,11 @@ def influence(hardware: Hardware, files: Sequence[Sequence[Sample]]) -> dict[str
     return found
 
 
-def _begun(hardware: Hardware, names: tuple[str, ...]) -> Hardware:
+def _at_start(hardware: Hardware, names: tuple[str, ...]) -> Hardware:
     return _with(hardware, {name: getattr(hardware, name).start for name in names}, "where a fit starts")
 
 
-def _at(hardware: Hardware, names: tuple[str, ...], point: Point) -> Hardware:
+def _at_point(hardware: Hardware, names: tuple[str, ...], point: Point) -> Hardware:
     return _with(hardware, dict(zip(names, map(exp, point), strict=True)), "tried")
 
 

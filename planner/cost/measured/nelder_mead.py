@@ -1,4 +1,4 @@
-"""Least of a function without derivatives: the simplex of Nelder and Mead (1965), with restarts, in plain Python."""
+"""A minimiser that needs no derivatives: the simplex of Nelder and Mead (1965), with restarts, in plain Python."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def minimise(
     rounds: int = 3,
     progress: Callable[[float], None] | None = None,
 ) -> Point:
-    """The point where a smooth enough function is least, near `start`.
+    """The point near `start` at which a reasonably smooth function is smallest.
 
     Args:
-        function: to be made small; of a point with as many numbers as `start`.
-        start: where to begin.
-        steps: moves of the simplex in each round.
-        rounds: a new simplex is begun around the best point this often.
+        function: the function to minimise, of a point with as many numbers as `start`.
+        start: the point to begin at.
+        steps: number of moves of the simplex in each round.
+        rounds: number of rounds; each begins with a new simplex around the best point.
         progress: is told the share of all moves that is done.
     """
     best = tuple(start)
