@@ -1,6 +1,6 @@
-"""Plan, and what is known of its cost -> the content of the report.
+"""A plan, and what is known of its cost -> the content of the report.
 
-Works from the plan alone; memory, traffic and a timeline are handed in by whoever computed them.
+Everything that follows from the plan is worked out here; memory, traffic and the timeline are handed in.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from .content import (
 )
 from .typeset import typeset
 
-MAX_CELLS = 4096  # GPUs drawn one by one
-MAX_OPERATIONS = 150_000  # in the page; about 5 MB
-_TICKS = 10_000_000  # of a makespan: a tenth of a pixel at a zoom of 1,000
-_MAX_WAITS = 3
+MAX_CELLS = 4096  # a larger world is drawn by stage, not GPU by GPU
+MAX_OPERATIONS = 150_000  # operations in the page: about 5 MB
+_TICKS = 10_000_000  # ticks in a makespan: one is a tenth of a pixel at a zoom of 1,000
+_MAX_WAITS = 3  # reasons shown for each unit
 
 
 def build_report(
@@ -58,12 +58,12 @@ def build_report(
 
     Args:
         plan: the layout.
-        name: of the spec, for the title.
+        name: the name of the spec, for the title.
         timeline: the pipeline of one step.
-        is_predicted: whether the timeline's times are seconds; else every forward pass takes 1.
-        memory, traffic: what the cost model says.
-        facts: headline numbers that come before those of plan and timeline.
-        notices: that come before the plan's own warnings.
+        is_predicted: whether the timeline's times are predicted seconds; else every forward pass takes 1.
+        memory, traffic: what the cost model predicts.
+        facts: headline numbers to show before those of the plan and the timeline.
+        notices: problems and warnings to show before the plan's own warnings.
     """
     small = plan.world_size <= MAX_CELLS
     return Report(
@@ -144,7 +144,7 @@ def _stages(plan: Plan) -> Iterator[StageRow]:
 
 
 def _short(numbers: Sequence[int]) -> str:
-    """`0-3, 8`, or the ends alone where there are many runs."""
+    """`0-3, 8`; if there are many runs, how many numbers there are, the first and the last."""
     text = runs_text(numbers)
     return text if text.count(",") <= 2 else f"{len(numbers):,} from {numbers[0]} to {numbers[-1]}"
 
@@ -169,7 +169,7 @@ def _timeline(plan: Plan, timeline: Timeline, is_predicted: bool) -> TimelineCon
     names = {module.name: index for index, module in enumerate(plan.modules)}
     critical = frozenset(_key(segment) for segment in timeline.path)
     shared = _Shared(timeline, tick, names, {}, critical, is_predicted)
-    rows = tuple(_row(shared, unit) for unit in shown)
+    rows = tuple(_row(shared, index) for index in shown)
     return TimelineContent(
         is_predicted=is_predicted,
         tick=tick,
@@ -183,7 +183,10 @@ def _timeline(plan: Plan, timeline: Timeline, is_predicted: bool) -> TimelineCon
 
 
 def _rows_shown(timeline: Timeline) -> list[int]:
-    """All units, or evenly chosen ones, the first and the last among them, where a page of all would be too large."""
+    """The units to show: all of them, or, if the page would grow too large, a selection at even distances.
+
+    The first and the last unit are always shown.
+    """
     total = len(timeline.tracks)
     per_unit = -(-timeline.num_operations // total)
     most = max(2, MAX_OPERATIONS // per_unit)
@@ -196,7 +199,7 @@ def _key(segment: Segment) -> tuple[str, str, int]:
 
 @frozen
 class _Shared:
-    """What the rows of one timeline have in common. `reasons` grows as rows name new ones."""
+    """What the rows of one timeline have in common. `reasons` numbers each reason when a row first names it."""
 
     timeline: Timeline
     tick: float
@@ -206,18 +209,18 @@ class _Shared:
     is_predicted: bool
 
 
-def _row(shared: _Shared, unit: int) -> TimelineRow:
+def _row(shared: _Shared, index: int) -> TimelineRow:
     timeline, tick, names, reasons = shared.timeline, shared.tick, shared.names, shared.reasons
-    held = timeline.schedule.units[unit]
-    passes = list(stage_passes(held, timeline.schedule.num_microbatches))
-    operations = list(timeline.operations(unit))
-    waits = list(timeline.waits(unit).items())[:_MAX_WAITS]
+    unit = timeline.schedule.units[index]
+    passes = list(stage_passes(unit, timeline.schedule.num_microbatches))
+    operations = list(timeline.operations(index))
+    waits = list(timeline.waits(index).items())[:_MAX_WAITS]
     return TimelineRow(
-        name=str(held),
-        ranks=f"ranks {_short(held.ranks)}" if len(held.ranks) > 1 else f"rank {held.ranks[0]}",
-        num_ranks=len(held.ranks),
-        in_flight=timeline.in_flight[unit],
-        busy=timeline.busy[unit] / timeline.makespan if timeline.makespan else 0.0,
+        name=str(unit),
+        ranks=f"ranks {_short(unit.ranks)}" if len(unit.ranks) > 1 else f"rank {unit.ranks[0]}",
+        num_ranks=len(unit.ranks),
+        in_flight=timeline.in_flight[index],
+        busy=timeline.busy[index] / timeline.makespan if timeline.makespan else 0.0,
         waits=tuple(typeset(f"{_amount(seconds, shared.is_predicted)} for {reason}") for reason, seconds in waits),
         modules=tuple(names[stage.module] for _, stage, _ in passes),
         stages=tuple(stage.index for _, stage, _ in passes),
@@ -229,8 +232,8 @@ def _row(shared: _Shared, unit: int) -> TimelineRow:
             reasons.setdefault(str(one.waited_for), len(reasons)) if one.waited_for else -1 for one in operations
         ),
         critical=tuple(
-            index
-            for index, one in enumerate(operations)
+            at
+            for at, one in enumerate(operations)
             if (str(one.stage), one.direction.value, one.microbatch) in shared.critical
         ),
     )

@@ -1,8 +1,9 @@
-"""What the report's page shows, as one frozen value. It becomes the JSON inside the page field by field.
+"""What the report's page shows, as one frozen value, which becomes the JSON inside the page field by field.
 
-Modules, stages and units are named by their index in `Report.modules`, and in the timeline's `rows`. Whoever has
-numbers (memory, traffic, a predicted timeline) fills in the classes here; a section without content is left out of
-the page. Bytes are bytes, times are seconds.
+A module is named by its index in `Report.modules`, a stage by its index in its module. A section without content is
+left out of the page. Sizes of memory and traffic are in bytes, times in seconds unless a field says otherwise.
+
+The page's scripts see these classes as `page/content.d.ts`, which a test compares with them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from ..base.frozen import frozen
 
 @frozen
 class KeyFigure:
-    """A headline number: `Step time`, `812 ms`, `24 microbatches`. `tone`: `good`, `bad`, or empty for neither."""
+    """A headline number, such as `Step time`, `812 ms`, `790 ms pipeline, 22 ms update`.
+
+    Attributes:
+        tone: `good`, `bad`, or empty if it is neither.
+    """
 
     label: str
     value: str
@@ -22,7 +27,7 @@ class KeyFigure:
 
 @frozen
 class Notice:
-    """A warning as the planner words it, or a problem: why the plan will not run as it is, and what would help."""
+    """A warning in the planner's words, or a problem: why the plan will not run as it is, and what would help."""
 
     text: str
     is_problem: bool = False
@@ -30,7 +35,7 @@ class Notice:
 
 @frozen(kw_only=True)
 class Sizes:
-    """Size of the axes that a Place has coords on."""
+    """The size of each axis on which a Place has a coord."""
 
     stage: int
     lane: int
@@ -40,6 +45,15 @@ class Sizes:
 
 @frozen(kw_only=True)
 class ModuleRow:
+    """A module in words.
+
+    Attributes:
+        ranks: its ranks as spans, such as `0-3, 8`.
+        axes: the axes larger than 1 with their sizes, such as `tp 2 dp 4`.
+        model: the preset, or the family with its size; empty if the spec gives neither.
+        notes: what is unusual, such as frozen parts or recomputation.
+    """
+
     name: str
     ranks: str
     num_ranks: int
@@ -70,17 +84,19 @@ class Cell:
 
 @frozen
 class NodeRow:
+    """One node of the rank map: `node 3`, or `ranks 24-31` if the spec does not say how large a node is."""
+
     name: str
     cells: tuple[Cell, ...]
 
 
 @frozen(kw_only=True)
 class StageRow:
-    """All ranks of one stage together: the rank map of a world too large to show every GPU.
+    """All ranks of one stage together: a row of the rank map if the world is too large to show every GPU.
 
     Attributes:
-        ranks, nodes: in words, which may name the ends alone.
-        runs: the first and last of each run of ranks, all of them.
+        ranks, nodes: their numbers in words; of many runs only the first and the last number.
+        runs: the first and the last rank of every run of consecutive ranks.
     """
 
     module: int
@@ -93,7 +109,13 @@ class StageRow:
 
 @frozen(kw_only=True)
 class EdgeRow:
-    """A bridge. `lines`: what moves, in words."""
+    """A bridge.
+
+    Attributes:
+        src, dst: indices of the modules that it joins.
+        ratio: its lanes on either side, such as `fan-in, 2 lanes to 1, 2 transfers`.
+        lines: what moves, in words.
+    """
 
     src: int
     dst: int
@@ -103,7 +125,7 @@ class EdgeRow:
 
 @frozen
 class MemoryPart:
-    """`weights`, `gradients`, `optimizer`, `activations`, `communicators` ..., in bytes."""
+    """The bytes that one purpose takes, such as `activations` or `communicators`."""
 
     name: str
     bytes: float
@@ -111,9 +133,14 @@ class MemoryPart:
 
 @frozen(kw_only=True)
 class MemoryBar:
-    """The peak of one kind of ranks. `where`: `language stage 0`; `num_ranks`: how many are alike.
+    """The peak of all ranks that hold the same stages.
 
-    All bars of a page name the same parts in the same order, also those of 0 bytes: a part has its own colour.
+    All bars of a page name the same parts in the same order, even parts of 0 bytes, so that a part has one colour.
+
+    Attributes:
+        module: index of the module that gives the bar its colour.
+        where: the stages that these ranks hold, such as `language stage 0`, joined by ` + `.
+        num_ranks: how many ranks there are of this kind.
     """
 
     module: int
@@ -124,7 +151,7 @@ class MemoryBar:
 
 @frozen(kw_only=True)
 class MemoryPanel:
-    """Peaks, and what the GPU has; None where the cluster does not name it."""
+    """Peaks beside the memory of the GPU: `limit`, which is None if the cluster does not name a GPU."""
 
     gpu: str
     limit: float | None
@@ -133,7 +160,15 @@ class MemoryPanel:
 
 @frozen(kw_only=True)
 class TrafficRow:
-    """Bytes of one kind of group or bridge per optimizer step. `wire`: `NVLink`, `network`."""
+    """What one GPU sends over one kind of group, or over one bridge, per optimizer step.
+
+    Attributes:
+        owner: the stages or the bridge, such as `language stages 0-3`.
+        kind: the kind of group, or `bridge` with its strategy.
+        what: what is sent, in words.
+        wire: `NVLink` or `network`.
+        seconds: the time that it takes; None if that is not predicted.
+    """
 
     owner: str
     kind: str
@@ -145,19 +180,18 @@ class TrafficRow:
 
 @frozen(kw_only=True)
 class TimelineRow:
-    """One unit of the timeline. Operations are columns, in the order in which they run.
+    """One unit of the simulation. Its operations are columns, with one entry each in the order in which they run.
 
     Attributes:
-        name, ranks: `language stage 0`, `ranks 0-7`.
-        num_ranks: GPUs in the unit.
-        in_flight: microbatches held at the fullest.
-        busy: part of the step in which the unit computes, 0 to 1.
-        waits: what it waits for, longest first, in words.
-        modules, stages: per operation.
-        microbatches: per operation.
-        backward: per operation, 0 or 1.
-        starts, ends: per operation, in ticks of `TimelineContent.tick` seconds.
-        reasons: per operation, index into `TimelineContent.reasons`, or -1 where nothing was waited for.
+        name, ranks: the unit in words, such as `language stage 0` and `ranks 0-7`.
+        num_ranks: number of GPUs in the unit.
+        in_flight: the most microbatches whose activations it holds at once.
+        busy: the share of the step in which the unit computes, 0 to 1.
+        waits: what it waits for longest, in words, longest first.
+        modules, stages, microbatches: what each operation computes.
+        backward: 1 for a backward pass, 0 for a forward pass.
+        starts, ends: the time of each operation, in ticks.
+        reasons: index into `TimelineContent.reasons` of what each operation waited for; -1 if it did not wait.
         critical: indices of the operations on the critical path.
     """
 
@@ -182,9 +216,13 @@ class TimelineContent:
     """The pipeline of one step.
 
     Attributes:
-        is_predicted: whether times are predicted seconds; else a forward pass of any stage is 1 and the page says so.
-        tick: seconds (or passes) of one tick.
-        num_left_out: rows that are not shown, as the page would grow too large.
+        is_predicted: whether times are predicted seconds; else every forward pass takes 1, and the page says so.
+        tick: length of a tick, in seconds or in forward passes.
+        makespan: length of the step, in ticks.
+        bubble: the share of all GPU time in which nothing is computed, 0 to 1.
+        num_left_out: number of units that are not shown because the page would grow too large.
+        reasons: what operations waited for, in words.
+        path: what the critical path consists of, in words; empty if times are not predicted.
     """
 
     is_predicted: bool
@@ -203,10 +241,11 @@ class Report:
 
     Attributes:
         title: the name of the spec.
-        summary: one line: ranks, nodes, layout.
-        num_ranks: of the world.
-        facts: headline numbers.
-        nodes: every GPU; empty where there are too many, then `stages` stand for them.
+        summary: ranks, nodes and layout in one line.
+        num_ranks: the size of the world.
+        facts: headline numbers, the most important first.
+        nodes: every GPU by node; empty if there are too many to show, and then `stages` takes its place.
+        memory, timeline: None if they could not be predicted or simulated.
         notices: problems, then warnings.
     """
 

@@ -1,4 +1,4 @@
-"""Prediction -> what the page shows of it: headline numbers, memory bars, traffic, what to change."""
+"""Prediction -> what the page shows of it: headline numbers, memory bars, traffic, and what to change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WIRES = {"nvlink": "NVLink", "network": "network"}
 
 
 def facts_of(p: Prediction) -> Iterator[KeyFigure]:
-    """Headline numbers, what is asked first first. Times only where the schedule comes to an end."""
+    """Headline numbers, starting with what people ask first. There are times only if the schedule comes to an end."""
     worst = p.worst
     limit = f"{p.memory_limit / _GIB:g} GiB"
     yield KeyFigure(
@@ -63,7 +63,7 @@ def facts_of(p: Prediction) -> Iterator[KeyFigure]:
 
 
 def limit_of(timeline: Timeline) -> KeyFigure:
-    """Who takes most of the critical path: a stage where one alone takes half of it, else a module or all transfers."""
+    """What takes most of the critical path: a stage if one alone takes half of it, else a module or all transfers."""
     stages: dict[str, float] = {}
     modules: dict[str, float] = {}
     for segment in timeline.path:
@@ -81,13 +81,13 @@ def limit_of(timeline: Timeline) -> KeyFigure:
 
 
 def memory_of(plan: Plan, p: Prediction) -> MemoryPanel:
-    """One bar for all ranks that hold the same stages."""
+    """Peak memory, with one bar for all ranks that hold the same stages."""
     names = [module.name for module in plan.modules]
     bars = []
     for unit in schedule_of(plan).units:
         rank = unit.ranks[0]
         memory = attrs.asdict(rank_memory(plan, rank, p.settings))
-        memory["buffers"] += memory.pop("workspace")  # too small for a colour of its own
+        memory["buffers"] += memory.pop("workspace")  # it is too small for a colour of its own
         parts = [MemoryPart(_PARTS[name], count) for name, count in memory.items()]
         parts.append(MemoryPart("communicators", communicator_bytes(plan, rank)))
         bars.append(
@@ -102,14 +102,14 @@ def memory_of(plan: Plan, p: Prediction) -> MemoryPanel:
 
 
 def traffic_of(p: Prediction) -> Iterator[TrafficRow]:
-    """Rows of stages that send alike together, then of every bridge, either way."""
+    """Traffic of the stages, one row for consecutive stages that send the same, then of every bridge, both ways."""
     for _, alike in groupby(p.stages, key=lambda cost: (cost.module, cost.traffic)):
-        yield from _of_stages(list(alike))
+        yield from _stage_rows(list(alike))
     for bridge in p.bridges:
-        yield from _of_bridge(bridge, p.num_microbatches)
+        yield from _bridge_rows(bridge, p.num_microbatches)
 
 
-def _of_stages(stages: list[StageCost]) -> Iterator[TrafficRow]:
+def _stage_rows(stages: list[StageCost]) -> Iterator[TrafficRow]:
     first, last = stages[0], stages[-1]
     numbers = f"stages {first.stage}-{last.stage}" if len(stages) > 1 else f"stage {first.stage}"
     for one in first.traffic:
@@ -123,7 +123,7 @@ def _of_stages(stages: list[StageCost]) -> Iterator[TrafficRow]:
         )
 
 
-def _of_bridge(bridge: BridgeCost, num_microbatches: int) -> Iterator[TrafficRow]:
+def _bridge_rows(bridge: BridgeCost, num_microbatches: int) -> Iterator[TrafficRow]:
     for way, crossing, seconds in bridge.ways:
         if not crossing.num_bytes:
             continue
@@ -138,7 +138,7 @@ def _of_bridge(bridge: BridgeCost, num_microbatches: int) -> Iterator[TrafficRow
 
 
 def notices_of(p: Prediction) -> Iterator[Notice]:
-    """A schedule that stops; memory that does not fit, with what would make it fit; what was assumed."""
+    """What keeps the plan from running (a schedule that stops, memory that does not fit), then what was assumed."""
     if p.deadlock:
         yield Notice(f"no step time: {p.deadlock}", is_problem=True)
     if not p.fits:

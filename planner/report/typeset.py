@@ -1,4 +1,4 @@
-"""Words of the terminal as a page sets them: arrows, micro signs, dashes that a plain terminal may not have."""
+"""Texts written for a terminal, with the arrows and micro signs that a plain terminal may not have."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _MICROSECONDS = re.compile(r"(?<=\d )us\b")
 
 
 def typeset(text: str) -> str:
-    """`images->language: 40 us` as `images → language: 40 µs`."""
+    """`images->language: 40 us` becomes `images → language: 40 µs`."""
     return _MICROSECONDS.sub("µs", re.sub(r"\s*->\s*", " → ", text))
