@@ -17,7 +17,7 @@ from tests import ROOT
 
 PACKAGES = ("planner", "executor")
 BESIDE = ("LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml")  # in the source distribution
-FOLDERS = ("tests", "examples", "benchmarks")  # there too
+FOLDERS = ("tests", "docs", "examples", "benchmarks")  # there too
 UNREACHED = "connection broken by"  # what pip says of an index that it cannot reach, and of nothing else
 
 
@@ -68,7 +68,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else(built: Path) -> None:
     assert names - about == files_of("planner") | files_of("executor")
 
 
-def test_the_source_distribution_holds_tests_and_examples(built: Path) -> None:
+def test_the_source_distribution_holds_tests_docs_and_examples(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert set(BESIDE) <= names
