@@ -19,6 +19,7 @@ from planner import Plan, compile_spec
 from planner.cost.memory.peaks import rank_memory
 from planner.cost.predict import predict
 from planner.cost.timing.hardware import DEFAULT, known_hardware, load_hardware
+from planner.cost.work.ops import GIB
 from planner.cost.work.settings import EXECUTOR
 from planner.cost.work.settings import Settings as Software
 
@@ -127,5 +128,5 @@ def summary(predicted: Predicted, steps: Sequence[Step], runs_on: str) -> list[s
 
 
 def _line(seconds: float, num_bytes: float) -> str:
-    size = f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+    size = f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:.1f} MiB"
     return f"{1e3 * seconds:.1f} ms a step, {size}"

@@ -11,9 +11,8 @@ from ..cost.prediction import Prediction, StageCost
 from ..cost.simulation.words import duration
 from ..cost.timing.bridges import BridgeCost
 from ..cost.timing.group_spans import DEFAULT_PER_NODE
+from ..cost.work.ops import GIB
 from .style import Style, columns, plural, sentences, shorten
-
-_GIB = 2**30
 
 
 def costs_text(prediction: Prediction, name: str, style: Style) -> str:
@@ -116,7 +115,7 @@ def _memory(p: Prediction, style: Style) -> list[str]:
         cost = stages[0]
         memory = cost.memory
         parts = (memory.states, memory.activations, memory.logits, memory.buffers, memory.total)
-        rows.append([label, f"{cost.parameters.total:,}", *(f"{part / _GIB:.2f}" for part in parts)])
+        rows.append([label, f"{cost.parameters.total:,}", *(f"{part / GIB:.2f}" for part in parts)])
     return _table(rows, style) + _peaks(p, style) + sentences(p.remedies, style.width, mark="- ")
 
 
@@ -126,7 +125,7 @@ def _peaks(p: Prediction, style: Style) -> list[str]:
     for peak in p.peaks:
         workspace = peak.memory.workspace
         parts = (peak.total, p.spare(peak), peak.memory.total - workspace, workspace, peak.communicators)
-        rows.append([peak.module, str(peak.rank), *(f"{part / _GIB:.2f}" for part in parts)])
+        rows.append([peak.module, str(peak.rank), *(f"{part / GIB:.2f}" for part in parts)])
     title, *lines = _table(rows, style)
     return [
         title,
@@ -139,7 +138,7 @@ def _traffic(p: Prediction, style: Style) -> list[str]:
     for stages, label in _alike(p.stages):
         for i, one in enumerate(stages[0].traffic):
             rows.append(
-                [label if i == 0 else "", one.kind, f"{one.collectives:,}", f"{one.num_bytes / _GIB:.2f}", one.link]
+                [label if i == 0 else "", one.kind, f"{one.collectives:,}", f"{one.num_bytes / GIB:.2f}", one.link]
             )
     lines = _table(rows, style, right=frozenset({2, 3})) if len(rows) > 1 else []
     if p.bridges:

@@ -10,6 +10,7 @@ from ..cost.prediction import Prediction
 from ..cost.simulation.schedule import num_passes
 from ..cost.simulation.words import critical_path, duration
 from ..cost.timing.hardware import DEFAULT, Hardware, known_hardware, load_hardware
+from ..cost.work.ops import GIB
 from ..plan import Plan
 from .costs import assumptions
 from .style import Style, sentences
@@ -17,7 +18,6 @@ from .style import Style, sentences
 # A prediction of this size takes about a fifth of a second; a plan should not wait longer for it.
 MAX_PASSES = 50_000
 MAX_RANKS = 16_384
-_GIB = 2**30
 
 
 def prediction_lines(plan: Plan, style: Style, gpu: str | None = None) -> list[str]:
@@ -62,9 +62,9 @@ def _step(p: Prediction) -> list[str]:
 
 
 def _memory(p: Prediction, style: Style) -> str:
-    worst, limit = p.worst, p.memory_limit / _GIB
+    worst, limit = p.worst, p.memory_limit / GIB
     fits = "fits" if p.fits else style.error("DOES NOT FIT")
     where = f"rank {worst.rank} ({worst.module} stage {worst.stage})"
     remedy = f"; {p.remedies[0]}" if p.remedies else ""
     over = "" if p.fits else f", {excess(-p.spare(worst))} too much"
-    return f"memory {fits}: {where} needs most, {worst.total / _GIB:.1f} of {limit:g} GiB{over}{remedy}"
+    return f"memory {fits}: {where} needs most, {worst.total / GIB:.1f} of {limit:g} GiB{over}{remedy}"

@@ -14,12 +14,12 @@ from ..cost.simulation.schedule import Stage, schedule_of
 from ..cost.simulation.timeline import Timeline
 from ..cost.simulation.words import duration
 from ..cost.timing.bridges import BridgeCost
+from ..cost.work.ops import GIB
 from ..plan import Plan
 from ..render.costs import assumptions
 from .content import KeyFigure, MemoryBar, MemoryPanel, MemoryPart, Notice, TrafficRow
 from .typeset import typeset
 
-_GIB = 2**30
 _PARTS = {
     "states": "weights, gradients, optimizer",
     "activations": "activations",
@@ -42,14 +42,14 @@ _WIRES = {"nvlink": "NVLink", "network": "network"}
 def facts_of(p: Prediction) -> Iterator[KeyFigure]:
     """Headline numbers, starting with what people ask first. There are times only if the schedule comes to an end."""
     worst = p.worst
-    limit = f"{p.memory_limit / _GIB:g} GiB"
+    limit = f"{p.memory_limit / GIB:g} GiB"
     yield KeyFigure(
         "Memory", "fits" if p.fits else "does not fit", f"{p.hardware.name}, {limit} each", "good" if p.fits else "bad"
     )
     yield KeyFigure(
         "Fullest rank",
         f"rank {worst.rank}",
-        f"{worst.total / _GIB:.1f} of {limit}, {worst.module} stage {worst.stage}",
+        f"{worst.total / GIB:.1f} of {limit}, {worst.module} stage {worst.stage}",
         "" if p.fits else "bad",
     )
     if p.timeline is None:
@@ -142,9 +142,9 @@ def notices_of(p: Prediction) -> Iterator[Notice]:
     if p.deadlock:
         yield Notice(f"no step time: {p.deadlock}", is_problem=True)
     if not p.fits:
-        worst, limit = p.worst, p.memory_limit / _GIB
+        worst, limit = p.worst, p.memory_limit / GIB
         where = f"memory of rank {worst.rank} ({worst.module} stage {worst.stage})"
-        text = f"{where} <= {limit:g} GiB, got {worst.total / _GIB:.1f} GiB"
+        text = f"{where} <= {limit:g} GiB, got {worst.total / GIB:.1f} GiB"
         words = (f"    {'fix' if index == 0 else 'or'}: {remedy}" for index, remedy in enumerate(p.remedies))
         yield Notice("\n".join([text, *words]), is_problem=True)
     yield from map(Notice, assumptions(p))

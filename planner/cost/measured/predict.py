@@ -15,6 +15,7 @@ from ..timing.hardware import DEFAULT, Hardware, load_hardware
 from ..timing.step_time import step_seconds
 from ..timing.timing import Rates, rates_of
 from ..timing.workload import Workload
+from ..work.ops import GIB
 from .cells import CellError, Row
 from .csv_file import Runs, row_faults
 from .measurements import measured_gib, measured_ms
@@ -73,7 +74,7 @@ def each_row[T](runs: Runs, make: Callable[[Row], T]) -> tuple[list[T | None], l
 
 def row_gib(work: Workload) -> float:
     """GiB that the fullest rank allocates, as a framework counts them: without its communicators."""
-    return max(peak.memory.total for peak in peaks(work.plan, work.settings, work.facts)) / 2**30
+    return max(peak.memory.total for peak in peaks(work.plan, work.settings, work.facts)) / GIB
 
 
 def predict_runs(

@@ -32,6 +32,7 @@ from ...spec.sections import Model
 from ..simulation.schedule import Stage, in_flight, position_of, warmup_at
 from ..work.facts import Gradients, StageFacts
 from ..work.layers import LayerShape, expert_tokens
+from ..work.ops import GIB
 from ..work.optimizer_step import state_shards
 from ..work.parameters import Parameters, parameter_bytes
 from ..work.settings import Settings
@@ -241,4 +242,4 @@ def communicator_bytes(plan: Plan, rank: int) -> int:
 
 def excess(num_bytes: float) -> str:
     """GiB that are too much: rounded up, so that a little is not 0.0, and to save as much is enough."""
-    return f"{ceil(10 * num_bytes / 2**30) / 10:.1f}"
+    return f"{ceil(10 * num_bytes / GIB) / 10:.1f}"

@@ -11,12 +11,12 @@ from ...base.axes import Axis
 from ...base.frozen import frozen
 from ...plan import Plan
 from ..timing.hardware import Hardware
+from ..work.ops import GIB
 from ..work.settings import Settings
 from .memory import excess
 from .peaks import RankMemory, peaks, rank_memory
 
-_GIB = 2**30
-_WORTH = 0.1 * _GIB  # what saves less is not worth a line
+_WORTH = 0.1 * GIB  # what saves less is not worth a line
 
 Setting = tuple[str, str]  # a key of the spec, and the module whose key it is, if any
 Written = dict[Setting, str]
@@ -76,7 +76,7 @@ def _line(one: _Try, peak: RankMemory, limit: float, settings: Settings) -> str:
     rest = one.fullest.total - limit
     where = "" if one.fullest.rank == peak.rank else f" on rank {one.fullest.rank}"
     fits = "which fits" if rest <= 0 else f"still {excess(rest)} GiB too much{where}"
-    return f"{what} saves {saved / _GIB:.1f} GiB on rank {peak.rank}, {fits}"
+    return f"{what} saves {saved / GIB:.1f} GiB on rank {peak.rank}, {fits}"
 
 
 def _changes(plan: Plan, rank: int) -> Iterator[tuple[Setting, str, Plan]]:

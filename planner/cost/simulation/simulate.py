@@ -27,7 +27,7 @@ from enum import StrEnum
 from ...plan import Plan
 from .durations import Durations
 from .schedule import Call, Hop, Schedule, Stage, schedule_of
-from .timeline import DIRECTIONS, PASS, Segment, Timeline, stage_passes
+from .timeline import DIRECTIONS, PASS, Segment, Timeline, decode_wait, stage_passes
 from .unit import Pipes, Worker
 
 
@@ -107,7 +107,8 @@ def _critical_path(workers: Sequence[Worker], pipes: Sequence[Pipes]) -> list[Se
             found.append(Segment(start, end, DIRECTIONS[call], microbatch, stage))
             at -= 1
             continue
-        channel = pipes[code >> 2].backward if code & 2 else pipes[code >> 2].forward
+        hop, direction, _ = decode_wait(code)
+        channel = pipes[hop].channel(direction)
         offer, want = channel.offers[number], channel.wants[number]
         if channel.seconds:
             found.append(Segment(max(offer, want), end, channel.direction, number, channel.hop))

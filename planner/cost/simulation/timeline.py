@@ -76,13 +76,23 @@ class Operation:
 PASS = -1
 
 
+def encode_wait(hop: int, direction: Direction, *, by_sender: bool) -> int:
+    """One number for a wait: the index of its hop, the direction of the tensors, and whether their sender waits."""
+    return 4 * hop + 2 * (direction is Direction.BACKWARD) + by_sender
+
+
+def decode_wait(code: int) -> tuple[int, Direction, bool]:
+    """(index of the hop, direction, whether the sender waits) of a wait that `encode_wait` made a number of."""
+    return code >> 2, Direction.BACKWARD if code & 2 else Direction.FORWARD, bool(code & 1)
+
+
 @frozen
 class Track:
     """What one unit does as columns, operations and waits, each from the end of the one before it; the first from 0.
 
     Attributes:
         ends: when each ends.
-        codes: PASS for an operation; for a wait `4 * hop + 2 * is_backward + by_sender`.
+        codes: PASS for an operation; for a wait, what `encode_wait` makes of it.
     """
 
     ends: tuple[float, ...]
@@ -176,8 +186,8 @@ class Timeline:
                 yield Operation(unit, stage, microbatch, DIRECTIONS[call], start, end, tuple(waits))
                 waits.clear()
             else:
-                direction = Direction.BACKWARD if code & 2 else Direction.FORWARD
-                waits.append(Wait(start, end, hops[code >> 2], direction, bool(code & 1)))
+                hop, direction, by_sender = decode_wait(code)
+                waits.append(Wait(start, end, hops[hop], direction, by_sender))
 
     def waits(self, unit: int) -> dict[str, float]:
         """Seconds that a unit waits during the step, by what for; the longest first."""

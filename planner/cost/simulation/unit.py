@@ -13,15 +13,16 @@ from ...base.frozen import frozen
 from ...layout.ir import Direction
 from .durations import Durations
 from .schedule import NONE, Call, Hop, Schedule, program
-from .timeline import PASS, Track
+from .timeline import PASS, Track, encode_wait
 
 
 class Channel:
     """One hop in one direction. Microbatches cross it in order, and are numbered.
 
     Attributes:
-        code: as `Track.codes` has it, of a wait at the receiving end.
-        seconds: that a microbatch is on its way.
+        direction: the way the tensors move.
+        receiver_code, sender_code: a wait at either end, as `Track.codes` holds it.
+        seconds: how long a microbatch is on its way.
         waited: whether a sender waits until its tensors have been taken.
         offers, wants: per microbatch, when the sender and the receiver came to it.
         offered_after, wanted_after: and after which of their events.
@@ -30,21 +31,20 @@ class Channel:
     """
 
     __slots__ = (
-        "asleep", "code", "ends", "hop", "offered_after", "offers", "seconds", "waited", "wanted_after", "wants",
+        "asleep", "direction", "ends", "hop", "offered_after", "offers", "receiver_code", "seconds", "sender_code",
+        "waited", "wanted_after", "wants",
     )  # fmt: skip
 
-    def __init__(self, hop: Hop, code: int, seconds: float, waited: bool) -> None:
-        self.hop, self.code, self.seconds, self.waited = hop, code, seconds, waited
+    def __init__(self, hop: Hop, index: int, direction: Direction, seconds: float, waited: bool) -> None:
+        self.hop, self.direction, self.seconds, self.waited = hop, direction, seconds, waited
+        self.receiver_code = encode_wait(index, direction, by_sender=False)
+        self.sender_code = encode_wait(index, direction, by_sender=True)
         self.offers: list[float] = []
         self.wants: list[float] = []
         self.offered_after: list[int] = []
         self.wanted_after: list[int] = []
         self.ends: list[float] = []
         self.asleep: Worker | None = None
-
-    @property
-    def direction(self) -> Direction:
-        return Direction.BACKWARD if self.code & 2 else Direction.FORWARD
 
     def party(self, sends: bool) -> int:
         """Index of the unit at one end."""
@@ -62,8 +62,15 @@ class Pipes:
     @classmethod
     def of(cls, hop: Hop, index: int, durations: Durations, waited: bool) -> Pipes:
         src, dst = hop.src.module, hop.dst.module
-        there, back = (durations.edges[src, dst, way] if hop.is_edge else durations.hops[hop.src] for way in Direction)
-        return cls(hop, Channel(hop, 4 * index, there, waited), Channel(hop, 4 * index + 2, back, waited))
+        forward, backward = (
+            Channel(hop, index, way, durations.edges[src, dst, way] if hop.is_edge else durations.hops[hop.src], waited)
+            for way in Direction
+        )
+        return cls(hop, forward, backward)
+
+    def channel(self, direction: Direction) -> Channel:
+        """The channel of one direction."""
+        return self.forward if direction is Direction.FORWARD else self.backward
 
 
 Exchange = tuple[list[Channel], list[Channel]]
@@ -74,8 +81,8 @@ class Worker:
     """A unit on its way through its program. `run` gives control back when it waits or has ended.
 
     What it did are its *events*, as columns, because a few hundred thousand tuples would be looked at by the garbage
-    collector again and again: when each ended, and so the next began; PASS, or the code of the channel waited at (+ 1
-    as its sender); the number of the pass, or of the microbatch.
+    collector again and again: when each ended, and so the next began; PASS, or the code of the wait; the number of the
+    pass, or of the microbatch.
     """
 
     def __init__(
@@ -154,14 +161,14 @@ class Worker:
             if len(channel.ends) <= k:
                 self.asleep_on, channel.asleep = (channel, False), self
                 yield
-            self._arrive(channel.ends[k], channel.code, k)
+            self._arrive(channel.ends[k], channel.receiver_code, k)
         for channel in outs:
             if channel.waited:
                 k = len(channel.offers) - 1
                 if len(channel.ends) <= k:
                     self.asleep_on, channel.asleep = (channel, True), self
                     yield
-                self._arrive(channel.ends[k], channel.code + 1, k)
+                self._arrive(channel.ends[k], channel.sender_code, k)
 
     def _arrive(self, end: float, code: int, k: int) -> None:
         if end > self.now:

@@ -17,6 +17,7 @@ from ...base.errors import Fault, PlanError
 from ...base.frozen import frozen
 from ...spec.fields import FieldType, Integer, Line, Positive, Record, field, suggest
 from ...spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
+from ..work.ops import GIB
 
 _FOLDER = FilePath(__file__).parents[2] / "hardware"
 DEFAULT = "h100"
@@ -63,7 +64,7 @@ class Hardware:
     @property
     def memory_bytes(self) -> float:
         """Memory that a process can use."""
-        return self.memory_gib.value * 2**30
+        return self.memory_gib.value * GIB
 
 
 def constants(hardware: Hardware) -> dict[str, Constant]:

@@ -11,6 +11,8 @@ from functools import cached_property
 from ...base.frozen import frozen
 from ...layout.ir import GroupKind
 
+GIB = 2**30  # bytes
+
 
 class CollectiveOp(StrEnum):
     """How a buffer moves among the ranks of a group."""
