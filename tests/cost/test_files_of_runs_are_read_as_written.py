@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from planner import compile_spec
+from planner import PlanError, compile_spec
+from planner.base.errors import Fault
 from planner.cli import main
 from planner.cost.measured import row_work
 from planner.cost.measured.accuracy import samples_of
 from planner.cost.measured.csv_file import read_runs
+from planner.cost.measured.predict import predict_runs
+from planner.cost.timing.hardware import load_hardware
 from planner.spec.loader import parse_spec
 from tests import DATA
 
@@ -314,6 +319,9 @@ HEADERS = {
     "a column in a column": ("spec,batch,batch.micro_size", "1:12: error[S107] header: a value is overridden by one"),
     "unknown software": ("spec,software.flash", "1:6: error[S101] software.flash: 'flash' is not a key of software"),
     "a name with a dot": ("spec,loss.mean", "a name with a dot is a path into the spec"),
+    "a dot too many": ("spec,modules..tp", "1:6: error[S106] modules.: a name is a letter, then"),
+    "a dot at the end": ("spec,modules.language.parallel.", "1:6: error[S101] modules.language.parallel.: '' is not"),
+    "a blank within": ("spec,modules.language.parallel .tp", 'did you mean "parallel"?'),
 }
 
 
@@ -334,6 +342,49 @@ def test_a_table_of_another_form_is_told_how_to_convert_it(
     assert err.count("error[") == 1
     for part in ("`spec`", "paths into the spec", "ms, GiB or metrics", "To convert another table"):
         assert part in err
+
+
+def test_other_columns_are_kept_and_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = {"time (v. 2)": "x", "my notes": "1.5", "see A.3": "", "tp": "3", "name": "llava"}
+    text = f"spec,{','.join(notes)}\na100_gpt.yaml,{','.join(notes.values())}\n"
+    code, (row,), _ = predict(text, tmp_path, capsys)
+    assert code == 0
+    assert notes.items() <= row.items()
+
+
+CELLS = st.one_of(
+    st.text(max_size=20),
+    st.text("[]{}:,#&*!|>'\"%@` -0123456789.eE~nulltrue\n\t", max_size=12),
+    st.sampled_from(
+        ["4", "1e999", "-0", ".nan", "[1, [2]]", "{a: 1}", "&a [*a]", "!!python/x y", "2001-01-01", "<<: 1"]
+    ),
+)
+PATHS = ["modules.language.parallel.tp", "modules.language", "batch", "topology", "placement", "cluster.gpu"]
+
+
+@given(st.lists(st.sampled_from([*PATHS, "software.dropout", "note"]), unique=True), st.data())
+def test_no_cell_ends_in_a_traceback(names: list[str], data: st.DataObject) -> None:
+    """Whatever is written, there is a prediction or there are faults, each with a place in the file."""
+    names = [name for name in names if not ("modules.language" in names and name == PATHS[0])]
+    out = StringIO()
+    csv.writer(out).writerows([["spec", *names], ["a100_gpt.yaml", *(data.draw(CELLS) for _ in names)]])
+    file = str(FOLDER / "runs.csv")
+    found = predict_runs(read_runs(out.getvalue(), file), load_hardware("a100"))
+    assert bool(found.faults) == (found.rows[0] is None)
+    assert all(fault.mark and fault.mark.file == file and fault.remedy for fault in found.faults)
+
+
+@given(st.lists(st.one_of(CELLS, st.sampled_from([*PATHS, "spec", "modules.language.x", "a.b"])), max_size=6))
+def test_no_header_ends_in_a_traceback(header: list[str]) -> None:
+    out = StringIO()
+    csv.writer(out).writerow(header)
+    faults: tuple[Fault, ...] = ()
+    try:
+        found = read_runs(out.getvalue(), "runs.csv")
+    except PlanError as error:
+        faults = error.faults
+    assert all(fault.mark and fault.remedy for fault in faults)
+    assert faults or "spec" in found.columns.header
 
 
 def test_errors_are_said_where_runs_were_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

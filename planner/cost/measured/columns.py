@@ -14,7 +14,6 @@ misspelt column is ignored. Any other name is the user's own: its cells are kept
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -24,13 +23,12 @@ from ...base import codes
 from ...base.codes import Code
 from ...base.errors import Fault, Faults, Path, PlanError, format_path
 from ...base.frozen import frozen
-from ...spec.fields import FieldType, Record, Table, fields_of
+from ...spec.fields import FieldType, Name, Record, Table, fields_of
 from ...spec.spec import SPEC_TYPE, Spec
 from ..work.settings import SETTINGS_TYPE
 
 SPEC, SOFTWARE, MS, GIB, METRICS = "spec", "software", "ms", "GiB", "metrics"
 _TOP_LEVEL = frozenset(name for name, _, _ in fields_of(Spec))
-_DOTTED = re.compile(r"[\w-]+(\.[\w-]+)+")
 _WHAT_A_FILE_HAS = (
     "name the columns `spec` (the file of a spec, beside this one), paths into the spec that override it row by row, "
     "such as modules.language.parallel.tp, and what was measured: ms, GiB or metrics. To convert another table, write "
@@ -65,8 +63,7 @@ class HeaderFault:
 
 def columns_of(header: Sequence[str]) -> tuple[Columns, list[HeaderFault]]:
     """The columns that a header names, and everything that is wrong with it."""
-    paths = {name: tuple(name.split(".")) for name in header if name in _TOP_LEVEL or _DOTTED.fullmatch(name)}
-    columns = [PathColumn(name, path) for name, path in paths.items()]
+    columns = [PathColumn(name, tuple(name.split("."))) for name in dict.fromkeys(header) if _is_path(name)]
     found = Columns(
         header=tuple(header),
         of_spec=tuple(one for one in columns if one.path[0] != SOFTWARE),
@@ -75,6 +72,14 @@ def columns_of(header: Sequence[str]) -> tuple[Columns, list[HeaderFault]]:
     if SPEC not in header:
         return found, [HeaderFault(0, _without_spec(header))]
     return found, sorted(_faults(found), key=lambda one: one.index)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is a path, though perhaps misspelt. A sentence with a full stop is none."""
+    first, *rest = name.split(".")
+    if first.strip() in (*_TOP_LEVEL, SOFTWARE):
+        return bool(rest) or first in _TOP_LEVEL
+    return bool(rest) and not any(character.isspace() for character in name)
 
 
 def _faults(columns: Columns) -> Iterator[HeaderFault]:
@@ -121,7 +126,9 @@ def _unknown(path: Path, depth: int, kind: FieldType) -> Fault | None:
         rules = {name: rule for name, _, rule in fields_of(kind.cls)}
         return _unknown(path, depth + 1, rules[str(key)]) if key in rules else _unknown_key(kind, outer, str(key))
     if isinstance(kind, Table):
-        return _unknown(path, depth + 1, kind.item)
+        faults = Faults()
+        Name().parse(key, path[: depth + 1], faults)
+        return _first(faults) or _unknown(path, depth + 1, kind.item)
     rule = f"{format_path(outer)} is one value and has no keys, got {format_path(path)}"
     return Fault(codes.UNKNOWN_KEY, path, rule, f"name the column {format_path(outer)}")
 
@@ -130,9 +137,16 @@ def _unknown_key(kind: Record, path: Path, key: str) -> Fault:
     """The fault that the spec's own rules find in this key, with their suggestion."""
     faults = Faults()
     kind.parse({key: None}, path, faults)
+    fault = _first(faults, codes.UNKNOWN_KEY)
+    assert fault is not None  # noqa: S101  our own bug if not: the key is not a field
+    remedy = f"{fault.remedy}, or rename it: a name with a dot is a path into the spec"
+    return attrs.evolve(fault, remedy=remedy)
+
+
+def _first(faults: Faults, code: Code | None = None) -> Fault | None:
+    """The first fault that was found, of a code if one is given."""
     try:
         faults.raise_errors()
     except PlanError as error:
-        fault = next(one for one in error.faults if one.code == codes.UNKNOWN_KEY)
-    remedy = f"{fault.remedy}, or rename it: a name with a dot is a path into the spec"
-    return attrs.evolve(fault, remedy=remedy)
+        return next(fault for fault in error.faults if code in (None, fault.code))
+    return None

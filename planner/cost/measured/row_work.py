@@ -203,7 +203,7 @@ class _Values(dict[Any, Any]):
             else value
             for key, value in self.items()
         }
-        return _evolved(base, tuple(values.items())) if is_class else {**outer, **values}
+        return _evolved(tuple(values.items()), base) if is_class else {**outer, **values}
 
     def merge(self, base: Any) -> dict[Any, Any]:
         """The same as plain data, for the rules to parse."""
@@ -216,14 +216,14 @@ class _Values(dict[Any, Any]):
         return {**outer, **values}
 
 
-def _evolved(base: Any, values: tuple[tuple[str, Any], ...]) -> Any:
+def _evolved(values: tuple[tuple[str, Any], ...], base: Any) -> Any:
     """A frozen section with other values. Rows of a sweep have most of their sections in common."""
     try:
-        return _evolved_once(base, values)
+        return _evolved_once(values, base)
     except TypeError:  # a list has no hash
         return attrs.evolve(base, **dict(values))
 
 
 @lru_cache(maxsize=1024)
-def _evolved_once(base: Any, values: tuple[tuple[str, Any], ...]) -> Any:
+def _evolved_once(values: tuple[tuple[str, Any], ...], base: Any) -> Any:
     return attrs.evolve(base, **dict(values))
