@@ -27,7 +27,7 @@ class Lane:
 
     Attributes:
         ranks: global ranks, ascending.
-        leader: the rank of them that the plan's transfers name.
+        leader: which of these ranks the plan's transfers name.
         num_samples: samples of a microbatch in the lane.
         group: the process group of these ranks; None if the plan needs none (modules on the same ranks).
     """

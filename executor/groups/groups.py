@@ -62,7 +62,7 @@ class ProcessGroups:
         """Create the rank's process groups. Collective over the members of each group.
 
         Args:
-            timeout: of the groups' operations; None for torch's default.
+            timeout: how long an operation of a group may take; None for torch's default.
             has_backward_groups: see the class; None to decide by the backend.
 
         Raises:
