@@ -1,4 +1,4 @@
-"""The one way in which tests make plans, `planned`, which compiles and proves; and what they draw beside legal specs.
+"""How tests make plans, `planned`, which compiles and proves them; and what they draw beside legal specs.
 
 `cases` and `grids` are made of the strategies that users have (planner.testing): specs that are valid by construction,
 so that a PlanError in a test is a finding. `documents` draws plain data that may be wrong in any number of ways.
@@ -40,7 +40,7 @@ def simple(micro_size: int = 12, **parallels: dict[str, Any]) -> Spec:
 
 @attrs.frozen
 class Case:
-    """A spec that must plan, with the number of ranks to plan for (None: the spec says)."""
+    """A spec that must plan, with the number of ranks to plan for: None if the spec says it."""
 
     spec: Spec
     world_size: int | None = None
@@ -57,7 +57,7 @@ def cases(draw: st.DrawFn, min_modules: int = 1, max_modules: int = 6) -> Case:
 
 @st.composite
 def straddling(draw: st.DrawFn) -> Parallel:
-    """Expert axes that pp's stride cuts unevenly: 3 ranks below pp, refactored two by two."""
+    """Expert axes that the stride of pp cuts unevenly: 3 ranks are below it, and are refactored in twos."""
     sizes = {Axis.TP: 3, Axis.PP: draw(st.integers(2, 3)), Axis.CP: draw(st.sampled_from([2, 4])), Axis.DP: 1}
     order = draw(st.sampled_from([order for order in ORDERS if order[:2] == (Axis.TP, Axis.PP)]))
     names = draw(st.permutations(["expt_tp", "ep"]))
@@ -67,7 +67,7 @@ def straddling(draw: st.DrawFn) -> Parallel:
 
 @st.composite
 def grids(draw: st.DrawFn, max_ranks: int = MAX_RANKS) -> Plan:
-    """The proven plan of a single language module: one grid, any order, any expert axes."""
+    """The proven plan of a language module alone: one grid with any order and any expert axes."""
     aligned = sizes(max_ranks).flatmap(lambda drawn: parallels(LANGUAGE, drawn))
     parallel = draw(aligned | straddling())
     return planned(Spec(batch=draw(batches({LANGUAGE: parallel})), modules={LANGUAGE: Module(parallel=parallel)}))

@@ -1,4 +1,4 @@
-"""What crosses an edge, counted over blocks of lanes, against every message of every rank."""
+"""Law: the bytes that cross an edge, counted by blocks of lanes, are those of every message of every rank."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner import Batch, Cluster, Direction, Model, Module, Output, Parallel, Plan, Spec, compile_spec, load_spec
+from planner import Batch, Cluster, Direction, Model, Module, Output, Parallel, Plan, Spec, compile_spec
 from planner.cost.timing.bridges import Load, bridge_cost, crossing_of, crossing_seconds
 from planner.cost.timing.hardware import load_hardware
 from planner.cost.timing.timing import rates_of
 from planner.layout.ir import Strategy
+from planner.testing import PlanOf
 from tests import EXAMPLES
 
 RATES = rates_of(load_hardware("h100"))
@@ -40,7 +41,7 @@ def bridged(images: Parallel, language: Parallel, per_node: int, placement: str 
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """Lanes in any ratio, nodes of several sizes, tensors that are cut into slices and others that are not."""
+    """Two modules with any ratio of lanes, on nodes of several sizes, with tensors that are sliced or sent whole."""
     dps = st.sampled_from([1, 2, 3, 4, 6, 8])
     if draw(st.booleans()):
         images = Parallel(tp=draw(SIZES), dp=draw(dps), pp=draw(st.sampled_from([1, 2])), order=draw(ORDERS))
@@ -92,9 +93,9 @@ def rounded(load: Load) -> tuple[float, ...]:
     return tuple(round(value, 3) for value in attrs.astuple(load))
 
 
-def test_a_leader_takes_its_transfers_and_tells_its_lane() -> None:
-    """llava: two lanes of two samples to one leader; it passes all four on to the other rank of its lane."""
-    plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml"))
+def test_a_leader_takes_its_transfers_and_tells_its_lane(plan_of: PlanOf) -> None:
+    """LLaVA: two lanes send two samples each to one leader, which passes all four on to the other rank of its lane."""
+    plan = plan_of(EXAMPLES / "llava_8gpu.yaml")
     (bridge,) = plan.bridges
     assert bridge.strategy is Strategy.LEADER
     sample = 2 * 576 * 4096
@@ -106,7 +107,7 @@ def test_a_leader_takes_its_transfers_and_tells_its_lane() -> None:
 
 
 def test_slices_use_all_cards_and_then_gather() -> None:
-    """Four ranks to four on another node: a quarter each over its own card, then three quarters over NVLink."""
+    """Four ranks send to four on another node: each a quarter over its own card, then three quarters over NVLink."""
     plan = bridged(Parallel(tp=4, dp=1), Parallel(tp=4, dp=1), 4, tokens=4096)
     (bridge,) = plan.bridges
     assert bridge.strategy is Strategy.SLICES
@@ -124,7 +125,7 @@ def test_what_ranks_have_themselves_is_free() -> None:
 
 
 def test_sequences_that_several_ranks_share_are_made_whole_first() -> None:
-    """Over cp, gradients are summed on the destination before they leave; activations need nothing there."""
+    """With cp, gradients are summed at the destination before they leave. Activations need no such step."""
     whole = bridged(Parallel(dp=1), Parallel(dp=1), 8)
     shared = bridged(Parallel(dp=1), Parallel(cp=2, dp=1), 8)
     there, back = ([crossing_of(plan, plan.bridges[0], way) for plan in (whole, shared)] for way in Direction)
@@ -134,7 +135,7 @@ def test_sequences_that_several_ranks_share_are_made_whole_first() -> None:
 
 
 def test_blocks_of_a_large_world_are_counted_once() -> None:
-    """4,096 lanes of four ranks into 1,024 of eight: as many messages looked at as in a few nodes."""
+    """4,096 lanes of four ranks feed 1,024 of eight, and no more messages are looked at than on a few nodes."""
     output = Output(tensor_dims=2, tokens_per_sample=16)
     language = attrs.evolve(GPT, num_attention_heads=8)
     spec = Spec(

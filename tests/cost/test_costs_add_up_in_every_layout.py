@@ -1,4 +1,4 @@
-"""Laws that hold for every layout: parts add up to the model, and what saves memory never adds any."""
+"""Law: in every layout the parts add up to the model, and what is meant to save memory never costs any."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from planner.cost.work.settings import Settings
 from planner.cost.work.stages import stage_work
 from planner.render.costs import costs_text
 from planner.render.style import Style
+from planner.testing import PlanOf
 from tests import DATA, EXAMPLES
 from tests.strategies import Case, cases
 
@@ -68,7 +69,7 @@ def memory(plan: Plan, stage: int = 0) -> float:
 
 
 def whole(plan: Plan) -> int:
-    """Parameters of the undivided model: divided ones of all ranks, and whole ones of one."""
+    """Number of parameters of the undivided model."""
     (module,) = plan.modules
     alone = attrs.evolve(
         module, grid=planned(module.model or Model()).modules[0].grid, stages=(sum(module.stages or ()),)
@@ -78,7 +79,7 @@ def whole(plan: Plan) -> int:
 
 @given(model=MODELS, tp=SIZES, pp=SIZES)
 def test_stages_of_one_rank_add_up_to_the_model(model: Model, tp: int, pp: int) -> None:
-    """Over pp nothing is repeated but tied embeddings; over tp what each rank holds whole (norms, biases)."""
+    """Stages of a pipeline repeat tied embeddings alone; tp ranks repeat what each holds whole (norms, biases)."""
     plan = planned(model, pp=pp)
     parts = sum(stage_parameters(plan.modules[0], stage, 0).total for stage in range(pp))
     tied = not model.untie_embeddings_and_output_weights and pp > 1
@@ -92,8 +93,10 @@ def test_stages_of_one_rank_add_up_to_the_model(model: Model, tp: int, pp: int) 
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("name", ["language", "images", "audio"])
 def test_what_sequence_parallelism_sums_is_what_tp_does_not_divide(name: str, stage: int) -> None:
-    """P = D / tp + W on every rank, in a stage behind the first: W follows from two values of tp. The projection's last
-    bias is whole, but no part of the sequence's."""
+    """A rank behind the first stage holds D / tp + W parameters, so the whole ones, W, follow from two values of tp.
+
+    The last bias of a projection is whole as well, but its gradient is not one that sequence parallelism has to sum.
+    """
     models = {
         "language": attrs.evolve(TINY, num_layers=3, num_attention_heads=2, vocab_size=4096),
         "images": Model(preset="clip-vit-l-14-336", num_layers=3),
@@ -119,7 +122,7 @@ def test_experts_of_all_ranks_add_up_to_the_model(model: Model, dp: int) -> None
 
 @given(model=MODELS, tp=SIZES, parallel=st.booleans())
 def test_memory_falls_with_tp(model: Model, tp: int, parallel: bool) -> None:
-    """Dense models: experts are not divided by tp, and the vocabulary's padding does not grow here."""
+    """For dense models, whose vocabulary is padded to the same size: tp does not divide experts."""
     dense = attrs.evolve(model, num_moe_experts=None)
     narrow = planned(dense, tp=tp, sequence_parallel=parallel and tp > 1)
     assert memory(planned(dense, tp=2 * tp, sequence_parallel=parallel)) < memory(narrow)
@@ -183,8 +186,8 @@ def test_examples_predict_at_80_columns_and_as_json(
     assert len(document["stages"]) == sum(module.num_stages for module in compile_spec(load_spec(path)).modules)
 
 
-def test_what_does_not_fit_comes_with_what_would() -> None:
-    fitting = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
+def test_what_does_not_fit_comes_with_what_would(plan_of: PlanOf) -> None:
+    fitting = plan_of(EXAMPLES / "llama70b_1024gpu.yaml")
     modules = [attrs.evolve(one, recompute="none") if one.is_language else one for one in fitting.modules]
     plan = attrs.evolve(fitting, modules=tuple(modules))
     assert predict(fitting).fits
@@ -198,7 +201,7 @@ def test_what_does_not_fit_comes_with_what_would() -> None:
 
 
 def _written(plan: Plan, remedy: str) -> Plan:
-    """The plan with what a remedy says, written into its spec and compiled, with every check."""
+    """The plan that a remedy leads to: its changes are written into the spec, which is compiled with every check."""
     spec = plan.to_spec()
     for change in remedy.partition(" saves ")[0].replace(" with ", " and ").split(" and "):
         key, value, *module = change.replace(": ", " ").replace(" on ", " ").split()
@@ -216,9 +219,9 @@ def _written(plan: Plan, remedy: str) -> Plan:
 
 @pytest.mark.parametrize("gib", [12, 24, 40, 60, 79])
 @pytest.mark.parametrize("name", [path.stem for path in sorted(EXAMPLES.glob("*.yaml"))])
-def test_remedies_do_what_they_say(name: str, gib: int) -> None:
-    """Each is written into the spec: what is saved is saved, and what fits fits, on every rank of the module."""
-    plan, gpu = compile_spec(load_spec(EXAMPLES / f"{name}.yaml")), load_hardware("h100")
+def test_remedies_do_what_they_say(name: str, gib: int, plan_of: PlanOf) -> None:
+    """Written into the spec, a remedy saves what it says and fits if it says so, on every rank of the module."""
+    plan, gpu = plan_of(EXAMPLES / f"{name}.yaml"), load_hardware("h100")
     gpu = attrs.evolve(gpu, memory_gib=attrs.evolve(gpu.memory_gib, value=gib))
     before = predict(plan, gpu)
     for remedy in before.remedies:
@@ -236,9 +239,9 @@ def test_remedies_do_what_they_say(name: str, gib: int) -> None:
         assert rest <= 0 or 0 <= float(still[0]) - rest / 2**30 < 0.1 + 1e-9
 
 
-def test_a_little_too_much_is_not_nothing() -> None:
-    """40 MiB over the limit, and after a remedy 40 MiB over another."""
-    plan, gpu = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml")), load_hardware("h100")
+def test_a_little_too_much_is_not_nothing(plan_of: PlanOf) -> None:
+    """A peak 40 MiB over the limit, and one that is 40 MiB over it after a remedy."""
+    plan, gpu = plan_of(EXAMPLES / "llava_8gpu.yaml"), load_hardware("h100")
 
     def tight(num_bytes: float) -> Prediction:
         limit = attrs.evolve(gpu.memory_gib, value=num_bytes / 2**30 - 0.04)
@@ -254,8 +257,8 @@ def test_a_little_too_much_is_not_nothing() -> None:
     assert line.endswith("still 0.1 GiB too much")
 
 
-def test_several_changes_are_put_together_until_the_plan_fits() -> None:
-    plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu_colocated.yaml"))
+def test_several_changes_are_put_together_until_the_plan_fits(plan_of: PlanOf) -> None:
+    plan = plan_of(EXAMPLES / "llava_8gpu_colocated.yaml")
     gpu = load_hardware("h100")
     found = predict(plan, attrs.evolve(gpu, memory_gib=attrs.evolve(gpu.memory_gib, value=23))).remedies
     assert found[0].endswith(", which fits")
@@ -264,7 +267,7 @@ def test_several_changes_are_put_together_until_the_plan_fits() -> None:
 
 
 def test_no_remedy_is_one_that_the_spec_may_not_have() -> None:
-    """A sequence that tp does not divide, and an encoder's, whose class token is one more."""
+    """Here tp divides neither language's sequence nor the encoder's, which a class token makes one longer."""
     model = attrs.evolve(TINY, num_attention_heads=2, hidden_size=4096)
     batch = Batch(global_size=4, micro_size=1, seq_length=511)
     module = Module(parallel=Parallel(tp=2, dp=1), model=model)
@@ -277,9 +280,9 @@ def test_no_remedy_is_one_that_the_spec_may_not_have() -> None:
     assert not any("sequence_parallel" in line for line in none.remedies)
 
 
-def test_every_rank_of_a_stage_needs_what_its_peak_says() -> None:
-    """Colocated modules add up: the peak is that of the rank, not of one module."""
-    plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu_colocated.yaml"))
+def test_every_rank_of_a_stage_needs_what_its_peak_says(plan_of: PlanOf) -> None:
+    """The peak is that of the rank, which is the sum of its colocated modules, and not that of one module."""
+    plan = plan_of(EXAMPLES / "llava_8gpu_colocated.yaml")
     both = [
         stage_memory(plan, facts_of_stage(plan, module, module.grid.coord(0, Axis.PP), Settings())).total
         for module in plan.modules
@@ -289,7 +292,7 @@ def test_every_rank_of_a_stage_needs_what_its_peak_says() -> None:
 
 @given(cases(max_modules=4), st.booleans())
 def test_a_peak_is_that_of_the_fullest_rank(case: Case, deepest_first: bool) -> None:
-    """Of all ranks of a module, however its axes are ordered and whatever modules they share; each looked at."""
+    """Every rank of a module is looked at, for any order of its axes and any modules that share its ranks."""
     (filled,) = planned(TINY).modules
     plan = case.plan()
     modules = []
@@ -306,7 +309,7 @@ def test_a_peak_is_that_of_the_fullest_rank(case: Case, deepest_first: bool) -> 
 
 
 def test_experts_share_one_placeholder_for_their_gradients() -> None:
-    """Of their shape: 3 h f values, beside attention's 4 h h."""
+    """The placeholder has the shape of one expert, 3 h f values; attention has one of 4 h h."""
     model = Model(family="gpt", num_layers=4, hidden_size=256, num_attention_heads=8, vocab_size=4096,
                   max_positions=1024, gated_linear_unit=True, num_moe_experts=8)  # fmt: skip
     (module,) = planned(model).modules
@@ -315,9 +318,9 @@ def test_experts_share_one_placeholder_for_their_gradients() -> None:
     )
 
 
-def test_what_comes_over_bridges_is_held() -> None:
-    """Two samples of 576 tokens of 4096 values in a lane, of both microbatches in flight; and a gradient going back."""
-    plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml"))
+def test_what_comes_over_bridges_is_held(plan_of: PlanOf) -> None:
+    """A lane holds two samples of 576 tokens of 4096 values for two microbatches each, and a gradient to send back."""
+    plan = plan_of(EXAMPLES / "llava_8gpu.yaml")
     plain = Settings(dummy_gradient=False)
     language, images = plan.module("language"), plan.module("images")
     rows, samples = 2 * 576 * 4096, plan.batch.samples_per_lane
@@ -332,7 +335,7 @@ def test_what_comes_over_bridges_is_held() -> None:
 
 
 def test_logits_are_held_as_long_as_their_microbatch() -> None:
-    """A generator behind language: language's last stage has two microbatches in flight, and the logits of both."""
+    """With a generator behind it, language's last stage has two microbatches in flight and holds the logits of both."""
     language = Module(parallel=Parallel(dp=1), model=TINY)
     modules = {"language": language, "pictures": attrs.evolve(language, output=Output(tokens_per_sample=512))}
     batch = Batch(global_size=16, micro_size=2, seq_length=512)
@@ -345,7 +348,7 @@ def test_logits_are_held_as_long_as_their_microbatch() -> None:
     ("dtype", "is_fused", "bytes_each"), [("bf16", False, 4 + 2), ("bf16", True, 2 + 2), ("fp32", False, 4)]
 )
 def test_the_softmax_takes_the_place_of_logits_in_fp32(dtype: str, is_fused: bool, bytes_each: int) -> None:
-    """megatron-core's cross entropy makes it of `logits.float()`, in place: a copy only where logits are bf16."""
+    """megatron-core's cross entropy computes it in place from `logits.float()`, which is a copy only of bf16 logits."""
     plan = planned(TINY)
     plan = attrs.evolve(plan, training=attrs.evolve(plan.training, dtype=dtype))
     found = stage_memory(plan, facts_of_stage(plan, plan.modules[0], 0, Settings(fused_loss=is_fused))).logits

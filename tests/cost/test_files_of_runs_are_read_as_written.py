@@ -1,5 +1,7 @@
-"""`mimo predict --csv` on any file: what a spreadsheet does to it is read, paths into the spec override it row by row,
-and a row at fault says where and why."""
+"""Law: `mimo predict --csv` reads a file whatever a spreadsheet did to it, and a faulty row says where and why.
+
+Columns that are paths into the spec override it row by row.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def column_of(name: str) -> str:
 
 
 def predict(text: str | bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Outcome:
-    """Exit code, rows of the output, messages."""
+    """The exit code, the rows printed, and the messages."""
     path = tmp_path / "runs.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     code = main(["predict", "--csv", str(path)])
@@ -105,7 +107,7 @@ def _reversed(text: str) -> str:
 
 
 def _last(text: str, *ends: str) -> str:
-    """With other ends in the place of the last column."""
+    """The lines with `ends` in place of their last column."""
     return "\n".join(line.rpartition(",")[0] + end for line, end in zip(text.splitlines(), ends, strict=True))
 
 
@@ -396,7 +398,7 @@ def test_errors_are_said_where_runs_were_measured(tmp_path: Path, capsys: pytest
 
 
 def test_a_measurement_that_is_none_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its row is predicted all the same; an empty cell needs no word, and two runs have no order to speak of."""
+    """Its row is predicted all the same. An empty cell is not mentioned, and two runs have no rank correlation."""
     header, first, second, third = SINGLE
     rows = [header, first, second.rpartition(",")[0] + ",OOM", third.rpartition(",")[0] + ",", first]
     code, found, err = predict("\n".join(rows), tmp_path, capsys)

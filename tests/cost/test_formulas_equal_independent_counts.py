@@ -1,4 +1,4 @@
-"""Every formula against an independent count: published closed forms, brute force, numbers worked out by hand."""
+"""Law: every formula equals an independent count: a published closed form, brute force, or one worked out by hand."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from planner.cost.work.settings import Settings
 from planner.cost.work.stages import stage_work
 from planner.cost.work.tokens import tokens_of
 from planner.layout.ir import GroupKind
+from planner.testing import PlanOf
 from tests import EXAMPLES
 from tests.strategies import Case, cases
 
@@ -99,9 +100,9 @@ def test_activations_equal_the_papers_formulas(
     assert token_activations(shape, "full") == pytest.approx(2 * hidden / split)
 
 
-def test_activations_of_llama_equal_the_hand_count() -> None:
+def test_activations_of_llama_equal_the_hand_count(plan_of: PlanOf) -> None:
     """70B, one layer, tp 8 with sequence parallelism: 8h + 2(q+2k) + 2(q+k) + 2q + 6f + 4 heads, all over 8."""
-    plan = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
+    plan = plan_of(EXAMPLES / "llama70b_1024gpu.yaml")
     module = plan.module("language")
     shape = shape_of(module, tokens_of(plan, module), Settings())
     by_hand = (8 * 8192 + 2 * (8192 + 2048) + 2 * (8192 + 1024) + 2 * 8192 + 6 * 28672 + 4 * 64) / 8
@@ -139,7 +140,7 @@ def test_experts_share_their_state_over_expt_dp_and_frozen_parts_have_none() -> 
 
 @given(layers_=st.sampled_from([2, 4]), hidden=st.sampled_from([256, 512]), tp=st.sampled_from([1, 2, 4]))
 def test_flops_equal_narayanans_formula(layers_: int, hidden: int, tp: int) -> None:
-    """Narayanan et al. 2021: 96 B s l h^2 (1 + s/6h + V/16lh) with full recomputation, uncausal; V padded."""
+    """96 B s l h^2 (1 + s/6h + V/16lh), Narayanan et al. 2021: full recomputation, no causal mask, V padded."""
     seq, samples = 1024, 2
     model = gpt(layers_, hidden, heads=4)
     plan = one_module(model, Parallel(tp=tp, dp=1), recompute="full", seq=seq)
@@ -182,7 +183,7 @@ def test_frozen_parts_cost_what_they_must() -> None:
 
 
 def test_a_frozen_language_model_still_hands_gradients_back() -> None:
-    """Its inputs' gradients reach the encoders: one product of the two."""
+    """The gradients of its inputs are to reach the encoders: one of the two products of a backward pass."""
     spec = load_spec(EXAMPLES / "llava_8gpu.yaml")
     language = attrs.evolve(spec.modules["language"], freeze=Freeze(encoder=True, projection=True))
     images = spec.modules["images"]
@@ -192,7 +193,10 @@ def test_a_frozen_language_model_still_hands_gradients_back() -> None:
 
 
 def test_a_gradient_is_asked_for_of_all_that_moves() -> None:
-    """Frozen encoders go back through all stages but the first; on one grid nothing moves, and nothing goes back."""
+    """Between stages and modules, megatron-core sends gradients back even if all of a module is frozen.
+
+    So a frozen encoder computes backward in all stages but its first. Modules on one grid send nothing, and skip it.
+    """
     spec = load_spec(EXAMPLES / "llava_8gpu.yaml")
     still = {
         name: attrs.evolve(one, freeze=Freeze(encoder=True, projection=True)) for name, one in spec.modules.items()
@@ -210,12 +214,12 @@ def test_a_gradient_is_asked_for_of_all_that_moves() -> None:
     assert first.backward_flops == 0
     assert second.backward_flops == pytest.approx(second.forward_flops, rel=0.2)
     held = [stage_memory(plan, facts_of_stage(plan, images, stage, Settings())).activations for stage in (0, 1)]
-    assert held[1] > 3 * held[0]  # what comes is kept for its gradient, and of many microbatches
+    assert held[1] > 3 * held[0]  # inputs are kept for their gradient, of several microbatches
 
 
 @pytest.mark.parametrize(("tokens", "clips"), [(None, 1), (100, 1), (1500, 1), (2000, 2), (3000, 2)])
 def test_a_sample_has_as_many_clips_as_its_tokens_need(tokens: int | None, clips: int) -> None:
-    """Whisper makes 1500 tokens of one; a projector may hand on fewer."""
+    """Whisper makes 1,500 tokens of a clip, of which a projector may hand on fewer."""
     modules = {
         "language": Module(parallel=Parallel(dp=1), model=gpt()),
         "audio": Module(
@@ -227,9 +231,9 @@ def test_a_sample_has_as_many_clips_as_its_tokens_need(tokens: int | None, clips
     assert (found.sequences, found.length, found.handed_on) == (3 * clips, 1500, tokens or 1500)
 
 
-def test_encoder_flops_equal_a_hand_count() -> None:
-    """CLIP ViT-L/14-336 on two lanes of two samples at tp 2: 577 positions, full attention, a two-layer projector."""
-    plan = compile_spec(load_spec(EXAMPLES / "llava_8gpu.yaml"))
+def test_encoder_flops_equal_a_hand_count(plan_of: PlanOf) -> None:
+    """CLIP ViT-L/14-336, two samples a lane, tp 2: 577 positions, full attention, a projector of two layers."""
+    plan = plan_of(EXAMPLES / "llava_8gpu.yaml")
     work = stage_work(plan, facts_of_stage(plan, plan.module("images"), 0, Settings()))
     rows, h, f = 2 * 577, 1024, 4096
     layer = 2 * rows * (4 * h * h + 2 * h * f) / 2 + 4 * 2 * 577**2 * h / 2
@@ -243,7 +247,7 @@ def test_encoder_flops_equal_a_hand_count() -> None:
 
 @given(size=st.integers(1, 12))
 def test_moved_bytes_equal_a_ring_played_out(size: int) -> None:
-    """A ring all-gather hands on one block per hop; a reduce-scatter the same backwards; an all-reduce is both."""
+    """A ring all-gather hands on a block per step, a reduce-scatter does the reverse, and an all-reduce does both."""
     blocks = [{rank} for rank in range(size)]
     sent = 0
     for hop in range(size - 1):
@@ -258,7 +262,7 @@ def test_moved_bytes_equal_a_ring_played_out(size: int) -> None:
 
 
 def test_tensor_traffic_with_and_without_sequence_parallelism() -> None:
-    """Per layer: 2 all-gathers and 2 reduce-scatters forward, 4 and 2 backward; or two all-reduces either way."""
+    """Per layer 2 all-gathers and 2 reduce-scatters forward, 4 and 2 backward; without it 2 all-reduces each way."""
     for parallel, forward, backward in ((True, (2, 2), (4, 2)), (False, (2,), (2,))):
         plan = one_module(gpt(), Parallel(tp=4, dp=1, sequence_parallel=parallel))
         (module,) = plan.modules
@@ -269,7 +273,7 @@ def test_tensor_traffic_with_and_without_sequence_parallelism() -> None:
 
 
 def test_ranks_that_share_a_query_group_gather_it() -> None:
-    """8 queries of 64 in 2 groups over tp 4: all of them are gathered and kept, then each rank has one group's keys."""
+    """With 8 heads in 2 groups, tp 4 gathers and keeps all heads; with 4 groups every rank has the keys of one."""
     plan = one_module(gpt(num_query_groups=2), Parallel(tp=4, dp=1, sequence_parallel=True))
     wide = one_module(gpt(num_query_groups=4), Parallel(tp=4, dp=1, sequence_parallel=True))
     shape, other = (shape_of(one.modules[0], tokens_of(one, one.modules[0]), Settings()) for one in (plan, wide))
@@ -282,8 +286,8 @@ def test_ranks_that_share_a_query_group_gather_it() -> None:
     assert token_activations(shape, "none") - token_activations(other, "none") == difference
 
 
-def test_spans_equal_a_count_over_nodes() -> None:
-    plan = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
+def test_spans_equal_a_count_over_nodes(plan_of: PlanOf) -> None:
+    plan = plan_of(EXAMPLES / "llama70b_1024gpu.yaml")
     for module in plan.modules:
         for kind, span in spans_of(plan, module.name).items():
             every = {span_of(ranks, 8) for ranks in plan.groups(module.name, kind)}
@@ -291,8 +295,8 @@ def test_spans_equal_a_count_over_nodes() -> None:
             assert span.num_nodes == max(one.num_nodes for one in every)
 
 
-def test_gradients_cross_nodes_where_their_groups_do() -> None:
-    plan = compile_spec(load_spec(EXAMPLES / "llama70b_1024gpu.yaml"))
+def test_gradients_cross_nodes_where_their_groups_do(plan_of: PlanOf) -> None:
+    plan = plan_of(EXAMPLES / "llama70b_1024gpu.yaml")
     links = {one.kind: one.link for one in predict(plan).stages[0].traffic}
     assert links == {"tp": "nvlink", "cp": "network", "dp_cp": "network", "pp": "network"}
 
@@ -344,7 +348,7 @@ _SECONDS = st.integers(0, 9).map(float)
 def test_the_closed_form_equals_the_simulation(
     passes: list[tuple[float, float]], slower: tuple[float, float], hop: float, num: int
 ) -> None:
-    """Drawn so that the last stage is often the slowest, and just so: the condition itself is tried at its edge."""
+    """The last stage is often drawn to be the slowest by nothing at all, so that the condition is tried at its edge."""
     *others, last = passes
     stages = [*others, (last[0] + slower[0], last[1] + slower[1])]
     plan = one_module(gpt(len(stages)), Parallel(pp=len(stages), dp=1), num=num)
@@ -355,10 +359,10 @@ def test_the_closed_form_equals_the_simulation(
     assert known is None or known == simulate(plan, durations).makespan
 
 
-def test_a_step_is_its_simulated_pipeline_and_the_update() -> None:
-    """Fits and predictions say the same, with a closed form (one module) and without."""
+def test_a_step_is_its_simulated_pipeline_and_the_update(plan_of: PlanOf) -> None:
+    """Fits and predictions agree, whether the step has a closed form (one module) or is simulated."""
     for name in ("llava_8gpu", "llava_8gpu_colocated", "vision_audio_64gpu"):
-        plan = compile_spec(load_spec(EXAMPLES / f"{name}.yaml"))
+        plan = plan_of(EXAMPLES / f"{name}.yaml")
         prediction = predict(plan)
         assert prediction.timeline is not None
         assert prediction.pipeline_seconds == prediction.timeline.makespan
@@ -384,7 +388,7 @@ def test_memory_holds_the_microbatches_that_the_schedule_has_in_flight(case: Cas
 
 
 def test_microbatches_in_flight_follow_the_longest_path() -> None:
-    """Audio of one stage beside vision of four stages and language of five: audio holds nine."""
+    """Audio (one stage) stands beside vision (four) before language (five), and holds nine microbatches."""
     images = Model(family="vit", num_layers=4, hidden_size=64, num_attention_heads=4, image_size=32, patch_size=8)
     audio = Model(family="audio", num_layers=2, hidden_size=64, num_attention_heads=4, num_mel_bins=8, max_positions=64)
     modules = {
@@ -423,7 +427,7 @@ def test_counting_is_done_once_per_kind_of_stage() -> None:
 
 
 def test_rings_that_change_rails_have_a_share_of_their_cards() -> None:
-    """Over 16 nodes: one rank of each stays on its rail, eight fill it, two enter by one card and leave by another."""
+    """Over 16 nodes: with one rank a node, a ring keeps to its rail; eight use every card; two change cards."""
     for num_ranks, cards in ((1, 1.0), (2, 0.6), (8, 8.0)):
         ranks = [8 * node + at for node in range(16) for at in range(num_ranks)]
         assert span_of(ranks, 8).num_cards(0.3) == cards

@@ -1,4 +1,4 @@
-"""A hardware file of one's own: every fault at once, with its place, and none of them is called one of the spec."""
+"""Law: a user's hardware file reports every fault at once, with its place, and blames none of them on the spec."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Predictions against what Megatron-LM's own regression tests measured on a node of eight H100, with nothing fitted.
 
-From tests/functional_tests/test_cases of NVIDIA/Megatron-LM: each test has its arguments (model_config.yaml), and
-in golden_values_dev_dgx_h100.json the `iteration-time`, and `mem-allocated-bytes` and `mem-max-allocated-bytes` of the
-last rank. Most times are no measure: they are of kernels chosen to be deterministic, of dropout, of tiny layers.
+The numbers are from tests/functional_tests/test_cases of NVIDIA/Megatron-LM. Each test there has its arguments in
+model_config.yaml, and in golden_values_dev_dgx_h100.json its `iteration-time` and, for the last rank,
+`mem-allocated-bytes` and `mem-max-allocated-bytes`. Most of the times are of no use here: they measure kernels that
+were chosen to be deterministic, dropout, or tiny layers.
 
-Peaks of gpt/ are taken of tests whose arguments settle which attention ran, or whose memory does: scores of 8,192
-tokens would not fit. They share bf16, learned positions, biases, GELU, LayerNorm, a loss and an accumulation of
-gradients that are not fused.
+The peaks of gpt/ are those of tests whose arguments settle which attention ran, or whose memory does, since the scores
+of 8,192 tokens would not fit. All of them have bf16, learned positions, biases, GELU and LayerNorm, and fuse neither
+the loss nor the accumulation of gradients.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ LARGE = Model(
 def planned(
     model: Model, parallel: Parallel, *, micro: int, batch: int, shared: bool = True, recompute: str = "none"
 ) -> Plan:
-    """A test's layout; `micro` samples per lane, `batch` in all, `shared` with the distributed optimizer."""
+    """The layout of a test: `micro` samples per lane, `batch` per step; `shared` means the distributed optimizer."""
     spec = Spec(
         cluster=Cluster(gpus_per_node=8),
         batch=Batch(global_size=batch, micro_size=micro * (parallel.dp or 1), seq_length=model.max_positions or 0),
@@ -101,11 +102,11 @@ def test_peak_memory_is_what_was_measured(plan: Plan, settings: Settings, measur
 
 
 def test_a_step_of_llava_is_what_was_measured() -> None:
-    """mimo_vlm_pretrain_convergence_tp1_pp1_cp1_dp8_seq_packing: MimoModel with CLIP and Vicuna, of which the projector
-    trains, on four packs of 3,200 tokens per rank. How many images a pack has is not said: five fit, with captions.
+    """mimo_vlm_pretrain_convergence_tp1_pp1_cp1_dp8_seq_packing, a MimoModel of CLIP and Vicuna.
 
-    The time is the median of 100 steps. The peak says nothing, since a checkpoint in fp32 had been read; what is
-    allocated between steps are the states.
+    Only the projector trains, on four packs of 3,200 tokens per rank. The test does not say how many images a pack
+    has: five fit, with their captions. The time is the median of 100 steps. The peak means nothing, since a checkpoint
+    in fp32 had been read before; the memory allocated between steps is that of the states.
     """
     images = Module(
         parallel=Parallel(dp=8),

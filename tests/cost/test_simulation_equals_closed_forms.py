@@ -1,4 +1,4 @@
-"""Timelines that are known without simulating."""
+"""Law: a simulated timeline equals the closed form, if there is one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_bubble_of_a_uniform_pipeline_is_exact(p: int, m: int, hops: Sends) 
 
 
 def test_stages_of_several_modules_are_one_pipeline() -> None:
-    """images (2 stages) -> language (3): five equal stages in a row, on 14 GPUs of unequal number per stage."""
+    """images (2 stages) -> language (3): five equal stages in a row, of 1 to 4 GPUs each, 14 in all."""
     plan = plan_of(9, images={"pp": 2, "dp": 4}, language={"pp": 3, "dp": 2})
     found = simulate(plan, Durations.uniform(plan))
     assert found.makespan == (9 + 5 - 1) * 3.0
@@ -39,14 +39,14 @@ def test_stages_of_several_modules_are_one_pipeline() -> None:
 
 
 def test_transfers_lengthen_the_way_there_and_back() -> None:
-    """One microbatch over two stages of a module and an edge: forward, hop, forward, edge, forward, and all back."""
+    """One microbatch crosses two stages of a module and an edge, forward and backward."""
     plan = plan_of(1, images={"pp": 2}, language={})
     durations = Durations.of(plan, lambda *_: 10.0, lambda _: 1.0, lambda *_: 2.0)
     assert simulate(plan, durations).makespan == 6 * 10 + 2 * (1 + 2)
 
 
 def test_colocated_modules_take_turns() -> None:
-    """Every rank runs images, then language, and their backward passes in reverse; the gather costs time both ways."""
+    """Every rank runs images, then language, then both backward in reverse. The gather takes time both ways."""
     plan = plan_of(5, "colocated", images={"dp": 4}, language={"dp": 2, "tp": 2})
     passes = {"images": 2.0, "language": 7.0}
     durations = Durations.of(plan, lambda stage, _: passes[stage.module], edge=lambda *_: 0.5)
@@ -64,8 +64,10 @@ def test_colocated_modules_take_turns() -> None:
 
 
 def test_a_pass_of_several_modules_receives_before_it_and_sends_after_it() -> None:
-    """Images on the ranks of language's first stage: their pass waits for audio, whatever of it could begin before,
-    and for the next stage to take what it made."""
+    """Images are on the ranks of language's first stage, so that both run in one pass.
+
+    That pass waits for audio, although images could begin before it, and for the next stage to take its output.
+    """
     plan = plan_of(2, audio={"rank_offset": 2}, images={"rank_offset": 0}, language={"pp": 2, "rank_offset": 0})
     passes = {"audio": 10.0, "images": 2.0, "language": 7.0}
     gathers = {"audio": 0.0, "images": 0.5}
@@ -78,13 +80,13 @@ def test_a_pass_of_several_modules_receives_before_it_and_sends_after_it() -> No
     assert starts == [
         ("images stage 0", 10.0),
         ("language stage 0", 12.5),
-        ("images stage 0", 20.5),  # 19.5 and the hop to the next stage
+        ("images stage 0", 20.5),  # 19.5, and the way to the next stage
         ("language stage 0", 23.0),
     ]
 
 
 def test_a_colocated_pipeline_of_several_stages_stops() -> None:
-    """1F1B cannot run it: language's first stage needs images' last, which is on a rank that waits for language."""
+    """1F1B cannot run it: language's first stage needs the last one of images, on a rank that waits for language."""
     plan = plan_of(4, "colocated", images={"pp": 2}, language={"pp": 2})
     with pytest.raises(DeadlockError, match=r"images stage 1 \+ language stage 1 waits for .*; fix: give modules that"):
         simulate(plan, Durations.uniform(plan))
@@ -93,7 +95,7 @@ def test_a_colocated_pipeline_of_several_stages_stops() -> None:
 
 
 def test_a_short_branch_beside_a_long_one_holds_more() -> None:
-    """Audio (1 stage) beside vision (4), language of 5: audio holds 9 microbatches, not 6."""
+    """Audio (1 stage) stands beside vision (4) before language (5): it holds 9 microbatches, not 6."""
     plan = plan_of(20, audio={}, vision={"pp": 4}, language={"pp": 5})
     found = simulate(plan, Durations.uniform(plan))
     assert dict(zip(map(str, found.schedule.units), found.in_flight, strict=True))["audio stage 0"] == 9
@@ -101,7 +103,7 @@ def test_a_short_branch_beside_a_long_one_holds_more() -> None:
 
 
 def test_a_slow_stage_sets_the_pace() -> None:
-    """The slowest stage works without a gap from its first pass on: m(f + b) and the way to it and back."""
+    """From its first pass on, the slowest stage has no gap: m (f + b), and the way to it and back."""
     plan = plan_of(16, language={"pp": 4})
     slow = Stage("language", 2)
     found = simulate(plan, Durations.of(plan, lambda stage, _: 10.0 if stage == slow else 1.0))
@@ -121,7 +123,7 @@ def test_waits_are_named() -> None:
 
 
 def test_several_waits_before_one_operation_are_named_apart() -> None:
-    """The second of three stages hands its first microbatch on (7 to 8), then waits for the next of the slow first."""
+    """The second of three stages hands on its first microbatch (7 to 8), then waits for the slow first one's next."""
     plan = plan_of(3, language={"pp": 3})
     slow = Stage("language", 0)
     found = simulate(plan, Durations.of(plan, lambda stage, _: 5.0 if stage == slow else 1.0, lambda _: 1.0))

@@ -1,4 +1,4 @@
-"""The numbers of a whole step, against counts that share no code with them."""
+"""Law: the numbers of a whole step equal counts that share no code with them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plan_of(
 
 
 def test_ranks_of_several_modules_update_all_of_them() -> None:
-    """Each after the other, as MimoOptimizer steps; apart, the modules update at the same time."""
+    """They do so one after the other, as MimoOptimizer steps. Modules on ranks of their own update at the same time."""
     for placement, total in (("colocated", sum), ("disjoint", max)):
         plan = plan_of(Parallel(dp=2), Parallel(dp=2), placement)
         updates = update_seconds(workload_of(plan), RATES).values()
@@ -49,7 +49,7 @@ def test_ranks_of_several_modules_update_all_of_them() -> None:
 
 
 def test_a_job_of_two_nodes_scales_out_whatever_its_groups_cross() -> None:
-    """Two modules of a node each; nodes have eight GPUs where the spec does not say."""
+    """Two modules fill a node each. Nodes have eight GPUs if the spec does not say how many."""
     rates = load_hardware("a100")
     assert rates.scale_out.value > 1
     seconds = []
@@ -60,7 +60,7 @@ def test_a_job_of_two_nodes_scales_out_whatever_its_groups_cross() -> None:
 
 
 def test_hops_leave_the_node_where_neighbouring_stages_do() -> None:
-    """Five stages of two ranks on nodes of four: the second and the fourth hop are between nodes."""
+    """Five stages of two ranks on nodes of four: the second and the fourth way between stages leave the node."""
     model = attrs.evolve(GPT, num_layers=5)
     spec = Spec(
         cluster=Cluster(gpus_per_node=4),
@@ -76,7 +76,7 @@ def test_hops_leave_the_node_where_neighbouring_stages_do() -> None:
 
 
 def test_model_flops_are_the_published_formula() -> None:
-    """Narayanan et al. 2021, 3.2, less its recomputation (72 for 96) and half of the attention that is masked."""
+    """Narayanan et al. 2021, 3.2, without recomputation (72 for 96) and without the masked half of attention."""
     seq, hidden, num_layers, vocab = 512, 256, 4, 1024
     spec = Spec(
         batch=Batch(global_size=16, micro_size=8, seq_length=seq),
@@ -99,7 +99,7 @@ def test_model_flops_are_the_published_formula() -> None:
 )
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_model_flops_do_not_depend_on_the_layout(language: Parallel, recompute: str) -> None:
-    """Not even by what every tp rank computes for itself: patches, routers, the vocabulary's padding."""
+    """Nor on what every tp rank computes for itself: patches, routers, the padding of the vocabulary."""
     experts = attrs.evolve(GPT, num_moe_experts=4, moe_router_topk=2)
     model = experts if language.ep else GPT
     one = plan_of(Parallel(), Parallel(), model=model)
@@ -113,7 +113,7 @@ def test_model_flops_do_not_depend_on_the_layout(language: Parallel, recompute: 
 
 
 def test_four_modules_on_thousands_of_gpus_are_one_pipeline() -> None:
-    """4,288 GPUs, 256 microbatches: encoders of other sizes and lanes, one of them on language's first stage."""
+    """4,288 GPUs and 256 microbatches: encoders of several sizes and dp, one of them on language's first stage."""
     encoder = Model(
         family="vit", num_layers=24, hidden_size=1024, num_attention_heads=16, image_size=336, patch_size=14
     )  # fmt: skip

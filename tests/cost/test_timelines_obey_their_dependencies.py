@@ -1,4 +1,4 @@
-"""What holds for every timeline, whatever the layout: drawn plans, drawn durations, both ways to send."""
+"""Law: every timeline obeys its dependencies, for drawn plans and durations and both ways of sending."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ F, B = Direction
 
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[Plan, Durations, Timeline]:
-    """A plan that the schedule can run, with durations in whole numbers, and its timeline."""
+    """A plan that the schedule can run, durations that are whole numbers, and the timeline."""
     case: Case = draw(cases(max_modules=4))
     plan = case.plan()
     times = st.integers(0, 9).map(float)
@@ -84,7 +84,7 @@ def test_units_hold_every_rank_once_and_their_stages(run: tuple[Plan, Durations,
         for rank in unit.ranks:
             view = plan.view(rank)
             assert {Stage(name, stage.stage) for name, stage in view.stages.items()} == set(unit.stages)
-            if plan.pipeline.hops == plan.edges:  # else modules on the ranks of their neighbours add no stage
+            if plan.pipeline.hops == plan.edges:  # a module on the ranks of its neighbours adds no stage
                 assert (unit.position, unit.num_warmup) == (view.position, view.num_warmup_microbatches)
 
 
@@ -108,7 +108,7 @@ def test_the_critical_path_fills_the_step(run: tuple[Plan, Durations, Timeline])
 
 
 def test_units_are_linked_where_samples_cross() -> None:
-    """Encoders on the ranks of language's first stage alone: the other lanes' units hear from them over the edge."""
+    """Encoders stand on ranks of language's first stage alone, and units of other lanes receive over the edge."""
     plan = planned(simple(language={"dp": 2, "pp": 2, "rank_offset": 0}, images={"rank_offset": 0}))
     schedule = schedule_of(plan)
     assert [str(unit) for unit in schedule.units] == [

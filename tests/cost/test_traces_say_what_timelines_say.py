@@ -1,4 +1,4 @@
-"""The trace says what the timeline says, in the trace event format."""
+"""Law: a trace says what the timeline says, in the trace event format."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from itertools import pairwise
 
 import pytest
 
-from planner import compile_spec, load_spec
 from planner.cost.simulation.durations import Durations
 from planner.cost.simulation.perfetto import trace_text
 from planner.cost.simulation.simulate import simulate
+from planner.testing import PlanOf
 from tests.planner.report_samples import EXAMPLE, seconds
 
 
-def test_every_operation_and_wait_is_an_event() -> None:
-    plan = compile_spec(load_spec(EXAMPLE))
+def test_every_operation_and_wait_is_an_event(plan_of: PlanOf) -> None:
+    plan = plan_of(EXAMPLE)
     found = simulate(plan, Durations.of(plan, seconds, lambda _: 0.001, lambda *_: 0.002))
     document = json.loads("".join(trace_text(found)))
     events = [event for event in document["traceEvents"] if event["ph"] == "X"]

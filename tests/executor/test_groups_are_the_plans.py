@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from planner import Output, Plan, compile_spec, load_spec
+from planner import Output, Plan
+from planner.testing import PlanOf
 from tests import EXAMPLES
 from tests.executor.jobs import ranks, specs
 from tests.executor.test_any_dag_is_scheduled import layout as chain
@@ -58,8 +59,8 @@ def test_each_rank_holds_its_own_groups_only() -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny_4rank", "llava_8gpu", "llava_8gpu_colocated", "vision_audio_8gpu"])
-def test_what_the_plan_counts_is_what_the_ranks_open(name: str) -> None:
-    plan = compile_spec(load_spec(EXAMPLES / f"{name}.yaml"))
+def test_what_the_plan_counts_is_what_the_ranks_open(name: str, plan_of: PlanOf) -> None:
+    plan = plan_of(EXAMPLES / f"{name}.yaml")
     results = ranks.run(plan.world_size, "jobs:communicators", plan.to_json())
     assert sum(result["num_opened"] for result in results) == plan.num_communicators
     assert all(result["singles"] <= 1 for result in results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planner import GroupKind, compile_spec, load_spec
+from planner.testing import PlanOf
 from tests import DATA, EXAMPLES
 from tests.executor.jobs import ranks, specs
 
@@ -38,8 +39,8 @@ def test_check_compares_them_too() -> None:
     assert message.startswith("executor: embd groups of language: the plan says [(0,)], megatron-core [(0, 0)]")
 
 
-def test_a_layout_that_no_box_expresses_is_left_to_the_planners_proof() -> None:
+def test_a_layout_that_no_box_expresses_is_left_to_the_planners_proof(plan_of: PlanOf) -> None:
     """pp's stride cuts an expert axis unevenly: nothing to compare in the expert view, and nothing fails."""
-    plan = compile_spec(load_spec(DATA / "straddling.yaml"))
+    plan = plan_of(DATA / "straddling.yaml")
     ((errors,),) = ranks.run(1, "jobs:compare_layouts", [plan.to_json()], ["tp", "ep"])
     assert set(errors) == {"tp"}

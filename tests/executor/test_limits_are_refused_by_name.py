@@ -7,7 +7,8 @@ import pytest
 
 from executor.errors import UnsupportedError
 from executor.megatron_limits import FORWARD_PASS, READY_MODELS, check_limits, check_version, limits_of
-from planner import FrozenMap, Module, Output, Parallel, Plan, compile_spec, load_spec
+from planner import FrozenMap, Module, Output, Parallel, Plan, compile_spec
+from planner.testing import PlanOf
 from tests import EXAMPLES
 from tests.executor.jobs import specs
 
@@ -137,8 +138,8 @@ def test_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny_4rank", "llava_8gpu", "llava_8gpu_colocated", "vision_audio_8gpu"])
-def test_examples_are_within_the_limits(name: str) -> None:
-    assert [str(limit) for limit in limits_of(compile_spec(load_spec(EXAMPLES / f"{name}.yaml")))] == []
+def test_examples_are_within_the_limits(name: str, plan_of: PlanOf) -> None:
+    assert [str(limit) for limit in limits_of(plan_of(EXAMPLES / f"{name}.yaml"))] == []
 
 
 @pytest.mark.parametrize("installed", ["0.16.1", "0.20.0", "1.19.0"])

@@ -1,7 +1,7 @@
-"""Where a plan and megatron-core answer the same question, their answers are equal.
+"""Comparisons of a plan with megatron-core: to the questions that both can answer, both give the same answer.
 
-Each function compares one class of megatron-core with one plan and returns how many answers it compared, so
-that a test can tell agreement from silence.
+Each function compares one class of megatron-core with one plan, and returns how many answers it compared, so that a
+test can tell agreement from silence.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXPERT_KINDS: dict[str, tuple[Axis, ...]] = {
     "tp_ep": (EXPT_TP, EP),
     "tp_ep_pp": (EXPT_TP, EP, PP),
 }
-# The names that parallel_state's expert RankGenerator has for the axes of the expert view.
+# What parallel_state's expert RankGenerator calls the axes of the expert view.
 _EXPERT_TOKENS = {EXPT_TP: "tp", EP: "ep", EXPT_DP: "dp", PP: "pp"}
 
 
@@ -46,7 +46,7 @@ _EXPERT_TOKENS = {EXPT_TP: "tp", EP: "ep", EXPT_DP: "dp", PP: "pp"}
 
 
 def groups_agree(megatron: Megatron, plan: Plan) -> int:
-    """Every kind of group of every module, order included."""
+    """All groups of every module are those of HyperCommGrid, in the same order."""
     compared = 0
     with megatron.as_rank(plan) as grids:
         for module in plan.modules:
@@ -55,20 +55,20 @@ def groups_agree(megatron: Megatron, plan: Plan) -> int:
                 expected |= _embedding_groups(megatron, expected["pp"])
             assert {family.kind for family in plan.families if family.owner == module.name} == set(expected)
             for kind, groups in expected.items():
-                _is(plan.groups(module.name, kind), groups)
+                _groups_equal(plan.groups(module.name, kind), groups)
                 compared += len(groups)
             _ranks_agree(plan, module, expected)
     return compared
 
 
-def _is(groups: Groups, expected: list[tuple[int, ...]]) -> None:
-    """Equal when walked and when asked one by one: the plan computes these apart."""
+def _groups_equal(groups: Groups, expected: list[tuple[int, ...]]) -> None:
+    """Groups are equal both when walked and when asked for by index, which the plan computes in different ways."""
     assert list(groups) == expected
     assert [groups[i] for i in range(len(groups))] == expected
 
 
 def _ranks_agree(plan: Plan, module: ModulePlan, expected: dict[str, list[tuple[int, ...]]]) -> None:
-    """Each rank's view holds those of the groups that it is in, with their places, in the order of kinds."""
+    """A rank's view holds exactly the groups that it is in, with their indices, in the order of kinds."""
     for rank in module.ranks:
         mine = [group for group in plan.view(rank).groups if group.owner == module.name]
         assert [(group.kind.value, group.index, group.ranks) for group in mine] == [
@@ -93,7 +93,7 @@ def _embedding_groups(megatron: Megatron, pipelines: list[tuple[int, ...]]) -> d
 
 
 def rank_generator_agrees(megatron: Megatron, plan: Plan) -> int:
-    """parallel_state's enumeration: dense kinds in any order, expert kinds where pp is slowest (its default)."""
+    """All groups are those of parallel_state: dense ones for any order, expert ones if pp is slowest, its default."""
     compared = 0
     for module in plan.modules:
         dense = megatron.rank_generator(module)
@@ -104,7 +104,7 @@ def rank_generator_agrees(megatron: Megatron, plan: Plan) -> int:
             asked += [(expert, kind, "-".join(names)) for kind, names in tokens.items()]
         for generator, kind, token in asked:
             groups = [tuple(group) for group in generator.get_ranks(token)]
-            _is(plan.groups(module.name, kind), groups)
+            _groups_equal(plan.groups(module.name, kind), groups)
             compared += len(groups)
     return compared
 
@@ -113,10 +113,10 @@ def rank_generator_agrees(megatron: Megatron, plan: Plan) -> int:
 
 
 def has_comparable_roles(plan: Plan) -> bool:
-    """Whether megatron-core means by a role what the plan means.
+    """Whether a role means the same to megatron-core as to the plan.
 
-    It has no MIXED layout (it calls that NON_COLOCATED), and calls every stage of a colocated module first and
-    last, because it has no colocated pipelines.
+    megatron-core has no MIXED layout (it calls it NON_COLOCATED), and it calls every stage of a colocated module first
+    and last, because it has no colocated pipelines.
     """
     if plan.layout is ModuleLayout.COLOCATED:
         return all(module.num_stages == 1 for module in plan.modules)
@@ -124,7 +124,7 @@ def has_comparable_roles(plan: Plan) -> bool:
 
 
 def roles_agree(megatron: Megatron, plan: Plan) -> int:
-    """Every rank's modules, stage flags, mode and properties."""
+    """The modules, stage flags, mode and properties of every rank are those of RankRole."""
     assert has_comparable_roles(plan)
     names = [module.name for module in plan.modules]
     for rank in range(plan.world_size):
@@ -132,7 +132,7 @@ def roles_agree(megatron: Megatron, plan: Plan) -> int:
         assert RankRole.build(plan, rank) == ours == plan.view(rank).role
         assert ours.mode.name == theirs.mode.name
         assert stage_flags(ours) == stage_flags(theirs), rank
-        if plan.layout is ModuleLayout.NON_COLOCATED:  # colocated: megatron-core puts language last
+        if plan.layout is ModuleLayout.NON_COLOCATED:  # if colocated, megatron-core puts language last
             assert list(ours.modules) == list(theirs.modules)
         for flag in ("has_modality_modules", "has_language_module", "modality_module_names"):
             assert getattr(ours, flag) == getattr(theirs, flag), (rank, flag)
@@ -154,14 +154,14 @@ def share_ranks(src: ModulePlan, dst: ModulePlan) -> bool:
 
 
 def lanes_divide(src: ModulePlan, dst: ModulePlan) -> bool:
-    """What both bridges of megatron-core ask for: cp 1, and one dp divides the other."""
+    """Whether both bridges of megatron-core could be built: cp is 1, and one dp divides the other."""
     one, other = src.grid.size_of(DP), dst.grid.size_of(DP)
     without_cp = src.grid.size_of(CP) == dst.grid.size_of(CP) == 1
     return without_cp and (one % other == 0 or other % one == 0)
 
 
 def bridges_agree(megatron: Megatron, plan: Plan) -> int:
-    """BridgeCommunicator, built as every rank of the world, for every edge that it can bridge."""
+    """Every edge that BridgeCommunicator can bridge is as it says, built as each rank of the world."""
     compared = 0
     for bridge in plan.bridges:
         src, dst = plan.module(bridge.src), plan.module(bridge.dst)
@@ -178,7 +178,7 @@ def bridges_agree(megatron: Megatron, plan: Plan) -> int:
 
 
 def _comm_map_agrees(made: Any, bridge: Bridge) -> None:
-    """Senders and receivers of the whole edge, each with its peers in order."""
+    """The senders and receivers of an edge are the same, and so are the peers of each, in order."""
     sends: dict[int, list[int]] = {}
     receives: dict[int, list[int]] = {}
     for transfer in bridge.transfers:
@@ -196,27 +196,27 @@ def _comm_map_agrees(made: Any, bridge: Bridge) -> None:
 
 
 def _leaders(bridge: Bridge, side: str) -> list[int]:
-    """Leaders of a side in lane order."""
+    """The leaders of one end of an edge, in the order of its lanes."""
     found = {getattr(t, f"{side}_lane"): getattr(t, f"{side}_rank") for t in bridge.transfers}
     return [found[lane] for lane in sorted(found)]
 
 
 def _boundary_agrees(made: Any, plan: Plan, bridge: Bridge) -> None:
-    """The ranks of each lane's boundary stage, and the group of all leaders."""
+    """The ranks of each lane's boundary stage are the same, and so is the group of all leaders."""
     sides = (
         (GroupKind.BRIDGE_SRC, bridge.src_broadcast, made.src_grid, True),
         (GroupKind.BRIDGE_DST, bridge.dst_broadcast, made.dest_grid, False),
     )
     for kind, broadcast, grid, is_src in sides:
         expected = [tuple(ranks) for ranks in made.get_boundary_pp_stage_ranks(grid, is_src=is_src)]
-        _is(broadcast, expected)
-        _is(plan.groups(bridge.name, kind), expected)
+        _groups_equal(broadcast, expected)
+        _groups_equal(plan.groups(bridge.name, kind), expected)
     leaders = tuple(sorted({*made.src_tp_leaders, *made.dest_tp_leaders}))
-    _is(plan.groups(bridge.name, GroupKind.BRIDGE_P2P), [leaders])
+    _groups_equal(plan.groups(bridge.name, GroupKind.BRIDGE_P2P), [leaders])
 
 
 def _rank_agrees(made: Any, plan: Plan, bridge: Bridge, rank: int) -> None:
-    """What one rank is told: its groups, its lanes' leaders, its transfers."""
+    """One rank is told of the same groups, the same leaders of its lanes, and the same transfers."""
     view = plan.view(rank)
     groups = {group.kind: group.ranks for group in view.groups if group.owner == bridge.name}
     theirs = {
@@ -234,16 +234,16 @@ def _rank_agrees(made: Any, plan: Plan, bridge: Bridge, rank: int) -> None:
         lane = view.coords[name][DP] if name in view.coords else None
         assert leader == (None if lane is None else _leaders(bridge, side)[lane])
     mine = [found for found in view.transfers if (found.src, found.dst) == (bridge.src, bridge.dst)]
-    info = made.comm_map.get(rank)  # absent where the rank is in neither module
+    info = made.comm_map.get(rank)  # absent if the rank is in neither module
     assert [t.dst_rank for found in mine for t in found.sends] == (info.send_to_ranks if info else [])
     assert [t.src_rank for found in mine for t in found.receives] == (info.recv_from_ranks if info else [])
 
 
 def colocated_bridges_agree(megatron: Megatron, plan: Plan) -> int:
-    """ColocatedBridgeCommunicator's gather groups, for every edge that it can bridge.
+    """The gather groups of every edge that ColocatedBridgeCommunicator can bridge are the ones that it makes.
 
-    Limits: megatron-core asks for equal ranks, pp 1, cp 1 and dp sizes that divide, and gathers over the wide
-    side only, which holds all samples of a block where tp varies faster than dp.
+    Limits: megatron-core asks for the same ranks on both ends, pp 1, cp 1 and dp sizes that divide. It gathers only at
+    the end with more lanes, which holds all samples of a block if tp varies faster than dp.
     """
     compared = 0
     for bridge in plan.bridges:
@@ -260,7 +260,7 @@ def colocated_bridges_agree(megatron: Megatron, plan: Plan) -> int:
             mine = [group for group in plan.view(rank).groups if group.owner == bridge.name]
             assert [group.ranks for group in mine] == ([made.gather_pg.ranks] if made.gather_pg else [])
             compared += 1
-        _is(plan.groups(bridge.name, GroupKind.BRIDGE_GATHER), expected or [])
+        _groups_equal(plan.groups(bridge.name, GroupKind.BRIDGE_GATHER), expected or [])
         assert bool(expected) == (src.grid.size_of(DP) != dst.grid.size_of(DP))
     return compared
 
@@ -269,9 +269,9 @@ def colocated_bridges_agree(megatron: Megatron, plan: Plan) -> int:
 
 
 def stages_agree(megatron: Megatron, plan: Plan) -> int:
-    """Length of the longest path of modules and every rank's place on it, for any layout.
+    """The length of the longest path of modules and the place of every rank on it are the same, for any layout.
 
-    They are the pipeline that runs, and the ranks' positions in it, if no modules run in one pass (`counts_alike`).
+    They are the pipeline that runs, and the positions of ranks in it, if no modules run in one pass (`counts_alike`).
     """
     count = megatron.multimodule.MultiModulePipelineCommunicator.compute_total_pipeline_stages
     topology = outgoing(plan)
@@ -300,7 +300,7 @@ def is_constructible(plan: Plan) -> bool:
 
 
 def communicators_agree(megatron: Megatron, plan: Plan) -> int:
-    """MultiModulePipelineCommunicator, built as every rank: whole-model stages, warm-up, stages per module."""
+    """Built as every rank, MultiModulePipelineCommunicator has the same stages of the model and of each module."""
     assert is_constructible(plan)
     for rank in range(plan.world_size):
         view = plan.view(rank)
@@ -309,7 +309,7 @@ def communicators_agree(megatron: Megatron, plan: Plan) -> int:
             total, current = made.total_stages, made.current_stage
         if counts_alike(plan):
             assert (view.total_stages, view.position) == (total, current)
-            # schedules.py: warm-up microbatches are the stages after the current one
+            # schedules.py: the number of warm-up microbatches is that of later stages
             assert view.num_warmup_microbatches == total - current - 1
         assert made.is_pp_first_stage == any(stage.is_model_first for stage in view.stages.values())
         assert made.is_pp_last_stage == any(stage.is_model_last for stage in view.stages.values())
@@ -332,7 +332,7 @@ def communicators_agree(megatron: Megatron, plan: Plan) -> int:
 
 @attrs.frozen
 class Compared:
-    """Number of answers compared, by what gave them."""
+    """The number of answers compared, by the class that gave them."""
 
     groups: int
     generated_groups: int
@@ -343,7 +343,7 @@ class Compared:
 
 
 def everything_agrees(megatron: Megatron, plan: Plan) -> Compared:
-    """Every comparison that the plan allows; a part that megatron-core cannot answer counts 0."""
+    """Make every comparison that the plan allows. What megatron-core cannot answer counts 0."""
     return Compared(
         groups=groups_agree(megatron, plan),
         generated_groups=rank_generator_agrees(megatron, plan),

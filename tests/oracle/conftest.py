@@ -1,4 +1,4 @@
-"""The session's one import of torch and megatron-core; without them every oracle test is a visible skip."""
+"""The one import of torch and megatron-core in a session. Without them every test of this room is a visible skip."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MISSING = "megatron-core, or the torch that it needs, is not installed: nothing
 @pytest.fixture(scope="session")
 def megatron() -> Megatron:
     with warnings.catch_warnings():
-        # What torch and megatron-core warn of while they are imported (packages that are not installed, APIs
-        # that are new or old) is theirs; what they warn of afterwards still fails a test.
+        # While they are imported, torch and megatron-core warn of packages that are not installed and of APIs that
+        # are new or old. That is their affair; a warning after the import still fails a test.
         warnings.simplefilter("ignore")
         pytest.importorskip("megatron.core", reason=_MISSING, exc_type=ModuleNotFoundError)
         return Megatron()

@@ -1,10 +1,10 @@
-"""What a rank of the executor does in a step, recorded, and an independent replay of it as a longest path.
+"""A record of what a rank of the executor does in a step, and an independent replay of it as a longest path.
 
-`record` runs megatron-core's schedule function with the executor's own communicator, and its model's forward pass. Only
-what talks to other ranks or computes is replaced, by parts that write down what they were asked for: bridges, the
-communicator between stages, encoders and the language model. A backward pass is the forward pass in reverse.
+`record` runs megatron-core's schedule function with the executor's own communicator and its model's forward pass. Only
+the parts that talk to other ranks or compute are replaced (bridges, the communicator between stages, encoders and the
+language model), by ones that write down what they were asked for. A backward pass is the forward pass in reverse.
 
-`replay` makes a graph of these records, of every rank of the world. It knows nothing of units, stages and programs.
+`replay` makes one graph of the records of all ranks. It knows nothing of the simulation's units and programs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORWARD, BACKWARD = Direction
 
 @attrs.frozen
 class Computed:
-    """One module's part of a pass."""
+    """The part of a pass that is one module's."""
 
     stage: Stage
     way: Direction
@@ -37,7 +37,7 @@ class Computed:
 
 @attrs.frozen
 class Came:
-    """The rank came to a message, at either end, and went on."""
+    """The rank came to a message, as its sender or its receiver, and went on."""
 
     wire: Wire
 
@@ -53,7 +53,7 @@ Event = Computed | Came | Awaited
 
 
 class _Anything:
-    """A tensor of any module, or all of them by name."""
+    """Stands for a tensor, and for a mapping of all modules to theirs."""
 
     ndim = 1
 
@@ -74,7 +74,7 @@ class _Recorder:
     events: list[Event] = attrs.field(factory=list)
 
     def exchange(self, sends: list[Wire], receives: list[Wire]) -> None:
-        """Everything posted, then everything waited for."""
+        """Post everything, then wait for everything."""
         self.events.extend((*map(Came, sends), *map(Came, receives), *map(Awaited, receives), *map(Awaited, sends)))
 
     def over_edge(self, src: str, dst: str, way: Direction) -> tuple[list[Wire], list[Wire]]:
@@ -105,7 +105,7 @@ class _Recorder:
         return SimpleNamespace(src=src, dst=dst, is_source=is_source, send=send, expect=expect)
 
     def stages(self, name: str, _config: object) -> SimpleNamespace:
-        """Stands for P2PCommunicator, which waits for all of a call."""
+        """Stands for P2PCommunicator, whose calls wait for all that they post."""
         (ranks,) = (ranks for ranks in self.plan.groups(name, GroupKind.PP) if self.rank in ranks)
         at = ranks.index(self.rank)
 
@@ -127,11 +127,11 @@ class _Recorder:
 
 
 def record(megatron: Megatron, plan: Plan, rank: int) -> list[Event]:
-    """What a rank does in a step. Every lane of every stage must be one rank (tp = cp = 1)."""
+    """What a rank does in a step. A lane of a stage must be one rank (tp = cp = 1)."""
     pipeline, model = import_module("executor.bridge.communicator"), import_module("executor.model.model")
     collections = import_module("megatron.core.process_groups_config")
     recorder, view = _Recorder(plan, rank), plan.view(rank)
-    passed: list[tuple[str, ...]] = []  # of one forward pass: (module) or (src, dst)
+    passed: list[tuple[str, ...]] = []  # the events of one forward pass: (module) or (src, dst)
 
     def shared_bridge(src: str, dst: str) -> SimpleNamespace:
         def exchange(_value: object, anchor: object) -> tuple[_Anything, object]:
@@ -200,7 +200,7 @@ def record(megatron: Megatron, plan: Plan, rank: int) -> list[Event]:
 def replay(
     plan: Plan, records: dict[int, list[Event]], durations: Durations
 ) -> dict[int, list[tuple[Stage, float, float]]]:
-    """Per rank, what it computed and when. Raises graphlib.CycleError where the ranks wait for one another."""
+    """Per rank, what it computed and when. Raises graphlib.CycleError if the ranks wait for one another."""
     before: dict[Node, list[tuple[Node, float]]] = {("start",): []}
     rows = {rank: list(_add(before, plan, rank, events, durations)) for rank, events in records.items()}
     times, _ = longest_paths(before)

@@ -21,15 +21,15 @@ from tests import DATA
 LANGUAGE = "language"
 NAMES = ("images", "audio", "video", "generator")
 ORDERS = tuple(permutations(DENSE_AXES))
-# Megatron-core's bridges ask that one dp divides the other: any two sizes of a family do.
+# megatron-core's bridges ask that one dp divides the other, as any two sizes of a family do.
 DIVIDING = ((1, 2, 4), (1, 3, 6), (1, 2, 6))
 
-SEQ_LENGTH = 6144  # any cp cuts it
+SEQ_LENGTH = 6144  # divisible by every cp
 
 SWEEP = DATA / "llava_image_sweep.csv"
 SWEEP_GLOBAL_SIZE = 96
 
-# Hundreds of layouts for each comparison, more with --long.
+# Hundreds of layouts for each comparison, and more with --long.
 MANY = settings(max_examples=max(200, settings().max_examples))
 
 
@@ -44,7 +44,7 @@ def planned(spec: Spec) -> Plan:
 
 
 def sweep_rows() -> list[dict[str, str]]:
-    """The rows of the sweep by column; comments left out."""
+    """The rows of the sweep, each by column, without its comments."""
     with SWEEP.open() as file:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
@@ -65,13 +65,16 @@ def sweep_spec(row: dict[str, str]) -> Spec:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What random layouts keep to.
+    """The limits of random layouts.
 
     Attributes:
-        placements: disjoint, colocated, shared (encoders share ranks, none of them language's), overlapping.
-        cp, pp: whether these may exceed 1.
-        divide: whether one of any two dp sizes divides the other.
-        orders: axis orders to choose from.
+        placements: the placements to choose from: disjoint, colocated, shared (encoders share ranks, but none of
+            language's) or overlapping.
+        cp, pp: whether the axis may be larger than 1.
+        divide: whether one of any two dp sizes must divide the other.
+        orders: the orders of axes to choose from.
+        min_modules, max_modules: the fewest and the most modules.
+        max_ranks: the most ranks of a module.
     """
 
     placements: tuple[str, ...] = ("disjoint", "colocated", "shared", "overlapping")
@@ -81,7 +84,7 @@ class Limits:
     orders: tuple[tuple[Axis, ...], ...] = ORDERS
     min_modules: int = 1
     max_modules: int = 4
-    max_ranks: int = 24  # per module
+    max_ranks: int = 24
 
 
 def divisors(number: int) -> list[int]:
@@ -90,7 +93,7 @@ def divisors(number: int) -> list[int]:
 
 @st.composite
 def parallels(draw: st.DrawFn, limits: Limits, num_ranks: int, lanes: tuple[int, ...], is_language: bool) -> Parallel:
-    """Any factoring of `num_ranks`, in any order of axes, with experts in language."""
+    """Axes whose product is `num_ranks`, in any order, with expert axes for language."""
     rest = num_ranks
     sizes = {}
     wanted = {
@@ -109,9 +112,9 @@ def parallels(draw: st.DrawFn, limits: Limits, num_ranks: int, lanes: tuple[int,
 
 
 def expert_sizes(parallel: Parallel) -> list[tuple[int, int]]:
-    """(expt_tp, ep) that HyperCommGrid can express: pp's stride falls on or evenly inside an expert axis.
+    """Pairs (expt_tp, ep) that HyperCommGrid can express: the stride of pp falls between axes or cuts one evenly.
 
-    What it cannot express is left to the brute-force proof.
+    The others are left to the proof by brute force.
     """
     sizes = {str(axis): getattr(parallel, axis) for axis in DENSE_AXES}
     per_stage = prod(sizes.values()) // sizes["pp"]
@@ -129,7 +132,7 @@ def expert_sizes(parallel: Parallel) -> list[tuple[int, int]]:
 
 @st.composite
 def specs(draw: st.DrawFn, limits: Limits) -> Spec:
-    """Valid by construction: as many modules as wanted, placed, joined and sized within the limits."""
+    """Specs that are valid by construction: modules that are placed, joined and sized within the limits."""
     num_others = draw(st.integers(limits.min_modules - 1, limits.max_modules - 1))
     names = draw(st.permutations([LANGUAGE, *NAMES[:num_others]]))
     lanes = draw(st.sampled_from(DIVIDING)) if limits.divide else (1, 2, 3, 4, 6)
@@ -152,7 +155,7 @@ def specs(draw: st.DrawFn, limits: Limits) -> Spec:
 
 
 def _offsets(draw: st.DrawFn, placement: str, found: dict[str, Parallel]) -> dict[str, int]:
-    """First ranks, with no rank below the highest left out. Modules are laid in any order."""
+    """The first ranks of all modules, laid out in any order so that no rank below the highest is left out."""
     names = draw(st.permutations(list(found)))
     if placement == "colocated":
         return dict.fromkeys(names, 0)
@@ -177,7 +180,7 @@ def _num_ranks(parallel: Parallel) -> int:
 
 @st.composite
 def topologies(draw: st.DrawFn, names: list[str]) -> dict[str, list[str]]:
-    """A DAG in which every module is before or after language: chains, fans, generators, skips past language."""
+    """A DAG in which every module comes before or after language: chains, fans, generators, edges past language."""
     line = draw(st.permutations(names))
     at = line.index(LANGUAGE)
     edges: set[tuple[str, str]] = set()

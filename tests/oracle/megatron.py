@@ -1,10 +1,10 @@
 """megatron-core's own classes, built for any rank of a plan in one process, without a process group.
 
-Its grids, roles and communicators ask torch.distributed for their rank and for groups while they are
-constructed. `Megatron.as_rank` answers those few calls as one rank of the plan would see them; nothing else
-is replaced, so what the classes compute is megatron-core's.
+Its grids, roles and communicators ask torch.distributed for their rank and for groups while they are constructed.
+`Megatron.as_rank` answers those few calls as one rank of the plan would see them. Nothing else is replaced, so what the
+classes compute is megatron-core's own.
 
-From a plan only what was decided is taken (offsets, orders, sizes, names, edges), nothing derived.
+A plan contributes only what was decided (offsets, orders, sizes, names, edges), and nothing that is derived.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from planner import Axis, ModulePlan, Plan
 
 EXPERT_VIEW = "expert"
-_HIGH = "_high"  # second dim of an expert axis that pp's stride cuts in two
+_HIGH = "_high"  # second dim of an expert axis that the stride of pp cuts in two
 
 
 @attrs.frozen
@@ -65,7 +65,7 @@ class FakeDistributed:
         return FakeGroup(tuple(ranks), self.current) if self.current in ranks else self.non_member
 
     def new_subgroups_by_enumeration(self, ranks: list[list[int]], **_options: object) -> Any:
-        """As in torch: the subgroups share no rank, and a rank outside all of them gets None."""
+        """As in torch, subgroups share no rank, and a rank that is in none of them gets None."""
         listed = [rank for group in ranks for rank in group]
         assert ranks, "no subgroup"
         assert len(set(listed)) == len(listed), f"subgroups overlap: {ranks}"
@@ -85,7 +85,7 @@ _REPLACED = (
 
 
 class Megatron:
-    """The parts of megatron-core that a plan is compared with. Construction imports them, torch too."""
+    """The parts of megatron-core that a plan is compared with. Construction imports them, and torch."""
 
     def __init__(self) -> None:
         self.distributed = import_module("torch.distributed")
@@ -172,13 +172,13 @@ def outgoing(plan: Plan) -> dict[str, list[str]]:
 
 
 def expert_dims(module: ModulePlan) -> list[tuple[str, int]]:
-    """Dims of the expert view, fastest first: expt_tp, ep, expt_dp, and pp where its stride falls.
+    """Dims of the expert view, fastest first: expt_tp, ep and expt_dp, with pp at the place that its stride gives it.
 
-    Every rank keeps its pp coord, so pp keeps its stride: slowest in the default order. Where the stride falls
+    Every rank keeps its pp coord, so pp keeps its stride, and is slowest in the default order. If the stride falls
     inside an expert axis and cuts it evenly, the axis becomes two dims, one on either side of pp.
 
     Raises:
-        ValueError: the stride cuts an axis unevenly, which no box of dims expresses.
+        ValueError: the stride cuts an axis unevenly, which no box of dims can express.
     """
     grid = module.grid
     at = grid.order.index(Axis.PP)

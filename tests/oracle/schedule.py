@@ -1,12 +1,12 @@
-"""megatron-core's own operation order, recorded, and an independent replay of it as a longest path.
+"""A record of megatron-core's own order of operations, and an independent replay of it as a longest path.
 
 `record` runs the real schedule function with the real MultiModulePipelineCommunicator as one rank of a plan. Only its
 point-to-point and bridge communicators are replaced, by ones that write down whom they would talk to; the forward and
 backward steps write down that they were called. No tensor is made.
 
-`replay` makes a graph of these records, of every rank of the world: an operation after the one before it on its rank,
-a message after both ends have come to it. The longest path to a node is when it happens; a cycle is a deadlock. It
-knows nothing of units, stages and programs.
+`replay` makes one graph of the records of all ranks. An operation comes after the one before it on its rank, and a
+message after both of its ends have come to it. The longest path to a node is the time at which it happens, and a cycle
+is a deadlock. The replay knows nothing of the simulation's units and programs.
 """
 
 from __future__ import annotations
@@ -34,14 +34,21 @@ Wire = tuple[int, int, str, str, Direction]
 
 @attrs.frozen
 class Pass:
-    """A forward or backward step of a rank: all of its modules."""
+    """A forward or backward step of a rank, through all of its modules."""
 
     direction: Direction
 
 
 @attrs.frozen
 class Exchange:
-    """Messages posted together. `call`: the schedule's call that it belongs to, counted."""
+    """Messages that are posted together.
+
+    Attributes:
+        call: the number of the schedule's call that they belong to.
+        is_edge: whether they cross an edge between modules, rather than pass from stage to stage.
+        sends: the messages that the rank sends.
+        receives: the messages that the rank receives.
+    """
 
     call: int
     is_edge: bool
@@ -64,7 +71,7 @@ class Recorder:
         return stepped
 
     def counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """A method of the pipeline's communicator, whose exchanges belong together."""
+        """The method of the pipeline's communicator, with a new number for the exchanges of each call."""
 
         def called(*args: object, **kwargs: object) -> Any:
             self.call += 1
@@ -83,7 +90,7 @@ class Recorder:
 
 @attrs.frozen
 class _Wires:
-    """What a rank does over some wires, under the names of P2PCommunicator and BridgeCommunicator."""
+    """The operations of a rank over some wires, by their names in P2PCommunicator and BridgeCommunicator."""
 
     recorder: Recorder
     forward: tuple[Wire, ...]
@@ -113,7 +120,7 @@ class _Wires:
 
 
 class _Pipeline:
-    """A rank's P2PCommunicator: the stage before and the stage after."""
+    """Stands for a rank's P2PCommunicator, which reaches the stage before it and the stage after it."""
 
     def __init__(self, before: _Wires | None, after: _Wires | None) -> None:
         if before:
@@ -125,7 +132,7 @@ class _Pipeline:
 
 
 class _Bridge:
-    """A BridgeCommunicator's end, with the modules that the pipeline's communicator asks it for."""
+    """Stands for one end of a BridgeCommunicator, with the names of its modules, which its caller asks for."""
 
     def __init__(self, wires: _Wires, src: str, dst: str) -> None:
         self.src_module_name, self.dest_module_name = src, dst
@@ -144,14 +151,14 @@ _CALLS = (
 
 
 class _Nothing(dict[str, None]):
-    """The tensors of any module: none."""
+    """Stands for the tensors of all modules: there are none."""
 
     def __getitem__(self, key: str) -> None:
         return None
 
 
 def record(megatron: Megatron, plan: Plan, rank: int) -> list[Pass | Exchange]:
-    """What the real schedule does as `rank`. Every lane of every stage must be one rank (tp = cp = 1)."""
+    """What the real schedule does as `rank`. A lane of a stage must be one rank (tp = cp = 1)."""
     recorder = Recorder()
     with megatron.as_rank(plan, rank) as grids, pytest.MonkeyPatch.context() as patch:
         communicator = megatron.communicator(plan, grids)
@@ -195,7 +202,7 @@ def _replace(recorder: Recorder, rank: int, name: str, info: Any) -> None:
 
 
 def drawn_durations(draw: Random, plan: Plan) -> Durations:
-    """Whole numbers of seconds, so that times are exact; many alike, and many zero."""
+    """Durations in whole seconds, so that times are exact. Many are alike, and many are zero."""
     return Durations.of(
         plan,
         lambda _stage, _direction: float(draw.choice([0, 1, 2, 3, 7, 20])),
@@ -211,8 +218,13 @@ Node = tuple[Any, ...]
 
 @attrs.frozen
 class Replayed:
-    """Per rank: (start, end) of every pass of every module in order, by how much each could be longer without the step
-    being so, and microbatches in flight at the fullest."""
+    """The times of a step, by rank.
+
+    Attributes:
+        passes: the start and end of every pass of every module, in order.
+        slacks: by how much each of these could be longer before the step were longer.
+        in_flight: the largest number of microbatches in flight at once.
+    """
 
     passes: dict[int, list[tuple[float, float]]]
     slacks: dict[int, list[float]]
@@ -222,7 +234,7 @@ class Replayed:
 def replay(
     plan: Plan, records: dict[int, list[Pass | Exchange]], durations: Durations, edges: Sends, hops: Sends
 ) -> Replayed:
-    """When everything recorded happens. Raises graphlib.CycleError where the ranks wait for one another."""
+    """When everything recorded happens. Raises graphlib.CycleError if the ranks wait for one another."""
     graph = _Graph(plan, durations, {True: edges, False: hops})
     for rank, items in records.items():
         graph.add_rank(rank, list(_grouped(items, edges, hops)), _stages(plan, rank))
@@ -237,7 +249,7 @@ def _stages(plan: Plan, rank: int) -> list[Stage]:
 
 
 def _grouped(items: list[Pass | Exchange], edges: Sends, hops: Sends) -> list[Pass | list[Exchange]]:
-    """Exchanges that are posted together: those of a call whose sends are posted, first; each of the others alone."""
+    """Exchanges by what is posted together: of each call, those with posted sends, then every other one alone."""
     found: list[Pass | list[Exchange]] = []
     for call, together in groupby(items, lambda item: item.call if isinstance(item, Exchange) else None):
         if call is None:
@@ -259,7 +271,7 @@ def _fullest(items: list[Pass | Exchange]) -> int:
 
 
 def seconds_of(plan: Plan, durations: Durations, wire: Wire) -> float:
-    """How long a message takes."""
+    """How many seconds a message takes."""
     sender, receiver, src, dst, way = wire
     if src != dst:
         return durations.edges[src, dst, way]
@@ -309,9 +321,13 @@ class _Graph:
 
 
 def longest_paths(before: dict[Node, list[tuple[Node, float]]]) -> tuple[dict[Node, float], dict[Node, float]]:
-    """(to each node from the start, by how much it may be later without any end being so).
+    """The time of each node, and by how much it could be later before the end were later.
 
-    `before`: per node, what must be over how long before it. Raises graphlib.CycleError.
+    Args:
+        before: for each node, the nodes that come before it, with the least time from them to it.
+
+    Raises:
+        graphlib.CycleError: a node comes before itself.
     """
     sorter = TopologicalSorter({node: [one for one, _ in arcs] for node, arcs in before.items()})
     order = list(sorter.static_order())

@@ -12,9 +12,9 @@ from .layouts import MANY, ORDERS, Limits, planned, specs
 from .megatron import Megatron
 
 _TP_FIRST = tuple(order for order in ORDERS if order.index(Axis.TP) < order.index(Axis.DP))
-# What BridgeCommunicator asks for; it is built once per edge and rank, so the worlds are small.
+# What BridgeCommunicator asks for. It is built for every edge and rank, so worlds are small.
 _APART = Limits(placements=("disjoint", "shared"), cp=False, divide=True, min_modules=2, max_modules=3, max_ranks=12)
-# The same with any ranks shared: edges between modules that share none are still bridged one way only.
+# The same, with any ranks shared. An edge between modules that share none is still bridged in one way.
 _OVERLAPPING = Limits(placements=("overlapping",), cp=False, divide=True, min_modules=3, max_ranks=8)
 _TOGETHER = Limits(
     placements=("colocated",),
@@ -93,7 +93,7 @@ def test_gather_groups(
 
 
 def test_what_megatron_refuses_is_planned(megatron: Megatron) -> None:
-    """cp > 1, and lanes of which neither number divides the other: nothing to compare, and no agreement claimed."""
+    """With cp > 1, or dp sizes that do not divide, there is nothing to compare, and no agreement is claimed."""
     for images, error in ((Parallel(dp=3), ValueError), (Parallel(cp=2, dp=2), AssertionError)):
         plan = planned(_two(images, Parallel(dp=2)))
         assert bridges_agree(megatron, plan) == 0

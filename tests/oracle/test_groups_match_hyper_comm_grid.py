@@ -60,7 +60,7 @@ def test_expert_view_keeps_the_stride_of_pp(order: str, dims: list[tuple[str, in
 
 
 def test_a_wrong_group_is_seen(megatron: Megatron) -> None:
-    """The comparison can fail: another module's expert groups are not the plan's."""
+    """The comparison can fail: it tells the expert groups of another module from the plan's."""
     mine = planned(_language(Parallel(tp=2, dp=4, pp=2, expt_tp=2, ep=2)))
     other = planned(_language(Parallel(tp=2, dp=4, pp=2, expt_tp=2, ep=4)))
     with megatron.as_rank(other) as grids:

@@ -1,4 +1,4 @@
-"""Every layout that a published LLaVA recipe is tested with: plan and megatron-core agree on all of it."""
+"""Plan and megatron-core agree on every layout that a published LLaVA recipe is tested with."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def test_everything_agrees(megatron: Megatron, row: dict[str, str]) -> None:
     compared = everything_agrees(megatron, plan)
     assert (compared.roles, compared.communicators) == (world_size, world_size)
     assert compared.stages == 1 + world_size
-    assert compared.groups > compared.generated_groups > 0  # the difference: embedding groups
-    # 3 vision lanes to 1 language lane, and every other ratio of the sweep, divide
+    assert compared.groups > compared.generated_groups > 0  # the difference is embedding groups
+    # dp sizes divide in the whole sweep, 3 lanes of vision to 1 of language among them
     assert compared.bridges == world_size

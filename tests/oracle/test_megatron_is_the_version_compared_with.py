@@ -1,4 +1,4 @@
-"""The comparisons hold for the megatron-core that they were written against."""
+"""The comparisons hold for the version of megatron-core that they were written for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def test_megatron_core_is_0_19() -> None:
-    """>= 0.19, < 0.20, as the executor's dependencies say."""
+    """It is >= 0.19 and < 0.20, as the dependencies of the executor say."""
     try:
         found = version("megatron-core")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""A plan's roles are megatron-core's RankRole, built for every rank; and the classes have the same face."""
+"""A plan's roles equal megatron-core's RankRole, built for every rank, and the two classes have the same members."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .agreement import has_comparable_roles, roles_agree, stage_flags
 from .layouts import MANY, Limits, planned, specs
 from .megatron import Megatron
 
-# Left out: MIXED, which megatron-core does not have (it calls it NON_COLOCATED), and colocated pp > 1, where it
-# calls every stage first and last because it has no colocated pipelines. The last two tests pin both facts.
+# Left out are MIXED layouts, which megatron-core does not have (it calls them NON_COLOCATED), and colocated pp > 1: it
+# calls every stage first and last, because it has no colocated pipelines. The last two tests hold both facts.
 _APART = Limits(placements=("disjoint", "shared"), min_modules=2, max_ranks=12)
 _TOGETHER = Limits(placements=("colocated",), pp=False)
 
@@ -45,14 +45,14 @@ def test_classes_have_the_same_face(megatron: Megatron, name: str) -> None:
     assert [field.name for field in attrs.fields(ours)] == fields
     public = {member: value for member, value in vars(theirs).items() if not member.startswith("_")}
     for member, value in public.items():
-        if member in fields:  # a default that the dataclass keeps on the class
+        if member in fields:  # the dataclass keeps a default on the class
             continue
         assert isinstance(value, property) == isinstance(vars(ours)[member], property), member
         assert isinstance(value, classmethod) == isinstance(vars(ours)[member], classmethod), member
 
 
 def test_rank_role_has_megatrons_members(megatron: Megatron) -> None:
-    """The list itself, so that the test above cannot pass over an empty one."""
+    """The list itself is compared, so that the test above cannot pass over an empty one."""
     properties = {"has_modality_modules", "has_language_module", "modality_module_names"}
     methods = {"build", "is_first_stage", "is_last_stage"}
     for role in (megatron.role.RankRole, planner.RankRole):

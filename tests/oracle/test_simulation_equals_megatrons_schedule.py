@@ -1,7 +1,7 @@
-"""The simulator against megatron-core's own schedule function, run with recorded calls, on random DAGs.
+"""Law: on random DAGs the simulation equals megatron-core's own schedule function, run with recorded calls.
 
-Branches differ in length, dp sizes between modules, durations between stages and directions; encoders may share ranks.
-Durations are whole numbers, so that times are exact and compared with ==.
+Branches differ in length, modules in dp, and durations from stage to stage and in each direction. Encoders may share
+ranks. Durations are whole numbers, so that times are exact and can be compared with ==.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DP_FIRST = (Axis.TP, Axis.CP, Axis.PP, Axis.DP)
 
 
 def drawn_plan(draw: Random) -> Plan:
-    """1 to 5 modules in a random DAG, pp up to 4, dp 1 or 2 or 4, one rank per lane and stage."""
+    """A random DAG of 1 to 5 modules, with pp up to 4, dp 1, 2 or 4, and one rank per lane and stage."""
     before, after = draw.randint(0, 3), draw.choice([0, 0, 1])
     line = [f"m{i}" for i in range(before)] + ["language"] + [f"g{i}" for i in range(after)]
     at = before
@@ -47,7 +47,7 @@ def drawn_plan(draw: Random) -> Plan:
         if shared and name == "m1":
             continue
         end += parallels[name]["pp"] * parallels[name]["dp"]
-    if shared:  # m1 on m0's ranks
+    if shared:  # m1 is on the ranks of m0
         parallels["m1"], offsets["m1"] = parallels["m0"], offsets["m0"]
         edges["m0"] = [dst for dst in edges["m0"] if dst != "m1"] or ["language"]
     micro_size = 4
@@ -100,7 +100,7 @@ def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(
 
 
 def assert_path_is_critical(found: Timeline, expected: Replayed) -> None:
-    """It has no gap, and nothing on it could take longer without the step taking longer."""
+    """The path has no gap, and nothing on it could take longer without making the step longer."""
     path = found.path
     assert all(one.end == other.start for one, other in pairwise(path))
     assert not path or (path[0].start, path[-1].end) == (0.0, found.makespan)
@@ -115,7 +115,7 @@ def assert_path_is_critical(found: Timeline, expected: Replayed) -> None:
 
 
 def test_waited_sends_over_unequal_branches_are_a_deadlock(megatron: Megatron) -> None:
-    """A branch of one stage beside one of three: megatron-core's own bridges stop, posted sends do not."""
+    """A branch of one stage stands beside one of three: megatron-core's own bridges stop, posted sends do not."""
     stages = {"language": 1, "images": 3, "audio": 1}
     plan = compile_spec(
         Spec(
@@ -138,7 +138,7 @@ def test_waited_sends_over_unequal_branches_are_a_deadlock(megatron: Megatron) -
 
 
 def test_the_program_is_megatrons(megatron: Megatron) -> None:
-    """Call by call, a middle stage's program is what the schedule does: for every number of stages and microbatches."""
+    """A middle stage's program is what the schedule does, call by call, for any numbers of stages and microbatches."""
     compared = 0
     for num_stages in range(2, 6):
         for num_microbatches in range(1, 8):

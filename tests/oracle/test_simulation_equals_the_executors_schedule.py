@@ -1,6 +1,6 @@
-"""The simulator against what the executor does on megatron-core's schedule, recorded: modules on shared ranks too.
+"""Law: the simulation equals what the executor does on megatron-core's schedule, for modules on shared ranks too.
 
-Durations are whole numbers, so that times are exact and compared with ==.
+Durations are whole numbers, so that times are exact and can be compared with ==.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NUM_PLANS = 160
 @pytest.fixture(scope="module", autouse=True)
 def executor(megatron: Megatron) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # megatron-core's own, while it is imported
+        warnings.simplefilter("ignore")  # megatron-core warns while it is imported
         import_module("executor.model.model")
 
 
 def drawn_plan(draw: Random) -> Plan:
-    """Up to three encoders, each on ranks of language's first stage, all or some, or on its own; some feed another."""
+    """Up to three encoders, on all or some ranks of language's first stage or on their own; some feed another."""
     dp, pp = draw.choice([1, 2, 4]), draw.choice([1, 1, 2, 3])
     parallels = {"language": Parallel(dp=dp, pp=pp, rank_offset=0)}
     end, topology = dp * pp, {}
@@ -66,7 +66,7 @@ def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(megatron:
         found = simulate(plan, durations)
         assert found.makespan == max(end for rows in expected.values() for _, _, end in rows), seed
         stages = [stage for unit in found.schedule.units for stage in unit.stages]
-        if len(stages) > len(set(stages)):  # lanes of a stage then differ, and passes may be earlier than simulated
+        if len(stages) > len(set(stages)):  # lanes of a stage differ then, and passes may be earlier than simulated
             split += 1
             continue
         for index, unit in enumerate(found.schedule.units):
@@ -81,7 +81,7 @@ def test_every_pass_of_every_rank_starts_and_ends_when_the_replay_says(megatron:
 
 
 def test_lanes_on_some_of_the_ranks(megatron: Megatron) -> None:
-    """An encoder of one lane, on the first of language's four: the others hear from it inside their passes."""
+    """An encoder of one lane is on the first of language's four. The others receive from it within their passes."""
     modules = {
         "language": Module(parallel=Parallel(dp=4, pp=2, rank_offset=0)),
         "images": Module(parallel=Parallel(rank_offset=0)),

@@ -1,4 +1,4 @@
-"""A report with every section filled: an eight-GPU plan, a simulated timeline, and numbers made up for the rest."""
+"""A report in which every section is filled: a plan of eight GPUs, a simulated timeline, and made-up numbers."""
 
 from __future__ import annotations
 

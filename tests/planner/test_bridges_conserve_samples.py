@@ -1,6 +1,6 @@
 """Law: after the transfers, the destination lanes hold exactly their samples of what the source lanes held.
 
-The microbatch is carried over for real here: blocks of numbered samples, moved as the transfers say.
+Here the microbatch is carried over for real: blocks of numbered samples are moved as the transfers say.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.strategies import Case, cases, planned, simple
 
 
 def blocks(plan: Plan, name: str) -> list[list[int]]:
-    """Per lane of a module, the numbers of its samples, as the batch contract has them."""
+    """The numbers of the samples of each lane of a module, as the batch contract has them."""
     microbatch = list(range(plan.batch_sizes.micro_size))
     grid = plan.module(name).grid
     lanes = {grid.coord(rank, Axis.DP): plan.batch.slice(name, rank) for rank in grid.ranks}
@@ -25,7 +25,7 @@ def blocks(plan: Plan, name: str) -> list[list[int]]:
 
 
 def carried(plan: Plan, bridge: Bridge) -> list[list[int | None]]:
-    """The destination lanes' blocks after every transfer has been made; None where nothing arrived."""
+    """The blocks of the destination lanes after every transfer. A place at which nothing arrived holds None."""
     source = blocks(plan, bridge.src)
     arrived: list[list[int | None]] = [[None] * len(block) for block in blocks(plan, bridge.dst)]
     for transfer in bridge.transfers:

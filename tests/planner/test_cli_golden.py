@@ -1,4 +1,7 @@
-"""What the command prints, word for word. Run with --update-golden after a wanted change, and read the diff."""
+"""Law: the command prints what the golden texts say, word for word.
+
+After a change that is wanted, run it with --update-golden and read the diff.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def test_every_golden_text_is_used() -> None:
 
 
 def _is_laid_out(name: str) -> bool:
-    """Messages of faults and the sentences of a diff may be longer: they are copied whole into issues."""
+    """Messages of faults and sentences of a diff may be longer, because people copy them whole into issues."""
     return CASES[name][0] in ("plan", "predict") and name != "faulty" and not name.endswith(("json", "jsonl", "wide"))
 
 

@@ -1,4 +1,4 @@
-"""The command as a shell sees it: exit codes, streams, pipes, overrides, files."""
+"""Law: the command behaves as a shell expects: exit codes, streams, pipes, overrides, files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from planner import Plan, compile_spec, load_spec
+from planner import Plan
 from planner.base.codes import CODES
 from planner.cli import main
+from planner.testing import PlanOf
 from tests import ROOT
 
 LLAVA = str(ROOT / "examples" / "llava_8gpu.yaml")
 
 
 def mimo(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the command in a process of its own, with its output in pipes."""
+    """Run the command in a process of its own, with pipes for its output."""
     return subprocess.run(
         [sys.executable, "-m", "planner.cli", *arguments],
         input=stdin,
@@ -78,7 +79,7 @@ def test_misuse_exits_2_without_a_traceback(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)], ids=" ".join)
 def test_a_spec_without_sizes_is_a_fault_of_predict(arguments: tuple[str, ...]) -> None:
-    """And not a step of no time, that fits."""
+    """It is not a step that takes no time and fits."""
     done = mimo("predict", "examples/qwen35_vl_17rank.yaml", *arguments)
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"examples/qwen35_vl_17rank.yaml:1:1: error[S102] modules: " in done.stderr
@@ -124,27 +125,31 @@ def test_an_ascii_terminal_gets_replacements_not_an_error() -> None:
     assert b"?" not in done.stdout
 
 
-def test_out_writes_a_plan_that_plans_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_writes_a_plan_that_plans_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plan_of: PlanOf
+) -> None:
     path = tmp_path / "plan.json"
     assert main(["plan", LLAVA, "--out", str(path), "--verify"]) == 0
     printed = capsys.readouterr()
     assert "facts checked" in printed.err
-    assert Plan.from_json(path.read_text()) == compile_spec(load_spec(LLAVA))
+    assert Plan.from_json(path.read_text()) == plan_of(LLAVA)
     assert main(["plan", str(path)]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == printed.out.splitlines()[1:]  # all but the file's name
+    assert capsys.readouterr().out.splitlines()[1:] == printed.out.splitlines()[1:]  # all but the name of the file
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_compiled_plan_takes_no_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_compiled_plan_takes_no_overrides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plan_of: PlanOf
+) -> None:
     path = tmp_path / "plan.json"
-    path.write_text(compile_spec(load_spec(LLAVA)).to_json())
+    path.write_text(plan_of(LLAVA).to_json())
     assert main(["plan", str(path), "--nodes", "2"]) == 2
     assert "need its spec" in capsys.readouterr().err
 
 
-def test_an_edited_plan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_plan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], plan_of: PlanOf) -> None:
     path = tmp_path / "plan.json"
-    path.write_text(compile_spec(load_spec(LLAVA)).to_json().replace('"lr": 0.0001', '"lr": 0.001'))
+    path.write_text(plan_of(LLAVA).to_json().replace('"lr": 0.0001', '"lr": 0.001'))
     assert main(["plan", str(path)]) == 1
     assert "J004" in capsys.readouterr().err
 
@@ -174,8 +179,8 @@ def test_strict_makes_warnings_errors(capsys: pytest.CaptureFixture[str]) -> Non
     assert "W002" in capsys.readouterr().err
 
 
-def test_jsonl_has_a_view_per_rank(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = compile_spec(load_spec(LLAVA))
+def test_jsonl_has_a_view_per_rank(capsys: pytest.CaptureFixture[str], plan_of: PlanOf) -> None:
+    plan = plan_of(LLAVA)
     assert main(["plan", LLAVA, "--format", "jsonl"]) == 0
     views = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [view["rank"] for view in views] == list(range(8))

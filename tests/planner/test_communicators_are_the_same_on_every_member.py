@@ -1,4 +1,4 @@
-"""Law: every member of a group shares it with the same groups, and ranks together open what the plan counts."""
+"""Law: every member of a group has it share the same communicator, and the plan counts how many are opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.strategies import Case, cases, planned, simple
 
 
 def by_members(plan: Plan) -> dict[int, set[int]]:
-    """Per creation position, the openers that its members name."""
+    """For each group, by its place in creation order, the openers that its members name."""
     found = defaultdict(set)
     for rank in range(plan.world_size):
         view = plan.view(rank)
@@ -51,7 +51,7 @@ def test_groups_of_one_rank_share_one(case: Case) -> None:
 
 
 def test_lanes_of_four_ranks() -> None:
-    """The example of sharing.py."""
+    """The example in communicators.py."""
     plan = planned(simple(language={"tp": 2, "dp": 2}))
     view = plan.view(0)
     shared = defaultdict(set)

@@ -48,7 +48,7 @@ def test_expert_coords_in_mixed_radix_give_the_place_within_the_stage(plan: Plan
 
 @st.composite
 def huge(draw: st.DrawFn) -> tuple[Grid, int]:
-    """A grid of up to 2^24 ranks, too large to list, and one of its ranks."""
+    """A grid of up to 2^24 ranks, which is too large to list, and one of its ranks."""
     sizes = tuple(draw(st.integers(1, 64)) for _ in DENSE_AXES)
     grid = Grid(rank_offset=draw(st.integers(0, 10**6)), order=draw(st.sampled_from(ORDERS)), sizes=sizes)
     return grid, grid.rank_offset + draw(st.integers(0, grid.size - 1))

@@ -1,6 +1,6 @@
 """Law: all groups of a plan stand in one order, and every rank walks its own groups along it.
 
-Two ranks that create two shared groups the other way around hang. One total order makes that impossible.
+Two ranks that create two shared groups in opposite orders hang. One total order makes that impossible.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Law: equal plans have equal digests, in any process and on any machine; others have others.
+"""Law: equal plans have equal digests, in any process and on any machine, and different plans have different ones.
 
-Every rank compares digests before the first group is made, so a digest may depend on nothing but the plan:
-not on hash seeds, the order of a set, or the spelling of the spec.
+Ranks compare digests before the first group is made. So a digest may depend on nothing but the plan: not on hash seeds,
+the order of a set, or the spelling of the spec.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_other_processes_with_other_hash_seeds_agree(seed: str) -> None:
 
 @given(cases())
 def test_the_spelling_of_a_spec_does_not_count(case: Case) -> None:
-    """YAML or Python, keys in another order, defaults written out or not: the same plan, the same digest."""
+    """From YAML or Python, with keys in any order and defaults written out or not, the digest is the same."""
     plan = case.plan()
     encoded = SPEC_TYPE.encode(case.spec)
     reordered = {key: encoded[key] for key in reversed(list(encoded))}
@@ -80,7 +80,7 @@ def test_digests_are_equal_exactly_when_plans_are(one: Case, other: Case) -> Non
 
 
 def changes() -> dict[str, Spec]:
-    """One small spec with a single thing changed, in every part of the document."""
+    """A small spec, and copies of it with one change each, in every part of the document."""
     base = simple(12, images={"tp": 2, "dp": 2}, language={"tp": 2, "dp": 2})
     images, language = base.modules["images"], base.modules["language"]
 
@@ -124,7 +124,7 @@ def test_each_single_change_is_another_digest() -> None:
 
 
 def test_a_spec_in_a_file_has_the_digest_of_its_text(tmp_path: Path) -> None:
-    """Marks, names of files and comments are no part of a plan."""
+    """Places in files, names of files and comments are no part of a plan."""
     spec = SPECS[0]
     path = tmp_path / "spec.yaml"
     path.write_text("# a comment\n\n" + as_yaml(spec))

@@ -1,7 +1,7 @@
-"""Every diagnostic has a case here: its code, its place, and a message that holds the values concerned.
+"""Law: every diagnostic has a case here, with its code, its place, and a message that holds the values concerned.
 
-In the texts of this file « stands before the place that the fault is to name; it is taken out before reading.
-A new code in codes.py fails `test_every_code_has_a_case` until it has one.
+In the texts of this file, « marks the place that the fault is to name, and is taken out before reading. A new code in
+codes.py fails `test_every_code_has_a_case` until it has a case.
 """
 
 # ruff: noqa: E501  a row of the table is a line
@@ -31,7 +31,15 @@ VIT = "family: vit, num_layers: 2, hidden_size: 32, num_attention_heads: 4, imag
 
 @attrs.frozen
 class Case:
-    """A text with one fault: what it says, and where. `num` is how many faults the text has in all."""
+    """A text with a fault.
+
+    Attributes:
+        code: the code of the fault.
+        path: the path of the key that it names.
+        text: the text, with « at the place that it names.
+        says: words that its message holds.
+        num: the number of faults that the text has in all.
+    """
 
     code: str
     path: str
@@ -46,7 +54,7 @@ def case(code: str, path: str, text: str, *says: str, num: int = 1, world_size: 
 
 
 def language(keys: str, head: str = HEAD) -> str:
-    """A spec of language alone, with these keys in flow style."""
+    """A spec of language alone, with these keys in YAML's flow style."""
     return f"{head}modules:\n  language: {{{keys}}}\n"
 
 
@@ -263,7 +271,7 @@ WARNINGS = [
 
 
 def place(text: str) -> tuple[str, int, int]:
-    """The text without its «, and the line and column where it stood."""
+    """The text without its «, and the line and column at which it stood."""
     before, mark, after = text.partition("«")
     assert mark
     assert "«" not in after
@@ -277,7 +285,7 @@ def refused(text: str | bytes, world_size: int | None = None) -> tuple[Fault, ..
 
 
 def path_of(fault: Fault) -> str:
-    """As the message shows it: `FILE:1:2: error[S101] modules.language.paralel: rule`."""
+    """The path in the message, as in `FILE:1:2: error[S101] modules.language.paralel: rule`."""
     head = str(fault).split("\n")[0].removesuffix(f": {fault.rule}")
     return head.partition("] ")[2]
 
@@ -378,7 +386,7 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, also for root: the operating system's refusal is played."""
+    """As above, for root as well: the refusal of the operating system is simulated."""
 
     def closed(*_: object, **__: object) -> None:
         raise PermissionError(13, os.strerror(13))
@@ -492,7 +500,9 @@ modules:
 batch: {global_size: 0, micro_size: 4}
 """
     faults = refused(text)
-    assert [(fault.code.name, fault.mark.line) for fault in faults] == [("S004", 8)]  # places must be sure first
+    assert [(fault.code.name, fault.mark.line) for fault in faults] == [
+        ("S004", 8)
+    ]  # while places are in doubt, nothing else is reported
     faults = refused(text.replace("tp: 2, ", ""))
     assert [(fault.code.name, fault.mark.line, fault.mark.column) for fault in faults] == [
         ("S104", 2, 12),

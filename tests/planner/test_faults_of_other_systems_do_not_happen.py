@@ -1,6 +1,5 @@
-"""What went wrong elsewhere, one test per row of the list that a plan can settle, named by its issue.
-
-Rows about steps, gradients and checkpoints are the executor's.
+"""Law: faults that other systems have had do not happen here. Each test is named after the issue of one that a plan
+settles; those of steps, gradients and checkpoints are tested with the executor.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def codes_of(plan: Plan) -> list[str]:
 
 
 def test_bridge_4985_embedding_groups_for_every_pp_group() -> None:
-    """The shipped layout that cross-talked: TP4 · PP2 · DP2. Eight pipelines, eight pairs."""
+    """In the published layout TP4 · PP2 · DP2 pipelines mixed their embeddings. Eight pipelines have eight pairs."""
     plan = planned(simple(language={"tp": 4, "pp": 2, "dp": 2}))
     assert plan.groups("language", "embd") == [(rank, rank + 8) for rank in range(8)]
     assert plan.groups("language", "pos_embd") == [(rank,) for rank in range(8)]
@@ -45,7 +44,7 @@ def test_bridge_4985_embedding_groups_for_every_pp_group() -> None:
 
 
 def test_bridge_4985_logical_groups_reduce_apart() -> None:
-    """Groups [0,2] and [1,3], ranks counting from 1: the sums are 4 and 6, and never both 5."""
+    """Groups [0, 2] and [1, 3] sum their ranks, counted from 1, to 4 and 6, and never both to 5."""
     plan = planned(simple(language={"dp": 2, "pp": 2}))
     groups = plan.groups("language", "embd")
     assert groups == [(0, 2), (1, 3)]
@@ -55,7 +54,7 @@ def test_bridge_4985_logical_groups_reduce_apart() -> None:
 
 
 def test_megatron_lm_5370_bridge_groups_are_in_the_plan_and_both_ends_issue_the_same() -> None:
-    """Nothing is left to be created lazily, and no lane broadcasts more often than another of its side."""
+    """Nothing is left to be created lazily, and no lane broadcasts more often than another of its module."""
     plan = planned(simple(images={"tp": 2, "dp": 3}, language={"tp": 2, "dp": 2, "pp": 2}))
     created = {(group.owner, str(group.kind)) for group in plan.creation_order()}
     assert {("images->language", kind) for kind in ("bridge_src", "bridge_dst", "bridge_p2p")} <= created
@@ -69,7 +68,7 @@ def test_megatron_lm_5370_bridge_groups_are_in_the_plan_and_both_ends_issue_the_
 
 
 def test_megatron_lm_5214_and_cornstarch_76_members_alone_create_groups_in_one_order() -> None:
-    """Each rank walks its own groups only; any two agree on the order of those that they share."""
+    """A rank walks only its own groups, and any two ranks agree on the order of those that they share."""
     plan = planned(simple(images={"tp": 2, "dp": 2}, audio={"dp": 4}, language={"tp": 2, "pp": 2, "dp": 2}))
     views = [plan.view(rank) for rank in range(plan.world_size)]
     assert sum(len(view.groups) for view in views) < plan.world_size * plan.num_groups / 4
@@ -80,7 +79,7 @@ def test_megatron_lm_5214_and_cornstarch_76_members_alone_create_groups_in_one_o
 
 
 def test_bridge_head_no_group_is_created_twice() -> None:
-    """`build_infra` ran three times per start; a plan's groups have one place each."""
+    """`build_infra` ran three times per start. In a plan, every group stands once."""
     plan = planned(simple(images={"dp": 2}, language={"tp": 2}))
     created = [(group.owner, group.kind, group.ranks) for group in plan.creation_order()]
     assert len(created) == len(set(created)) == plan.num_groups
@@ -90,7 +89,7 @@ def test_bridge_head_no_group_is_created_twice() -> None:
 
 
 def test_megatron_lm_5234_every_edge_has_its_own_p2p_group() -> None:
-    """Its leaders and nobody else: never the world group."""
+    """It holds the leaders of the edge and nobody else, so it is never the group of the world."""
     plan = planned(simple(images={"tp": 2, "dp": 2}, audio={"dp": 2}, language={"tp": 2, "pp": 2}))
     for bridge in plan.bridges:
         (group,) = plan.groups(bridge.name, "bridge_p2p")
@@ -102,7 +101,7 @@ def test_megatron_lm_5234_every_edge_has_its_own_p2p_group() -> None:
 
 
 def test_megatron_lm_4021_an_edge_declares_its_tensor_dims_and_batch_dim() -> None:
-    """A tensor of two dims was split along hidden; here its form is part of the plan, and must make sense."""
+    """A tensor of two dims was split along hidden. Here its form is part of the plan, and must make sense."""
     spec = simple(images={"dp": 2}, language={"dp": 2})
     flat = Module(parallel={"dp": 2}, output={"tensor_dims": 2, "tokens_per_sample": 576})
     deep = Module(parallel={"dp": 2}, output={"tensor_dims": 3, "batch_dim": 1})
@@ -117,7 +116,7 @@ def test_megatron_lm_4021_an_edge_declares_its_tensor_dims_and_batch_dim() -> No
 
 
 def test_megatron_lm_5062_sample_boundaries_go_with_the_tensor_in_every_direction() -> None:
-    """With tokens per sample left open, fan-in and fan-out still say which samples go where."""
+    """Even if tokens per sample vary, fan-in and fan-out say which samples go where."""
     for num_src, num_dst in ((4, 2), (2, 4), (3, 2)):
         plan = planned(simple(images={"dp": num_src}, language={"dp": num_dst}))
         assert plan.module("images").output.tokens_per_sample is None
@@ -131,7 +130,7 @@ def test_megatron_lm_5062_sample_boundaries_go_with_the_tensor_in_every_directio
 
 
 def test_megatron_core_two_outgoing_edges_are_two_bridges() -> None:
-    """Core 0.19 keeps the gradient of the last edge only: one bridge each makes both visible."""
+    """megatron-core 0.19 keeps only the gradient of the last edge. Two bridges make both gradients visible."""
     spec = simple(images={"dp": 2}, audio={"dp": 2}, language={"dp": 2})
     plan = planned(attrs.evolve(spec, topology={"images": ["language", "audio"], "audio": ["language"]}))
     assert [(bridge.src, bridge.dst) for bridge in plan.bridges] == [
@@ -157,7 +156,7 @@ def test_megatron_core_bridges_with_context_parallelism_plan() -> None:
 
 
 def test_bridge_2956_all_modules_draw_the_same_samples() -> None:
-    """One sampler: whatever the lanes, each module's slices put together are the same microbatch."""
+    """There is one sampler: whatever its dp, the slices of every module make up the same microbatch."""
     plan = planned(simple(images={"dp": 4, "tp": 2}, audio={"dp": 3}, language={"dp": 2, "pp": 2}))
     for module in plan.modules:
         held = {sample for rank in module.ranks for sample in range(12)[plan.batch.slice(module.name, rank)]}
@@ -176,14 +175,14 @@ def test_bridge_head_tp_need_not_be_a_power_of_two(tp: int) -> None:
 
 
 def test_bridge_head_dp_sizes_need_not_divide() -> None:
-    """3 lanes to 2, and 3 beside 4 where there is no edge at all."""
+    """3 lanes feed 2, as do 4, and 3 stand beside 4 without an edge between them."""
     plan = planned(simple(images={"dp": 3}, audio={"dp": 4}, language={"dp": 2}))
     assert len(plan.bridge("images", "language").transfers) == 4
     assert len(plan.bridge("audio", "language").transfers) == 4
 
 
 def test_bridge_head_the_documented_example_that_omits_dp_plans() -> None:
-    """It failed with "world_size must be provided"; with a world dp follows from it, without one it is 1."""
+    """It failed with "world_size must be provided". Here dp follows from the world if that is known, and else is 1."""
     text = """
 batch: {global_size: 96, micro_size: 12, seq_length: 4096}
 modules:
@@ -207,7 +206,7 @@ def test_bridge_4392_context_and_expert_axes_per_module_also_colocated() -> None
 
 
 def test_bridge_2879_frozen_parts_stay_in_the_plan() -> None:
-    """They keep their ranks, groups and bridges, and the executor reads from the plan what is frozen."""
+    """Frozen parts keep their ranks, groups and bridges. The executor reads from the plan what is frozen."""
     spec = simple(images={"tp": 2}, language={"tp": 2})
     freeze = Freeze(encoder=True, projection=True)
     frozen = planned(
@@ -235,7 +234,7 @@ def test_bridge_2879_frozen_parts_stay_in_the_plan() -> None:
     ],
 )
 def test_nccl_2385_uneven_nodes_warn(cluster: Cluster | None, num_ranks: int, warns: bool) -> None:
-    """7 + 8 ranks per node deadlocked at bootstrap."""
+    """With 7 ranks on one node and 8 on another, NCCL deadlocked at its start."""
     spec = Spec(
         cluster=cluster,
         batch={"global_size": 2 * num_ranks, "micro_size": 2 * num_ranks, "seq_length": 64},
@@ -249,7 +248,7 @@ def test_nccl_2385_uneven_nodes_warn(cluster: Cluster | None, num_ranks: int, wa
 
 
 def test_bridge_4651_another_version_of_the_plan_is_refused_by_name() -> None:
-    """KeyError "View 'expert'" told nobody that two versions had met."""
+    """A KeyError for "View 'expert'" told nobody that two versions had met."""
     fields = json.loads(planned(simple(language={"tp": 2})).to_json())
     fields["mimo_plan"] += 1
     with pytest.raises(PlanError, match=r"J002.*mimo_plan = 1, got 2") as caught:

@@ -1,6 +1,7 @@
-"""Law: the JSON Schema that `mimo schema` prints says yes exactly where the rules find no fault of a field.
+"""Law: the JSON Schema that `mimo schema` prints accepts a document exactly if no field of it has a fault.
 
-What JSON Schema cannot say is left out: whole floats (its integers; YAML's floats) and rules that join several fields.
+Left out is what JSON Schema cannot say: floats that are whole, which are integers to it but not to YAML, and rules that
+join several fields.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tests import EXAMPLES
 
 SPECS = sorted(EXAMPLES.glob("*.yaml"))
 DATA = [yaml.safe_load(path.read_text()) for path in SPECS]
-DATA[-1]["training"] = {"lr": 0.001}  # YAML 1.1 reads 1e-4 as text; the loader does not, and neither do editors
+DATA[-1]["training"] = {"lr": 0.001}  # YAML 1.1 reads 1e-4 as text, unlike the loader and editors
 SCHEMA = spec_schema()
 CLASSES = (Batch, Cluster, Freeze, Model, Module, Output, Parallel, Spec, Training)
 OF_FIELDS = {"S101", "S102", "S103", "S104", "S105", "S106"}
@@ -85,7 +86,7 @@ WHOLE = validator(SCHEMA)
 
 
 def codes_of(rule: Any, data: Any) -> set[str]:
-    """Codes of the faults that a rule finds in plain data."""
+    """The codes of the faults that a field finds in plain data."""
     faults = Faults()
     parsed = rule.parse(data, (), faults)
     assert (parsed is INVALID) == faults.has_errors
@@ -97,7 +98,7 @@ def codes_of(rule: Any, data: Any) -> set[str]:
 
 
 def check(rule: Any, schema: jsonschema.Draft202012Validator, data: Any) -> bool:
-    """Both accept, or both refuse; returns whether they accept."""
+    """Whether both accept the value. Fails unless both accept or both refuse it."""
     codes = codes_of(rule, data)
     refused = bool(codes & OF_FIELDS)
     reasons = [f"{list(error.path)}: {error.message[:200]}" for error in schema.iter_errors(data)]
@@ -131,7 +132,7 @@ def test_every_key_is_described_and_described_once() -> None:
 
 
 def smallest(cls: type[Any]) -> dict[str, Any]:
-    """A mapping with no more than what the class requires."""
+    """A mapping that holds what the class requires, and no more."""
     if cls is Batch:
         return {"global_size": 1, "micro_size": 1, "seq_length": 1}
     return {"batch": smallest(Batch), "modules": {"language": {}}} if cls is Spec else {}
@@ -166,7 +167,7 @@ KEYS = st.sampled_from(sorted({name for cls in CLASSES for name, _, _ in fields_
 
 @st.composite
 def specs(draw: st.DrawFn) -> Any:
-    """An example after a few changes of values and keys."""
+    """An example in which a few values and keys were changed."""
     data = copy.deepcopy(draw(st.sampled_from(DATA)))
     for _ in range(draw(st.integers(0, 3))):
         *parents, last = draw(st.sampled_from(list(places(data))))

@@ -1,6 +1,6 @@
 """Law: the groups of every kind cut their module's ranks into equal parts, listed by lowest rank.
 
-Embedding groups cover the boundary stages only, and say so in a law of their own.
+Embedding groups cover the boundary stages alone, and have a law of their own.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_eight_ranks_by_hand(order: str, kind: str, groups: list[tuple[int, ...]
 
 
 def test_an_expert_axis_that_straddles_the_stride_of_pp_by_hand() -> None:
-    """tp 3, pp 2, cp 2: stage 0 is ranks 0 1 2 6 7 8, refactored two by two."""
+    """With tp 3, pp 2 and cp 2, stage 0 is ranks 0 1 2 6 7 8, which are refactored in twos."""
     parallel = {"tp": 3, "pp": 2, "cp": 2, "expt_tp": 2, "order": "tp-pp-cp-dp"}
     plan = planned(simple(language=parallel))
     assert plan.groups("language", "expt_tp") == [(0, 1), (2, 6), (3, 4), (5, 9), (7, 8), (10, 11)]

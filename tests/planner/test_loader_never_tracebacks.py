@@ -1,6 +1,6 @@
 """Law: any bytes as a spec give a Spec or a PlanError, in bounded time, and the message is safe to print.
 
-Safe means: every fault has a place, a known code, a rule and a remedy, and nothing of the input reaches the
+A message is safe if every fault has a place, a known code, a rule and a remedy, and nothing of the input reaches the
 terminal but printable characters (a key may hold `\\x1b[2J`, a newline, or an override of writing direction).
 """
 
@@ -24,8 +24,8 @@ from tests.strategies import proven
 SPECS = sorted(EXAMPLES.glob("*.yaml"))
 TEXTS = [path.read_text() for path in SPECS]
 FILE = "fuzz.yaml"
-SECONDS = 5.0  # of processor time; the slowest text of the length that hypothesis draws takes a tenth
-WORST_SECONDS = 30.0  # for 256 KiB made to be slow, on a machine that is busy
+SECONDS = 5.0  # of processor time; the slowest text that hypothesis draws takes a tenth of it
+WORST_SECONDS = 30.0  # for 256 KiB that are made to be slow, on a busy machine
 
 FEW = settings(max_examples=120, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=2500, suppress_health_check=list(HealthCheck))
@@ -47,12 +47,12 @@ def check_error(error: PlanError, num_lines: int, file: str = FILE) -> None:
     assert ".py" not in shown
     lines = shown.split("\n")
     assert all(line.isprintable() for line in lines), [line for line in lines if not line.isprintable()]
-    # A fault is two lines: no part of the input adds one that looks like a fault of its own.
+    # A fault is two lines. No part of the input adds a line that looks like another fault.
     assert len(lines) == 2 * len(error.faults) + bool(error.num_left_out)
 
 
 def outcome(text: str | bytes, seconds: float = SECONDS) -> Plan | PlanError:
-    """What a text gives; anything but a plan or a PlanError, or too much time, fails the test."""
+    """What a text gives. Anything but a plan or a PlanError fails the test, and so does taking too long."""
     as_bytes = text.encode(errors="replace") if isinstance(text, str) else text
     num_lines = as_bytes.count(b"\n") + as_bytes.count(b"\r") + 4  # and what Unicode counts as line ends
     for other_end in ("\x85", "\u2028", "\u2029"):
@@ -93,7 +93,7 @@ PIECES = [*NASTY, "\n", "\n  ", "\n    ", ": ", "- ", ", ", "{", "}", "[", "]", 
 
 @st.composite
 def mutated_examples(draw: st.DrawFn) -> str:
-    """An example after a few edits of lines, values and characters."""
+    """The text of an example in which a few lines, values and characters were edited."""
     text = draw(st.sampled_from(TEXTS))
     for _ in range(draw(st.integers(1, 4))):
         lines = text.split("\n")
@@ -147,7 +147,7 @@ STRUCTURES = st.recursive(
 
 @st.composite
 def grafted_examples(draw: st.DrawFn) -> Any:
-    """An example's data with random structures in the place of some values."""
+    """The data of an example in which random structures replace some values."""
     data = yaml.safe_load(draw(st.sampled_from(TEXTS)))
     for _ in range(draw(st.integers(1, 3))):
         place: Any = data
@@ -205,7 +205,7 @@ def test_any_structure_plans_or_fails(text: str) -> None:
 
 @pytest.mark.parametrize("value", NASTY)
 def test_any_value_anywhere_plans_or_fails(value: str) -> None:
-    """Every value of a small spec in turn, and the key in its place, becomes a nasty one."""
+    """One after another, every value of a small spec is replaced by a nasty one, and so is its key."""
     spec = (
         "schema: §\ncluster: §\nbatch: {global_size: §, micro_size: §, seq_length: §}\nmodules:\n  language:\n"
         "    parallel: {tp: §, dp: §, order: §, sequence_parallel: §}\n    model: {preset: §}\n    output: §\n"

@@ -34,7 +34,7 @@ OLD = {
 
 
 class Config:
-    """As Megatron-Bridge's ModuleParallelismConfig: fields with defaults, and properties of its own."""
+    """Stands for Megatron-Bridge's ModuleParallelismConfig: fields with defaults, and properties of its own."""
 
     tensor_model_parallel_size = 1
     context_parallel_size = 1
@@ -208,7 +208,7 @@ def test_homogeneous_with_unequal_sizes_is_refused() -> None:
 
 
 def test_homogeneous_modules_share_expert_sizes_only_with_language() -> None:
-    """One set of sizes: that of the experts concerns language, where they are."""
+    """All modules have one set of sizes, but those of experts concern language alone, which has the experts."""
     sizes = named({"tp": 2, "dp": 2, "ep": 2}, NEW)
     spec = spec_of({"language": sizes, "images": sizes}, deployment_mode="homogeneous")
     expected = {"language": {"tp": 2, "dp": 2, "ep": 2}, "images": {"tp": 2, "dp": 2}}
@@ -219,7 +219,7 @@ def test_homogeneous_modules_share_expert_sizes_only_with_language() -> None:
 def test_heterogeneous_modules_stand_at_their_offsets(make: Any) -> None:
     layout = {"language": {"tp": 2, "pp": 2, "rank_offset": 0}, "images": {"dp": 4, "rank_offset": 4}}
     written = {"language": make({"tp": 2, "pp": 2}), "images": make({"dp": 4, "rank_offset": 4})}
-    for mode in ("heterogeneous", None):  # an offset other than 0 says as much
+    for mode in ("heterogeneous", None):  # an offset other than 0 implies heterogeneous
         check_same(spec_of(written, deployment_mode=mode), direct(layout))
     assert planned(spec_of(written)).layout is ModuleLayout.NON_COLOCATED
 
@@ -282,7 +282,7 @@ def test_keys_that_are_no_names_are_refused(key: Any) -> None:
 
 @pytest.mark.parametrize("given_sizes", [8, "tp2", 2.5, [2, 2], object()])
 def test_what_holds_no_sizes_is_refused(given_sizes: Any) -> None:
-    """Else a slip would plan a module of one rank."""
+    """Otherwise a slip of the pen would plan a module of one rank."""
     (fault,) = faults_of({"language": given_sizes})
     assert fault.code.name == "S103"
     assert fault.path == ("module_parallelisms", "language")
@@ -323,7 +323,7 @@ def test_offsets_in_a_mode_without_are_refused(mode: str) -> None:
         ("S107", ("module_parallelisms", name, "rank_offset")) for name in ("language", "images")
     ]
     assert all(mode in fault.rule and "4" in fault.rule for fault in faults)
-    zero = {"tensor_parallel": 2, "rank_offset": 0}  # Megatron-Bridge's default, so it says nothing
+    zero = {"tensor_parallel": 2, "rank_offset": 0}  # Megatron-Bridge's default, which says nothing
     check_same(
         spec_of({"language": zero, "images": zero}, deployment_mode=mode),
         direct({"language": {"tp": 2}, "images": {"tp": 2}}, placement="colocated"),
@@ -346,14 +346,14 @@ def test_a_language_model_that_is_not_there_is_refused() -> None:
 
 
 def test_two_language_models_are_refused() -> None:
-    """One that becomes `language` may not silently replace another of that name."""
+    """A module that becomes `language` may not silently replace another of that name."""
     faults = faults_of({"llm": {"tensor_parallel": 2}, "language": {"tensor_parallel": 4}}, llm_module_name="llm")
     assert len(faults) == 1
     assert "language" in faults[0].rule
 
 
 def test_a_special_token_of_an_unknown_module_is_refused() -> None:
-    """Else a misspelt name would train without the module's tokens."""
+    """Otherwise a model would train without the tokens of a module whose name was misspelt."""
     (fault,) = faults_of({"language": {}, "images": {}}, special_token_ids={"image": 32000})
     assert fault.code.name == "T002"
     assert 'did you mean "images"?' in fault.remedy
@@ -375,7 +375,7 @@ def test_what_is_given_is_not_changed() -> None:
 
 
 def test_the_spec_of_a_configuration_can_be_completed() -> None:
-    """Models are no part of Megatron-Bridge's parallelism: they are added to the spec that it gives."""
+    """Models are no part of Megatron-Bridge's parallelism, and are added to the spec that it gives."""
     spec = spec_of({"language": named({"tp": 2, "pp": 2}, NEW)})
     language = attrs.evolve(spec.modules["language"], model={"preset": "vicuna-7b"})
     plan = planned(attrs.evolve(spec, modules={"language": language}))

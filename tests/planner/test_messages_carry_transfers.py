@@ -1,6 +1,6 @@
 """Law: the messages of a strategy carry every transfer, from ranks that have the samples to those that need them.
 
-`planned` proves each plan's messages by brute force (planner/verify_messages.py); here elements are carried for real.
+`planned` proves the messages of each plan by brute force (planner/verify/messages.py). Here elements are carried over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WIDE = Model(family="gpt", num_layers=1, hidden_size=4096, num_attention_heads=3
 
 
 def across_nodes(images: dict[str, Any], language: dict[str, Any], micro_size: int = 12) -> Plan:
-    """A plan with large transfers and one rank per node."""
+    """A plan with large transfers, and one rank per node."""
     spec = simple(micro_size, images=images, language=language)
     modules = {**spec.modules, "language": attrs.evolve(spec.modules["language"], model=WIDE)}
     return planned(attrs.evolve(spec, modules=modules, cluster=Cluster(gpus_per_node=1)))
@@ -47,7 +47,7 @@ def test_sliced_transfers_of_any_layout_are_proven(images: dict[str, int], langu
 
 @given(AXES, LANGUAGE, st.integers(0, 40), st.sampled_from(Direction))
 def test_parts_cover_the_elements(images: dict[str, int], language: dict[str, int], total: int, way: Direction) -> None:
-    """Cut into parts that need not come out even, the lane's ranks hold all elements, each once, in order of rank."""
+    """In parts that may be uneven, the ranks of a lane hold every element once, in order of rank."""
     plan = across_nodes(images, language)
     for transfer in plan.bridge("images", "language").transfers:
         for end in ("sender", "receiver"):

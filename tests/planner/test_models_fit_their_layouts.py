@@ -1,4 +1,4 @@
-"""Law: a model fits its layout exactly where the sizes divide, and every size left out is filled in."""
+"""Law: a model fits its layout exactly if the sizes divide, and every size left out is filled in."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def spec_of(
     others: dict[str, Any] | None = None,
     **module: Any,
 ) -> Spec:
-    """Language with this model and layout; `others` are whole modules beside it."""
+    """A spec of language with this model and layout, and of `others`, which are whole modules."""
     language = Module(model=model, parallel=parallel or {}, **module)
     batch = Batch(global_size=840, micro_size=840, seq_length=seq_length)
     return Spec(batch=batch, modules={"language": language, **(others or {})})
@@ -46,7 +46,7 @@ def faults_of(*args: Any, **kwargs: Any) -> list[Fault]:
 
 
 def found(*args: Any, **kwargs: Any) -> list[tuple[str, str]]:
-    """Code and last keys of the path of every fault; empty where the spec plans."""
+    """The code of every fault and the last keys of its path; empty if the spec plans."""
     try:
         planned(spec_of(*args, **kwargs))
     except PlanError as error:
@@ -196,7 +196,7 @@ def test_heads_are_split_over_tp(tp: int) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 6, 12])
 @pytest.mark.parametrize("tp", [1, 2, 3, 4, 6, 12])
 def test_query_groups_are_split_or_replicated(groups: int, tp: int) -> None:
-    """12 heads: groups are split over tp, or replicated over it where there are fewer."""
+    """The query groups of 12 heads are split over tp, or replicated over it if there are fewer than tp."""
     model = GPT | {"num_attention_heads": 12, "hidden_size": 48, "ffn_hidden_size": 48, "num_query_groups": groups}
     fits = groups % tp == 0 or tp % groups == 0
     assert found(model, {"tp": tp}) == ([] if fits else [("M003", "parallel.tp")])
@@ -232,7 +232,7 @@ def test_layers_are_split_over_pp(pp: int) -> None:
     ],
 )
 def test_stages_add_up(stages: list[int], codes: list[str]) -> None:
-    model = GPT | {"num_layers": 10}  # 10 % 3: only with stages
+    model = GPT | {"num_layers": 10}  # 10 % 3 = 1: needs stages
     assert [code for code, _ in found(model, {"pp": 3}, stages=stages)] == codes
     if not codes:
         assert planned(spec_of(model, {"pp": 3}, stages=stages)).module("language").stages == tuple(stages)
@@ -257,7 +257,7 @@ def test_experts_are_split_over_ep(ep: int) -> None:
 
 def test_ep_needs_experts_and_topk_is_at_most_their_number() -> None:
     assert found(GPT, {"dp": 2, "ep": 2}) == [("M006", "parallel.ep")]
-    assert found(GPT, {"dp": 2, "expt_tp": 2}) == []  # a warning: the ranks are refactored, and nobody uses it
+    assert found(GPT, {"dp": 2, "expt_tp": 2}) == []  # a warning: nobody uses the axis
     assert found(None, {"dp": 2, "ep": 2}) == []  # nothing is known of the model
     for topk in (1, 4, 5):
         assert found(GPT | {"num_moe_experts": 4, "moe_router_topk": topk}) == (
@@ -266,7 +266,7 @@ def test_ep_needs_experts_and_topk_is_at_most_their_number() -> None:
 
 
 def test_the_default_topk_suits_a_single_expert() -> None:
-    """What nobody wrote is not what they are told to change."""
+    """Users are not told to change a value that they did not write."""
     assert found(GPT | {"num_moe_experts": 1}) == []
 
 
@@ -295,7 +295,7 @@ def test_sequence_parallel_cuts_what_a_cp_rank_holds(tp: int, cp: int) -> None:
     assert found(None, parallel | {"sequence_parallel": True}, seq_length=48) == expected
     assert found(None, parallel, seq_length=48) == []
     images = Module(parallel=parallel | {"sequence_parallel": True}, output=Output(tokens_per_sample=48))
-    assert found(seq_length=64, others={"images": images}) == []  # what it hands on may differ from what it holds
+    assert found(seq_length=64, others={"images": images}) == []  # it may hand on another length than it holds
     varying = Module(parallel=parallel | {"sequence_parallel": True})
     assert found(seq_length=64, others={"images": varying}) == []
 
@@ -308,7 +308,7 @@ def test_hidden_size_is_whole_heads_unless_their_width_is_written(hidden: int) -
 
 
 def test_a_written_width_of_heads_is_free_even_where_it_is_that_of_the_quotient() -> None:
-    """hidden_size 49 and 12 heads of 4: as free as 12 heads of 5."""
+    """With hidden_size 49, a width of 4 for 12 heads is as free as one of 5."""
     model = GPT | {"hidden_size": 49, "num_attention_heads": 12}
     assert found(model | {"kv_channels": 5}) == []
     assert found(model | {"kv_channels": 4}) == []
@@ -336,7 +336,7 @@ def test_tokens_of_encoders_fit_the_sequence(seq_length: int) -> None:
     others = {
         "images": Module(parallel={}, output=Output(tokens_per_sample=60)),
         "audio": Module(parallel={}, output=Output(tokens_per_sample=40)),
-        "video": Module(parallel={}),  # varies: nothing is known
+        "video": Module(parallel={}),  # varies, so nothing is known
     }
     if seq_length >= 100:
         assert found(seq_length=seq_length, others=others) == []

@@ -1,6 +1,6 @@
-"""Law: modules land where the spec says, dp fills what remains, no rank is idle, and doubts are warned of.
+"""Law: modules land where the spec says, dp fills what remains, no rank is idle, and what is doubtful gives a warning.
 
-The world is what the caller says, else what the cluster says, else what the modules cover.
+The caller decides the size of the world, else the cluster does, else it is what the modules cover.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ BATCH = Batch(global_size=240, micro_size=120, seq_length=4096)
 
 
 def spec_of(placement: str | None = None, cluster: Cluster | None = None, **parallels: Any) -> Spec:
-    """Modules by name; None for one without any parallelism written."""
+    """A spec of these modules, by name. None stands for a module without any parallelism."""
     modules = {name: Module(parallel=parallel) for name, parallel in parallels.items()}
     return Spec(batch=BATCH, modules=modules, placement=placement, cluster=cluster)
 
 
 def ranks_of(plan: Plan) -> dict[str, tuple[int, int]]:
-    """First rank and number of ranks of every module."""
+    """The first rank and the number of ranks of every module."""
     return {module.name: (module.grid.rank_offset, module.grid.size) for module in plan.modules}
 
 
@@ -74,10 +74,10 @@ def test_without_any_parallelism_everything_is_colocated_on_one_rank() -> None:
     assert ranks_of(plan) == {"language": (0, 1), "images": (0, 1), "audio": (0, 1)}
     assert plan.layout is ModuleLayout.COLOCATED
     assert plan.world_size == 1
-    # An empty `parallel` is parallelism: each module has a rank of its own.
+    # An empty `parallel` counts as parallelism: each module has a rank of its own.
     plan = planned(spec_of(language={}, images=None, audio=None))
     assert ranks_of(plan) == {"language": (0, 1), "images": (1, 1), "audio": (2, 1)}
-    # and `placement` decides whatever is written
+    # `placement` decides in any case.
     assert planned(spec_of("disjoint", language=None, images=None)).world_size == 2
 
 
@@ -167,7 +167,7 @@ def test_the_one_open_dp_of_a_disjoint_placement_takes_what_remains(open_one: st
     cluster = Cluster(nodes=3, gpus_per_node=8)
     assert lanes_of(planned(spec_of(cluster=cluster, **parallels))) == expected
     assert lanes_of(planned(spec_of(**parallels), world_size=24)) == expected
-    assert lanes_of(planned(spec_of(**parallels)))[open_one] == 1  # nobody said how many ranks there are
+    assert lanes_of(planned(spec_of(**parallels)))[open_one] == 1  # nobody says how many ranks there are
 
 
 def test_two_open_dp_of_a_disjoint_placement_are_refused() -> None:
@@ -359,7 +359,7 @@ def warned(plan: Plan, code: str) -> list[Fault]:
 
 
 def crossing(plan: Plan, name: str, gpus_per_node: int) -> list[tuple[int, ...]]:
-    """The tp groups of a module that lie on more than one node: the oracle."""
+    """The oracle: the tp groups of a module that lie on more than one node."""
     return [group for group in plan.groups(name, "tp") if len({rank // gpus_per_node for rank in group}) > 1]
 
 
@@ -413,11 +413,11 @@ def test_a_group_that_crosses_a_node_is_warned_of_with_its_ranks() -> None:
     assert "nodes of 8" in fault.rule
     assert "ranks 4-11" in fault.rule
     assert not planned(spec_of(cluster=cluster, language={"tp": 8, "dp": 2})).warnings
-    assert not warned(planned(spec_of(language={"tp": 8, "dp": 2})), "W001")  # nothing is known of nodes
+    assert not warned(planned(spec_of(language={"tp": 8, "dp": 2})), "W001")  # nothing is known about nodes
 
 
 def test_checking_nodes_takes_no_time_at_any_size() -> None:
-    """Compiling is quick at any world size; here no group crosses, which is the longest way to find out."""
+    """Compiling is quick for a world of any size. Here no group crosses, which takes the longest to find out."""
     import time  # noqa: PLC0415  only here
 
     spec = Spec(
@@ -475,5 +475,5 @@ def test_warnings_stop_only_strict_plans() -> None:
     with pytest.raises(PlanError) as caught:
         compile_spec(spec, strict=True)
     assert [fault.code.name for fault in caught.value.faults] == ["W003"]
-    assert planned(spec) == planned(attrs.evolve(spec))  # warnings are no part of a plan's value
+    assert planned(spec) == planned(attrs.evolve(spec))  # warnings are no part of the value of a plan
     assert compile_spec(simple(8, language={"dp": 4}), strict=True)

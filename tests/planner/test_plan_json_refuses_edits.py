@@ -1,7 +1,7 @@
 """Law: a plan document that was edited in any one place is refused, and the message names the place.
 
-An edit of what follows from the spec is named itself. An edit of the spec gives another plan: then the spec's own
-fault, or what no longer follows from it, or the digest is named.
+If the edited value follows from the spec, its own place is named. If it is in the spec, another plan follows, and the
+message names a fault of the spec, a value that no longer follows from it, or the digest.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def document_of(name: str) -> dict[str, Any]:
 
 
 def places(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    """Every value of a document with its path, the document itself first."""
+    """Every value of a document with its path, beginning with the document itself."""
     yield path, value
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in parts:
@@ -48,7 +48,7 @@ def places(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
 
 
 def others_than(value: Any) -> list[Any]:
-    """Values that are not `value`: of its type, and of every other."""
+    """Values other than `value`, of its own type and of every other."""
     candidates: list[Any] = [
         None,
         True,
@@ -78,7 +78,7 @@ def others_than(value: Any) -> list[Any]:
 
 
 def twins_of(value: Any) -> list[Any]:
-    """A value of the same type, and one that is equal or nearly so but of another type."""
+    """Two other values: one of the same type, and one of another type that is equal or nearly so."""
     match value:
         case bool():
             return [not value, int(value)]
@@ -93,7 +93,7 @@ def twins_of(value: Any) -> list[Any]:
 
 
 def edited(document: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
-    """A copy with one value replaced, or added."""
+    """A copy of the document in which one value was replaced or added."""
     found = copy.deepcopy(document)
     place: Any = found
     for key in path[:-1]:
@@ -128,14 +128,14 @@ def refused(document: Any) -> PlanError:
 
 
 def check_named(error: PlanError, path: Path_) -> None:
-    """The edited place is named; for an edit of the spec, what came of it may be named instead."""
+    """The message names the edited place or, if the spec was edited, may name what came of it."""
     found = [fault.path for fault in error.faults]
     if path[0] == "spec":
         assert all(at[0] in _FIELDS for at in found), (path, str(error))
         return
     near = [at for at in found if at and (at == path[: len(at)] or path == at[: len(path)])]
     assert near, (path, str(error))
-    # Nothing but the place is wrong, and (where the document is read that far) its digest still is right.
+    # Nothing but that place is wrong, and if the document is read that far, its digest is still right.
     assert all(fault.path in near or fault.code.name == "J004" for fault in error.faults), (path, str(error))
 
 
@@ -154,7 +154,7 @@ def test_the_fields_of_a_plan_are_known() -> None:
 
 
 def test_form_is_not_content() -> None:
-    """Spaces and the order of keys are no edit: the digest is that of the content."""
+    """Spaces and the order of keys do not count: the digest is that of the content."""
     document = document_of(TINY)
     shuffled = {key: document[key] for key in reversed(document)}
     for text in (json.dumps(document), json.dumps(document, indent=7), json.dumps(shuffled)):
@@ -166,7 +166,7 @@ def protected_values(document: dict[str, Any]) -> list[tuple[Path_, Any]]:
 
 
 def test_every_value_of_a_plan_is_protected() -> None:
-    """Each against a value of its own type, and one of another type that Python calls equal or nearly so."""
+    """Each is replaced by a value of its type, and by one of another type that Python calls equal or nearly so."""
     document = document_of(TINY)
     found = protected_values(document)
     assert len(found) > 250
@@ -235,7 +235,7 @@ def test_plans_are_refused_when_two_values_are_swapped(data: st.DataObject) -> N
 
 
 def test_an_edit_with_its_digest_made_right_is_refused() -> None:
-    """Whoever edits a derived value and computes the digest anew is caught by the spec."""
+    """An edit of a derived value is found by the spec, even if the digest is computed anew."""
     from hashlib import sha256  # noqa: PLC0415  only here
 
     document = document_of(TINY)
@@ -364,7 +364,7 @@ def test_another_version_is_refused(version: Any) -> None:
 
 
 def test_a_version_of_another_type_is_refused() -> None:
-    error = refused(edited(document_of(TINY), ("mimo_plan",), 1.0))  # equal to 1, but not what was written
+    error = refused(edited(document_of(TINY), ("mimo_plan",), 1.0))  # equal to 1, but of another type
     assert ("mimo_plan",) in [fault.path for fault in error.faults]
 
 
@@ -382,7 +382,7 @@ def test_keys_reach_no_terminal(path: Path_, key: str) -> None:
 
 
 def test_deep_values_inside_a_plan_are_refused() -> None:
-    """Deep enough to read as JSON, in every place that is compared with what the spec gives."""
+    """They are shallow enough to be read as JSON, in every place that is compared with what the spec gives."""
     deep: Any = 1
     for _ in range(400):
         deep = [deep]

@@ -51,7 +51,7 @@ def test_the_resolved_spec_gives_the_plan_again(case: Case) -> None:
 
 @given(cases())
 def test_the_resolved_spec_needs_no_world_size(case: Case) -> None:
-    """`to_spec` holds every choice made, the size of the world among them."""
+    """`to_spec` holds every choice that was made, including the size of the world."""
     plan = case.plan()
     assert planned(plan.to_spec()) == plan
 
@@ -91,7 +91,7 @@ def test_a_plan_cannot_be_changed(case: Case) -> None:
 
 @given(cases(max_modules=3))
 def test_an_edited_document_is_refused(case: Case) -> None:
-    """Every number outside `spec` follows from it: raised by one it contradicts the rest."""
+    """Every number outside `spec` follows from it, so that a number raised by one contradicts the rest."""
     fields = json.loads(case.plan().to_json())
     paths = list(_numbers(fields))
     assume(paths)

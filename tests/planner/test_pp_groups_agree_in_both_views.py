@@ -1,7 +1,7 @@
 """Law: the expert view keeps every rank's stage, and so has the same pipelines as the dense view.
 
-Embeddings, gradients and schedules follow the dense pipelines, experts the others: where the two disagree,
-as rank enumerations of two grids easily do, replicas of different stages reduce into each other.
+Embeddings, gradients and schedules follow the pipelines of the dense view, experts those of the other. If the two
+disagree, as the enumerations of two grids easily do, replicas of different stages reduce into each other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The prediction in `mimo plan`: few lines, never in the way of the plan."""
+"""Law: the prediction in `mimo plan` is a few lines, and never keeps a plan from being printed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def llava(gpu: str | None, **batch: int) -> Plan:
 
 @given(cases())
 def test_every_plan_has_its_picture_and_a_prediction(case: Case) -> None:
-    """Whatever the sizes and layouts: finite numbers, or a schedule that stops and says who waits."""
+    """Whatever the sizes and layouts, numbers are finite, or the schedule stops and says who waits for whom."""
     plan = case.plan()
     found = predict(plan)
     assert (found.timeline is None) == bool(found.deadlock)
@@ -77,7 +77,7 @@ def test_the_gpu_that_is_assumed_is_said(gpu: str | None, said: list[str]) -> No
 
 
 def test_memory_that_does_not_fit_by_a_little_says_how_much(tmp_path: Path) -> None:
-    """72.6 of 72.6 GiB would read like a fit."""
+    """ "72.6 of 72.6 GiB" would read as if it fitted."""
     gpu, total = load_hardware("h100"), predict(llava("h100")).worst.total
     limit = attrs.evolve(gpu.memory_gib, value=total / 2**30 - 0.01)
     (tmp_path / "tight.yaml").write_text(hardware_text(attrs.evolve(gpu, name="tight", memory_gib=limit)))
@@ -147,7 +147,7 @@ def test_another_gpu_may_be_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("name", ["llava_8gpu", "llava_8gpu_colocated", "llama70b_1024gpu", "tiny_4rank"])
 def test_plan_and_predict_show_the_same_numbers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the same digits; and the parts of a fullest rank add up to its total."""
+    """The digits are the same, and the parts of the fullest rank add up to its total."""
     spec = str(EXAMPLES / f"{name}.yaml")
     assert main(["plan", spec]) == 0
     short = capsys.readouterr().out.partition("\nPrediction\n")[2]
@@ -169,7 +169,7 @@ def test_plan_and_predict_show_the_same_numbers(name: str, capsys: pytest.Captur
     [(None, 16, True), (None, 8, False), (Cluster(gpus_per_node=8, gpu="h100"), 16, False)],
 )
 def test_nodes_that_are_assumed_are_said(cluster: Cluster | None, num_gpus: int, is_said: bool) -> None:
-    """Where the spec does not say how many GPUs a node has, and the ranks are more than one node's."""
+    """The spec does not say how many GPUs a node has, and there are more ranks than on one node."""
     language = Module(parallel=Parallel(dp=num_gpus), model=Model(preset="vicuna-7b"))
     batch = Batch(global_size=num_gpus, micro_size=num_gpus, seq_length=512)
     plan = compile_spec(Spec(cluster=cluster, batch=batch, modules={"language": language}))

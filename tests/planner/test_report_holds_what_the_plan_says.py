@@ -1,4 +1,4 @@
-"""What the report's page holds, and `mimo report`, without a browser."""
+"""Law: the page of a report holds what the plan and its prediction say. These tests need no browser."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from planner.report.build import MAX_CELLS, MAX_OPERATIONS, build_report
 from planner.report.costs import limit_of, memory_of, traffic_of
 from planner.report.page import embedded, render_page
 from planner.report.typeset import typeset
+from planner.testing import PlanOf
 from tests.planner.report_samples import BIG, EXAMPLE, sample
 from tests.strategies import Case, cases
 
@@ -124,10 +125,10 @@ def test_text_of_a_user_cannot_leave_its_place() -> None:
     assert "<title>&lt;/script&gt;" in render_page(report)
 
 
-def test_the_command_writes_page_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_page_and_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str], plan_of: PlanOf) -> None:
     page, trace = tmp_path / "report.html", tmp_path / "trace.json"
     assert main(["report", str(EXAMPLE), "-o", str(page), "--trace", str(trace)]) == 0
-    assert content_of(page)["digest"] == compile_spec(load_spec(EXAMPLE)).digest
+    assert content_of(page)["digest"] == plan_of(EXAMPLE).digest
     assert len(json.loads(trace.read_text())["traceEvents"]) > 100
     assert capsys.readouterr().out == ""
 
@@ -140,7 +141,7 @@ def content_of(page: Path) -> dict[str, Any]:
 
 
 def test_all_traffic_says_what_it_is() -> None:
-    """A layout that uses every kind of group that anything is sent over."""
+    """The layout uses every kind of group over which anything is sent."""
     spec = load_spec(EXAMPLE.parent / "moe_ep8_32gpu.yaml")
     language = spec.modules["language"]
     model = attrs.evolve(language.model, untie_embeddings_and_output_weights=False)
@@ -151,8 +152,8 @@ def test_all_traffic_says_what_it_is() -> None:
     assert all(row.what for row in rows)
 
 
-def test_the_page_counts_memory_as_the_prediction_does() -> None:
-    plan = compile_spec(load_spec(EXAMPLE))
+def test_the_page_counts_memory_as_the_prediction_does(plan_of: PlanOf) -> None:
+    plan = plan_of(EXAMPLE)
     found = predict(plan, settings=EXECUTOR)
     assert found.worst.total != predict(plan).worst.total
     bars = memory_of(plan, found).bars
@@ -190,9 +191,9 @@ def test_the_page_shows_what_is_predicted(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "limit"), [("vision_audio_8gpu", "language stage 1"), ("llama70b_1024gpu", "language")]
 )
-def test_what_limits_the_step_is_named(name: str, limit: str) -> None:
-    """A stage where one takes half of the critical path, else the module whose stages take most of it together."""
-    timeline = predict(compile_spec(load_spec(EXAMPLE.parent / f"{name}.yaml"))).timeline
+def test_what_limits_the_step_is_named(name: str, limit: str, plan_of: PlanOf) -> None:
+    """It is the stage that takes half of the critical path, or else the module whose stages take most of it."""
+    timeline = predict(plan_of(EXAMPLE.parent / f"{name}.yaml")).timeline
     assert timeline is not None
     own = [one for one in timeline.path if f"{one.where} ".startswith(f"{limit} ") and isinstance(one.where, Stage)]
     share = sum(one.seconds for one in own) / timeline.makespan
@@ -208,7 +209,7 @@ def test_words_are_set_as_a_page_sets_them() -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colours_can_be_read(theme: str) -> None:
-    """WCAG AA: 4.5 for text, 3 for what a picture needs to be understood."""
+    """WCAG AA asks for a contrast of 4.5 for text, and of 3 for what one needs to understand a picture."""
     colours = palette(theme)
     for index in range(8):
         filled, text = colours[f"m{index}"], colours.get(f"on{index}", colours["on"])
@@ -222,14 +223,14 @@ def test_colours_can_be_read(theme: str) -> None:
 
 
 def palette(theme: str) -> dict[str, str]:
-    """The colours of the style sheet; those that dark does not change are light's."""
+    """The colours of the style sheet. The dark scheme keeps those of the light one that it does not change."""
     style = (Path(page_module.__file__).parent / "page" / "page.css").read_text()
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part)) for part in style.split("}")[:2])
     return {**light, **dark} if theme == "dark" else light
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2.2's contrast ratio, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio."""
+    """The contrast ratio of WCAG 2.2, https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio."""
 
     def luminance(colour: str) -> float:
         parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))

@@ -1,6 +1,6 @@
-"""The report in a real browser: it draws, answers the pointer and the keys, and asks for nothing outside its file.
+"""Law: in a real browser the report draws, answers the pointer and the keys, and asks for nothing outside its file.
 
-Needs a Chromium on the PATH (Debian: `apt-get install chromium`) and playwright, which here downloads nothing.
+This needs a Chromium on the PATH (Debian: `apt-get install chromium`) and playwright, which downloads nothing here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
 
 @attrs.define
 class Shown:
-    """A page, and what it complained of or asked for."""
+    """A page, with the errors that it reported and the files that it asked for."""
 
     page: Any
     complaints: list[str]
@@ -83,7 +83,7 @@ def test_every_section_is_drawn_and_nothing_is_asked_for(show: Any, width: int, 
 
 
 def _colours(page: Any) -> int:
-    """Different colours on the canvas: 1 where nothing was drawn."""
+    """The number of colours on the canvas, which is 1 if nothing was drawn."""
     count: int = page.evaluate(
         """() => {
           const canvas = document.getElementById("pipeline");
@@ -97,7 +97,7 @@ def _colours(page: Any) -> int:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["vision_audio_8gpu", "llava_8gpu_colocated", "llama70b_1024gpu", "qwen35_vl_17rank"])
 def test_the_pages_of_the_command_are_drawn_whole(show: Any, tmp_path: Path, name: str, scheme: str) -> None:
-    """Predictions of real specs: fitting or not, modules apart and on shared ranks, and a spec without sizes."""
+    """Predictions of real specs that fit or do not, with modules apart or on shared ranks, or without sizes."""
     file = tmp_path / "page.html"
     assert main(["report", str(EXAMPLE.parent / f"{name}.yaml"), "-o", str(file)]) == 0
     shown = show(file.read_text(encoding="utf-8"), scheme=scheme)
@@ -170,7 +170,7 @@ def test_the_timeline_zooms_and_pans(show: Any) -> None:
 
 
 def _until(page: Any, condition: str) -> None:
-    """Wait for the next frames; `page.wait_for_function` evaluates text in the page, which its policy forbids."""
+    """Wait for the next frames. `page.wait_for_function` evaluates text in the page, which its policy forbids."""
     for _ in range(100):
         if page.evaluate(condition):
             return
@@ -208,7 +208,7 @@ def test_what_a_user_wrote_is_text_and_nothing_else(show: Any) -> None:
 
 
 def test_a_large_world_is_shown_by_stage(show: Any) -> None:
-    """68 stages on 131,072 GPUs."""
+    """The world has 68 stages on 131,072 GPUs."""
     shown = show(render_page(sample(BIG)))
     page = shown.page
     assert page.locator(".gpu").count() == 0
@@ -221,7 +221,7 @@ def test_a_large_world_is_shown_by_stage(show: Any) -> None:
 
 
 def test_a_frame_of_a_hundred_thousand_operations_draws_pixels_and_not_operations(show: Any) -> None:
-    """244 stages of 256 microbatches: calls of the canvas per frame, while zooming, panning and with all in view."""
+    """With 244 stages and 256 microbatches, calls of the canvas are counted per frame, in any view."""
     language = attrs.evolve(BIG.modules["language"], parallel=attrs.evolve(BIG.modules["language"].parallel, pp=240))
     spec = attrs.evolve(BIG, cluster=None, modules={**BIG.modules, "language": language})
     shown = show(render_page(sample(spec)))
@@ -248,7 +248,7 @@ def test_a_frame_of_a_hundred_thousand_operations_draws_pixels_and_not_operation
           return found;
         }"""
     )
-    assert 244 <= max(frames) < 8 * 244, frames  # not by operations
+    assert 244 <= max(frames) < 8 * 244, frames  # not one per operation
     assert shown.complaints == []
 
 
@@ -263,7 +263,7 @@ def test_a_finger_points_by_tapping(show: Any) -> None:
 
 
 def test_the_critical_path_is_marked(show: Any) -> None:
-    """Under each operation on it is a line in the colour of text, and under no other."""
+    """A line in the colour of text is under each operation of the path, and under no other."""
     page = show(render_page(sample())).page
     lines = page.evaluate(
         """() => timeline.content.rows.map((row, at) => {
@@ -323,7 +323,7 @@ def test_many_bars_of_memory_become_columns(show: Any) -> None:
 
 @pytest.mark.parametrize("name", ["llava_8gpu_colocated", "vision_audio_64gpu", "tiny_4rank"])
 def test_a_phone_scrolls_one_way(show: Any, tmp_path: Path, name: str) -> None:
-    """Also where names are as long as they may be."""
+    """It does even if names are as long as they may be."""
     spec, file = tmp_path / "spec.yaml", tmp_path / "page.html"
     text = (EXAMPLE.parent / f"{name}.yaml").read_text()
     spec.write_text(text.replace("images", "a_very_long_module_name_that_somebody_wrote_with_great_care_64_L"))

@@ -1,4 +1,4 @@
-"""Law: any spec either plans, and the plan proves, or raises PlanError with a place, a rule and a remedy."""
+"""Law: any spec gives a plan that can be proven, or a PlanError with a place, a rule and a remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORLDS = st.sampled_from([None, None, None, 1, 2, 4, 7, 8, 12])
 
 
 def check(plan: Plan) -> None:
-    """Prove the plan, or see that a plan too large is refused aloud."""
+    """Prove the plan, or see that one that is too large is refused aloud."""
     if plan.world_size > MAX_RANKS or plan.batch_sizes.micro_size > MAX_SAMPLES:
         with pytest.raises(ValueError, match="at most"):
             verify(plan)
@@ -43,7 +43,7 @@ def check_faults(error: PlanError, *, marked: bool) -> None:
 
 
 def outcome(document: Any, world_size: int | None) -> Plan | PlanError:
-    """What the road through YAML makes of a document; anything but a plan or a PlanError fails the test."""
+    """What a document gives by way of YAML. Anything but a plan or a PlanError fails the test."""
     try:
         plan = compile_spec(parse_spec(yaml.safe_dump(document, sort_keys=False)), world_size=world_size)
     except PlanError as error:
@@ -105,7 +105,7 @@ def test_strict_refuses_exactly_the_plans_with_warnings(document: dict[str, Any]
     try:
         plan = compile_spec(Spec(**document), world_size=world)
     except PlanError:
-        return  # without strict it fails too: the other tests look at how
+        return  # it fails without strict as well, and other tests look at how
     if plan.warnings:
         with pytest.raises(PlanError) as caught:
             compile_spec(Spec(**document), world_size=world, strict=True)

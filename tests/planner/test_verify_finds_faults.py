@@ -1,7 +1,7 @@
-"""The verifier itself: a plan that answers one thing wrong, or arithmetic with one mistake, never passes.
+"""Law: the verifier passes no plan that gives one wrong answer, and none that was made by arithmetic with one mistake.
 
-Lies are answers replaced on a plan that is otherwise right; mistakes are put into the planner's own code
-before it plans. Each is one that some system has made, or a change of one number. The plans pass unchanged.
+A lie replaces an answer of a plan that is otherwise right. A mistake is put into the planner's own code before it
+plans. Each is one that some system has made, or a change of one number. Unchanged, the plans pass.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ FIRST_EDGE = 0  # images -> language, 3 lanes to 2
 
 
 def lying(plan: Plan, **answers: Any) -> Plan:
-    """`plan` with some answers replaced: functions as methods, plain values as properties."""
+    """`plan` with some of its answers replaced: a function replaces a method, a plain value a property."""
 
     def as_member(answer: Any) -> Any:
         return answer if isinstance(answer, FunctionType | property) else property(lambda _: answer)
@@ -74,7 +74,7 @@ def lying(plan: Plan, **answers: Any) -> Plan:
 
 
 def refuted(plan: Plan, *, may_raise: bool = False) -> tuple[str, ...]:
-    """The disagreements. That the plan raised counts only where it may: else the lie was told badly."""
+    """The disagreements found. Unless `may_raise`, a plan that raised an error is a lie that was told badly."""
     with pytest.raises(VerificationError) as caught:
         verify(plan)
     found = caught.value.disagreements
@@ -100,7 +100,7 @@ def swap_kinds(self: Plan, owner: str, kind: str) -> Any:
 
 
 def kinds_everywhere(self: Plan, owner: str, kind: str) -> Any:
-    """Answers embedding groups for encoders, which have none."""
+    """A lie that gives encoders embedding groups, which they do not have."""
     return Plan.groups(self, owner, "pp" if kind == "embd" and owner == "images" else kind)
 
 
@@ -116,7 +116,7 @@ def swap_neighbours(groups: list[Group]) -> list[Group]:
 
 
 def swap_owners(groups: list[Group]) -> list[Group]:
-    """Language before the encoders, numbered without gaps: in order, but in another one."""
+    """Language comes before the encoders, numbered without gaps: an order, but not the right one."""
     found = sorted(groups, key=lambda group: group.owner != "language")
     return [attrs.evolve(group, position=i) for i, group in enumerate(found)]
 
@@ -148,7 +148,7 @@ def lie_bridge(change: Callable[[Any], Any]) -> Any:
 
 
 def lie_messages(change: Callable[[Any], Any], rank: int = 5) -> Any:
-    """One rank's messages of images -> language, forward; rank 5 leads the last of its lanes."""
+    """Changes what one rank sends over images -> language. Rank 5 leads the last lane of images."""
 
     def traffic(self: Plan, src: str, dst: str, of: int, direction: str) -> Any:
         found = Plan.traffic(self, src, dst, of, direction)
@@ -162,7 +162,7 @@ def lie_messages(change: Callable[[Any], Any], rank: int = 5) -> Any:
 
 
 def lie_view(**changes: Callable[[RankView], Any]) -> Any:
-    """One rank's view, the first of language's, with some fields replaced."""
+    """Replaces some fields of the view of language's first rank."""
 
     def view(self: Plan, rank: int) -> RankView:
         found = Plan.view(self, rank)
@@ -174,7 +174,7 @@ def lie_view(**changes: Callable[[RankView], Any]) -> Any:
 
 
 def end_to_front(self: Plan, rank: int) -> RankRole:
-    """First and last stage exchanged."""
+    """A lie that exchanges the first and the last stage."""
     role = Plan.role(self, rank)
     swapped = {name: ModuleStageInfo(i.is_last_stage, i.is_first_stage) for name, i in role.modules.items()}
     return RankRole(FrozenMap(swapped), role.mode)
@@ -257,7 +257,7 @@ def test_a_wrong_answer_is_found(lie: str) -> None:
 
 
 def test_the_same_answers_told_by_a_liar_pass() -> None:
-    """The lies are found, not the means of lying."""
+    """It is the lies that are found, and not the means of lying."""
     plan = planned(DISJOINT)
     honest = lying(plan, **lie_view(rank=lambda view: view.rank), **lie_order(list), **lie_bridge(lambda b: b))
     assert verify(honest) == verify(plan)
@@ -285,7 +285,7 @@ def test_wrong_gather_groups_are_found(change: Callable[[Any], Any]) -> None:
     ids=str,
 )
 def test_sizes_that_no_spec_gives_are_found(changes: dict[str, Any]) -> None:
-    """Idle ranks, expert axes outside language, nonsense."""
+    """The sizes leave ranks idle, put expert axes outside language, or make no sense."""
     plan = planned(simple(12, images={"tp": 2, "dp": 3}, language={"dp": 2}))
     images, language = plan.modules
     images = attrs.evolve(images, grid=attrs.evolve(images.grid, **changes))
@@ -293,7 +293,7 @@ def test_sizes_that_no_spec_gives_are_found(changes: dict[str, Any]) -> None:
 
 
 def test_samples_that_no_spec_gives_are_found() -> None:
-    """10 samples do not divide among 3 lanes; 12 are not whole microbatches of 8."""
+    """Three lanes do not divide 10 samples, and 12 are not whole microbatches of 8."""
     plan = planned(simple(12, images={"dp": 3}, language={"dp": 2}))
     for global_size, micro_size in ((20, 10), (12, 8)):
         sizes = attrs.evolve(plan.batch_sizes, global_size=global_size, micro_size=micro_size)
@@ -324,7 +324,7 @@ def test_edges_that_no_spec_gives_are_found(edges: tuple[tuple[str, str], ...]) 
 
 
 def patch_method(owner: type, name: str, change: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
-    """`change(original, self, ...)` in place of a method."""
+    """Put `change(original, self, ...)` in place of a method."""
     original = getattr(owner, name)
 
     def changed(self: Any, *args: Any) -> Any:
@@ -339,13 +339,13 @@ def patch_function(module: Any, name: str, change: Callable[..., Any]) -> Callab
 
 
 def default_order_only(original: Any, dense: Any, expt_tp: int, ep: int) -> Any:
-    """The expert view laid out as if pp were the slowest axis, whatever the order says."""
+    """A mistake that lays out the expert view as if pp were the slowest axis, whatever the order says."""
     found = original(dense, expt_tp, ep)
     return attrs.evolve(found, period=found.num_flat)
 
 
 def first_rank_leads(_: Any, self: Any, lane: int) -> int:
-    """As the docstring of megatron-core's BridgeCommunicator says, and its code does not."""
+    """The mistake in the docstring of megatron-core's BridgeCommunicator, whose code does otherwise."""
     return self.block(lane, 1)[0]
 
 
@@ -402,7 +402,7 @@ PLANS: dict[str, Spec] = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_arithmetic_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not every plan shows every mistake, but one of three plans does."""
+    """Not every plan shows every mistake, but one of the three does."""
     for spec in PLANS.values():
         planned(spec)
     MISTAKES[mistake](monkeypatch)
@@ -420,7 +420,7 @@ def test_a_mistake_in_the_arithmetic_is_found(mistake: str, monkeypatch: pytest.
 
 
 def test_it_counts_what_it_checked() -> None:
-    """More ranks, more facts: a check that silently stops would not grow."""
+    """More ranks give more facts, which a check that silently stops would not count."""
     counts = [verify(planned(simple(16, language={"dp": dp}))) for dp in (1, 2, 4, 8, 16)]
     per_rank = [(more - less) / extra for less, more, extra in zip(counts, counts[1:], (1, 2, 4, 8), strict=False)]
     assert per_rank == [per_rank[0]] * 4
@@ -447,7 +447,7 @@ def test_errors_name_the_place_and_both_answers() -> None:
 
 @pytest.mark.parametrize("file", [planner.verify.brute_force, planner.verify.messages], ids=lambda file: file.__name__)
 def test_it_shares_no_arithmetic_with_what_it_checks(file: ModuleType) -> None:
-    """Of the planner it imports data types only, and of their members it reads none that computes ranks."""
+    """It imports data types of the planner alone, and reads no member of them that computes ranks."""
     tree = ast.parse(Path(file.__file__ or "").read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
     assert imported <= {"base.axes", "base.errors", "layout.ir", "plan", "spec.sections", "messages"}

@@ -57,7 +57,7 @@ def test_role_slices_and_stages_are_the_plan_s(case: Case) -> None:
 
 @given(cases())
 def test_positions_grow_along_every_pipeline_and_every_edge(case: Case) -> None:
-    """Warm-up counts fall at every stage: else one would wait for a microbatch that was never started."""
+    """Warm-up falls from stage to stage. Otherwise a stage would wait for a microbatch that was never started."""
     plan = case.plan()
     views = [plan.view(rank) for rank in range(plan.world_size)]
     for view in views:
@@ -100,7 +100,7 @@ def test_ranks_outside_the_world_have_no_view(case: Case) -> None:
 
 
 def test_data_needs_of_a_chain_by_hand() -> None:
-    """Encoder -> language -> generator, two stages each: DESIGN, semantics 7."""
+    """The chain is encoder -> language -> generator, with two stages each: DESIGN, semantics 7."""
     spec = simple(images={"pp": 2}, language={"pp": 3}, speech={"pp": 2})
     plan = planned(type(spec)(batch=spec.batch, modules=spec.modules, topology={"language": ["speech"]}))
     assert [sorted(next(iter(plan.view(rank).data.values()))) for rank in range(7)] == [
@@ -116,7 +116,7 @@ def test_data_needs_of_a_chain_by_hand() -> None:
 
 
 def test_warm_up_of_a_short_encoder_beside_a_long_one_by_hand() -> None:
-    """The longest pp-weighted path counts: both encoders feed language, which waits for the deeper one."""
+    """The longest path of stages counts: both encoders feed language, which waits for the deeper one."""
     plan = planned(simple(images={"pp": 3}, audio={"pp": 1}, language={"pp": 2}))
     assert [plan.view(rank).position for rank in range(6)] == [0, 1, 2, 0, 3, 4]
     assert plan.pipeline.num_stages == 5
