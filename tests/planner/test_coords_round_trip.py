@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from planner import Plan
 from planner.base.axes import DENSE_AXES, EXPERT_AXES, Axis
 from planner.layout.ir import Grid
-from tests.strategies import ORDERS, Case, cases, grids
+from planner.testing.strategies import ORDERS
+from tests.strategies import Case, cases, grids
 
 
 @given(cases())

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner import Batch, Cluster, Fault, Module, ModuleLayout, Parallel, PlanError, Spec, Training
-from tests.strategies import divisors, planned
+from planner.testing.strategies import divisors
+from tests.strategies import planned
 
 SIZES = {"global_batch_size": 96, "micro_batch_size": 12, "seq_length": 4096}
 BATCH = Batch(global_size=96, micro_size=12, seq_length=4096)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from planner import Batch, Fault, Model, Module, Output, Parallel, Plan, PlanError, Spec, compile_spec
 from planner.spec.presets import PRESETS
-from tests.strategies import divisors, planned
+from planner.testing.strategies import divisors
+from tests.strategies import planned
 
 GPT: dict[str, Any] = {
     "family": "gpt", "num_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 512,

@@ -17,7 +17,8 @@ from planner import Batch, Cluster, Fault, Module, ModuleLayout, Output, Paralle
 from planner.base.errors import Faults
 from planner.layout.ir import Grid, layout_of
 from planner.passes.placement import MAX_RANKS, check_nodes
-from tests.strategies import LANGUAGE, ORDERS, Case, cases, divisors, planned, proven, simple
+from planner.testing.strategies import LANGUAGE, ORDERS, divisors
+from tests.strategies import Case, cases, planned, proven, simple
 
 BATCH = Batch(global_size=240, micro_size=120, seq_length=4096)
 
