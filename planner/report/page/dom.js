@@ -80,6 +80,8 @@ const textOnColour = (index) => `var(--on${index % NUM_COLOURS}, var(--on))`;
 const moduleName = (index) => report.modules[index].name;
 /** @type {(count: number, noun: string) => string} */
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+/** @param {number} share 0 to 1 */
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
 /** @type {(text: string, colour: string) => HTMLElement} */
 const chip = (text, colour) => el("span", { class: "chip", "--c": colour }, text);
 const moduleLegend = () => el("ul", { class: "legend" },

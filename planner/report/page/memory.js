@@ -40,7 +40,7 @@ function drawMemory() {
   const full = bars.filter(isTooMuch).reduce((sum, bar) => sum + bar.num_ranks, 0);
   const total = bars.reduce((sum, bar) => sum + bar.num_ranks, 0);
   const verdict = full ? ` ${full.toLocaleString("en")} of ${plural(total, "GPU")} would need more.` : "";
-  const lead = limit === null ? "Peak per GPU; the spec does not name one to compare with." :
+  const lead = limit === null ? "Peak per GPU; the spec names no GPU to compare it with." :
     `Peak per GPU. The dashed line is what one ${gpu} has: ${bytes(limit)}.${verdict}`;
   const draw = bars.length > MANY_BARS ? memoryColumns : memoryBars;
   section("memory", "Memory", lead, el("ul", { class: "legend" },

@@ -31,7 +31,7 @@ const heading = (content, span = 1) => el("th", { scope: span > 1 ? "rowgroup" :
  * @param {string} text
  * @param {number} share
  */
-const metered = (text, share) => [text, el("i", { class: "meter", style: `--share:${(100 * share).toFixed(1)}%` })];
+const metered = (text, share) => [text, el("i", { class: "meter", style: `--share:${percent(share)}` })];
 
 function drawOverview() {
   byId("title").textContent = report.title;

@@ -28,8 +28,8 @@ function drawNodes() {
       ranks.map((rank) => found[rank].made)));
   });
   moveWithArrows(found.map((one) => one.made));
-  section("ranks", "Ranks", `Every GPU by node. The colour is the module, ${isDense ? "the number" : "the number in it"} its ` +
-    "pipeline stage; hover, or tab to the map and use the arrow keys, for the rank's place on every axis.",
+  section("ranks", "Ranks", `Every GPU by node. The colour shows the module, and the number ${isDense ? "" : "in it "}the pipeline ` +
+    "stage. Hover, or tab to the map and use the arrow keys, to see a rank's place on every axis.",
     rankLegend(), rankFinder((rank) => (found[rank] ? [found[rank]] : [])),
     el("div", { class: `nodes ${isDense ? "dense" : ""} ${report.modules.some((module) => module.sizes.stage > 100) ? "wide" : ""}` },
       nodes));
@@ -62,8 +62,8 @@ function drawStages() {
       el("div", { class: "stagebar" }, stages.map((one) => one.made))];
   });
   moveWithArrows(found.map((one) => one.made));
-  section("ranks", "Ranks", "By module and pipeline stage, as there are too many GPUs to draw each. The number is the stage; " +
-    "hover, or tab to the bars and use the arrow keys, for its ranks and nodes.", rankLegend(),
+  section("ranks", "Ranks", "By module and pipeline stage, as there are too many GPUs to draw each. The number is the stage. " +
+    "Hover, or tab to the bars and use the arrow keys, to see its ranks and nodes.", rankLegend(),
     rankFinder((rank) => found.filter((one) => one.runs.some(([first, last]) => first <= rank && rank <= last))), ...blocks);
 }
 

@@ -240,7 +240,7 @@ class TimelineDrawing {
     const length = (row.ends[index] - row.starts[index]) * this.content.tick;
     /** @param {number} ticks */
     const instant = (ticks) => moment(ticks * this.content.tick, scale, Math.min(scale, length || scale) / 100);
-    if (index === row.starts.length) return [row.name, "has ended its step"];
+    if (index === row.starts.length) return [row.name, "has finished its step"];
     const free = index ? row.ends[index - 1] : 0;
     const reason = row.reasons[index] >= 0 ? this.content.reasons[row.reasons[index]] : null;
     const place = `${moduleName(row.modules[index])} stage ${row.stages[index]}`;
@@ -274,7 +274,7 @@ function drawTimeline() {
   const content = report.timeline;
   if (!content) return null;
   const canvas = el("canvas", { id: "pipeline", tabindex: 0, role: "img",
-    "aria-label": `Timeline of ${content.rows.length} pipeline stages. Plus and minus zoom, arrow keys pan, 0 shows all. The same in numbers is in the table below.` });
+    "aria-label": `Timeline of ${content.rows.length} pipeline stages. Plus and minus zoom, arrow keys pan, 0 shows all. The table below has the same in numbers.` });
   const path = el("input", { type: "checkbox", id: "critical" });
   /** @type {(text: string, label: string, act: () => void) => HTMLElement} */
   const button = (text, label, act) => el("button", { type: "button", "aria-label": label, onclick: act }, text);
@@ -284,10 +284,10 @@ function drawTimeline() {
     el("label", {}, path, "critical path only"),
     el("span", { class: "hint" }, "Ctrl + wheel zooms, dragging pans; + − ← → 0 with the keyboard."));
   const lead = content.is_predicted ?
-    `One optimizer step up to the last backward pass: ${time(content.makespan * content.tick)}, of which the GPUs compute nothing for ${(100 * content.bubble).toFixed(1)} %.` :
+    `One optimizer step up to the last backward pass takes ${time(content.makespan * content.tick)}; ${percent(content.bubble)} of all GPU time in it is idle.` :
     "The order of one optimizer step, not a prediction of its time: each forward pass takes 1, each backward pass 2, transfers take none.";
   const left = content.num_left_out ? ` ${plural(content.num_left_out, "stage")} between those shown are left out.` : "";
-  section("timeline", "Pipeline", `${lead}${left} The number is the microbatch; point at a gap to see what is waited for.`,
+  section("timeline", "Pipeline", `${lead}${left} Numbers are microbatches; point at a gap to see what is waited for.`,
     timelineLegend(), tools, canvas,
     content.path.length ? el("p", { class: "lead", style: "margin:18px 0 0" }, "What the critical path consists of:") : null,
     content.path.length ? el("ul", { class: "path" }, content.path.map((text) => el("li", {}, text))) : null,
@@ -311,7 +311,7 @@ function stageTable(content) {
   const made = table("Per stage. In flight: the most microbatches whose activations it holds at once.",
     ["stage", "#GPUs", "#busy", "#in flight", "longest waits"], content.rows.map((row) =>
     [heading(chip(row.name, moduleColour(row.modules[0]))), row.num_ranks.toLocaleString("en"),
-      metered(`${(100 * row.busy).toFixed(1)} %`, row.busy), String(row.in_flight), row.waits.map((text) => el("div", {}, text))]));
+      metered(percent(row.busy), row.busy), String(row.in_flight), row.waits.map((text) => el("div", {}, text))]));
   if (content.rows.length > MANY_ROWS) {
     made.classList.add("tall");
     made.tabIndex = 0;
