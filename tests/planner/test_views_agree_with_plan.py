@@ -70,7 +70,7 @@ def test_positions_grow_along_every_pipeline_and_every_edge(case: Case) -> None:
             if all(len(views[rank].coords) == 1 for rank in pipeline):
                 first = views[pipeline[0]].position
                 assert [views[rank].position for rank in pipeline] == list(range(first, first + len(pipeline)))
-    for one, other in plan.pipeline.hops:  # modules that share ranks are one stage, even on ranks that they do not share
+    for one, other in plan.pipeline.hops:  # modules that share some ranks are one stage on all of theirs
         for transfer in plan.bridge(one, other).transfers:
             src, dst = views[transfer.src_rank], views[transfer.dst_rank]
             if len(src.coords) == len(dst.coords) == 1:
