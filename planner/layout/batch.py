@@ -1,8 +1,8 @@
-"""The batch contract: how the samples of a step are shared out.
+"""The batch contract: how the samples of a step are divided.
 
-`micro_size` is the microbatch of the whole model. A step is global_size / micro_size microbatches, and each of
-a module's lanes holds micro_size / dp consecutive samples of every one. The conventions of both peers follow:
-Megatron-Bridge counts micro_size itself, Megatron-LM counts per language lane.
+`micro_size` is the microbatch of the whole model. A step has global_size / micro_size microbatches, and each lane of a
+module holds micro_size / dp consecutive samples of every microbatch. Both peers' conventions follow: Megatron-Bridge
+counts micro_size itself, Megatron-LM counts samples per language lane.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from .ir import Grid
 
 @frozen
 class BatchContract:
-    """Who holds which samples. Sizes in samples, `seq_length` in tokens."""
+    """Which lane holds which samples.
+
+    Attributes:
+        global_size: samples per optimizer step.
+        micro_size: samples per microbatch of the whole model.
+        seq_length: tokens per sample in the language module.
+        grids: the grid of each module.
+    """
 
     global_size: int
     micro_size: int
@@ -32,11 +39,11 @@ class BatchContract:
 
     @property
     def samples_per_lane(self) -> FrozenMap[str, int]:
-        """Per module, the samples of a microbatch that each of its lanes holds."""
+        """For each module, the number of samples of a microbatch that each of its lanes holds."""
         return FrozenMap((name, self.micro_size // grid.num_lanes) for name, grid in self.grids.items())
 
     def slice(self, module: str, rank: int) -> slice:
-        """The samples of the microbatch that the lane of `rank` in `module` holds.
+        """The samples of a microbatch that the lane of `rank` in `module` holds.
 
         Raises:
             KeyError: no such module.
@@ -48,7 +55,7 @@ class BatchContract:
         return self.lane_slice(grid, grid.coord(rank, Axis.DP))
 
     def lane_slice(self, grid: Grid, lane: int) -> slice:  # type: ignore[valid-type]  # the name is the method's here
-        """The samples of the microbatch that a lane of a module holds."""
+        """The samples of a microbatch that a lane of a module's grid holds."""
         size = self.micro_size // grid.num_lanes
         return slice(lane * size, (lane + 1) * size)
 
@@ -59,5 +66,5 @@ class BatchContract:
 
     @property
     def megatron_lm_micro_batch_size(self) -> int:
-        """`micro_batch_size` as Megatron-LM means it: per data-parallel lane of language."""
+        """`micro_batch_size` as Megatron-LM means it: per lane of language."""
         return self.samples_per_lane[MIMO_LANGUAGE_MODULE_KEY]

@@ -1,4 +1,4 @@
-"""Edges + grids + batch -> transfers, and the groups that carry them.
+"""From edges, grids and the batch to transfers, and to the groups that carry them.
 
 One rule for every ratio of lanes: source and destination lanes cut the microbatch into contiguous blocks in
 dp order, and a transfer exists wherever a source block and a destination block overlap. With dp 3 -> dp 2
@@ -34,7 +34,7 @@ BYTES_OF = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 @frozen
 class Boundary:
-    """One side of an edge: per lane, the ranks (tp x cp) of the module's boundary stage."""
+    """One side of an edge: for each lane, the ranks (tp x cp) of the module's boundary stage."""
 
     grid: Grid
     is_source: bool
@@ -66,12 +66,12 @@ class Boundary:
 
     @cached_property
     def _first_leader(self) -> int:
-        """Leader of lane 0: the last of its boundary ranks on the source side, the first on the other."""
+        """The leader of lane 0: the last of its boundary ranks on the source side, the first on the other side."""
         return self._start + (sum((size - 1) * by for size, by in self._lane_digits) if self.is_source else 0)
 
     @property
     def num_ranks(self) -> int:
-        """Boundary ranks of one lane."""
+        """Number of boundary ranks in one lane."""
         return self.grid.size_of(Axis.TP) * self.grid.size_of(Axis.CP)
 
     @cached_property
@@ -88,9 +88,11 @@ class Boundary:
         return tuple(self.boxes(lane)[0])
 
     def leader(self, lane: int) -> int:
+        """The rank that sends, or receives, for a lane."""
         return self._first_leader + lane * self.lane_stride
 
     def leaders(self) -> Box:
+        """The leaders of all lanes."""
         return Box.of(self.leader(0), ((len(self), self.lane_stride),))
 
     def lane_led_by(self, rank: int) -> int | None:
@@ -131,9 +133,9 @@ class Boundary:
 
 @frozen
 class Ends:
-    """The single group of all ranks that send or receive: every transfer of the edge runs in it.
+    """The one group of all ranks that send or receive, in which every transfer of the edge runs.
 
-    The leaders of both sides; where lanes send slices, all of their boundary ranks.
+    It holds the leaders of both sides, or all boundary ranks if lanes send slices.
     """
 
     src: Boundary
@@ -162,7 +164,7 @@ class Ends:
 
 @frozen
 class BlockGather:
-    """Groups of an edge whose modules share ranks: per block of lanes, all boundary ranks of either side.
+    """Groups of an edge whose modules share ranks: for each block of lanes, all boundary ranks of either side.
 
     The general rule: whatever the two layouts are, the block's samples are all inside its group.
     """
@@ -192,7 +194,7 @@ class BlockGather:
 
 @frozen
 class LaneGather:
-    """Gather groups where tp replicas make smaller ones enough, as megatron-core's colocated bridge has them.
+    """The smaller gather groups that suffice among tp replicas, as in megatron-core's colocated bridge.
 
     When each block's source and destination lanes are the same ranks, without cp, and one side of the block
     is a single lane, the wide side's lanes with equal tp coord hold all samples of the block between them.
@@ -211,7 +213,7 @@ class LaneGather:
 
     @cached_property
     def _lanes(self) -> tuple[int, int]:
-        """Lanes of the wide side in each block, and their stride: the digit of every group."""
+        """The number of the wide side's lanes in each block, and their stride: the digit of every group."""
         return len(self.wide) // self.num_blocks, self.wide.lane_stride
 
     def boxes(self, index: int) -> Sequence[Box]:
@@ -230,7 +232,7 @@ class LaneGather:
 
 @frozen
 class Transfers(Sequence[Transfer]):
-    """The transfers of an edge by sample offset in the microbatch, computed when asked for."""
+    """The transfers of an edge in the order of their samples, computed on demand."""
 
     src: Boundary
     dst: Boundary
@@ -238,13 +240,13 @@ class Transfers(Sequence[Transfer]):
 
     @cached_property
     def _blocks(self) -> tuple[int, int, int]:
-        """(number of blocks, source lanes per block S, destination lanes per block D)."""
+        """(number of blocks, S source lanes per block, D destination lanes per block)."""
         count = gcd(len(self.src), len(self.dst))
         return count, len(self.src) // count, len(self.dst) // count
 
     @cached_property
     def _lane_sizes(self) -> tuple[int, int]:
-        """Samples of the microbatch in each source lane, and in each destination lane."""
+        """The number of samples in each source lane, and in each destination lane."""
         return self.micro_size // len(self.src), self.micro_size // len(self.dst)
 
     def __len__(self) -> int:
@@ -296,10 +298,11 @@ def _overlaps(lane: int, num_lanes: int, num_others: int) -> range:
 
 @frozen
 class EdgeSizes:
-    """What the strategy depends on beside the grids; None where the spec does not say.
+    """What the strategy depends on besides the grids; None if the spec does not say.
 
     Attributes:
-        bytes_per_sample: bytes of one sample's tensor at the spec's dtype; of one item if their number varies.
+        bytes_per_sample: bytes of one sample's tensor at the spec's dtype; of one item if the number of tokens varies.
+        gpus_per_node: GPUs per node.
     """
 
     bytes_per_sample: int | None = None
@@ -308,7 +311,7 @@ class EdgeSizes:
 
 @frozen
 class Edge:
-    """An edge with its two modules' grids and the size of the microbatch: everything that a bridge follows from."""
+    """An edge with all that its bridge follows from: the two modules' grids and the size of the microbatch."""
 
     src: str
     dst: str
@@ -364,8 +367,11 @@ class Edge:
 
     @property
     def _crosses_nodes(self) -> bool:
-        """Whether a transfer leaves its node. Modules that share no ranks are apart as a whole, one before the other:
-        if all boundary ranks are not on one node, some lane and a lane that it feeds are not either."""
+        """Whether any transfer leaves its node.
+
+        The ranks of modules that share none lie one after the other. If the boundary ranks are not all on one node,
+        then some lane and a lane that it feeds are not on one node either.
+        """
         per_node = self.sizes.gpus_per_node
         if per_node is None:
             return False
@@ -373,11 +379,12 @@ class Edge:
         return len({rank // per_node for side in sides for rank in (side[0], side[-1])}) > 1
 
     def bridge(self) -> Bridge:
+        """The bridge that carries the edge."""
         sides = Groups(self.source), Groups(self.destination)
         return Bridge(self.src, self.dst, self.strategy, self.transfers, *sides)
 
     def transfers_of(self, rank: int) -> EdgeTransfers | None:
-        """What `rank` sends and receives as a leader of this edge; None if it leads no lane."""
+        """What `rank` sends and receives as a leader on this edge; None if it leads no lane."""
         src, dst = self.source.lane_led_by(rank), self.destination.lane_led_by(rank)
         if src is None and dst is None:
             return None
@@ -441,6 +448,6 @@ def tokens_per_item(model: Model | None) -> int | None:
 
 
 def width_of(source: ModulePlan, destination: ModulePlan) -> int | None:
-    """Hidden size of the tensor of an edge; None where the spec gives no model."""
+    """Hidden size of the tensor on an edge; None if the spec gives no model."""
     owner = destination if destination.is_language else source
     return owner.model.hidden_size if owner.model else None

@@ -1,18 +1,19 @@
 """Which groups share a communicator. The rule is part of the plan; the executor opens exactly these.
 
-Per set of ranks (all its members meet the same groups with that set in the same order, so all agree):
-- groups of one rank need no communicator: nothing is ever sent. A rank's share one placeholder.
-- groups with equal ranks share one when their kinds are in the same lane of traffic below. Two groups in one lane
-  are never meant to run at the same time; on one communicator, operations run one after the other.
-- kinds in no lane run between steps only (gradient norms, tied embeddings) and share with any; so do the kinds of
-  experts in a module that has none, which carry nothing.
-- a bridge's groups never share: its transfers are meant to overlap everything else.
+The rule, for each set of ranks (its members meet the groups with that set in the same order, so they all agree):
 
-So a set needs one communicator per lane that uses it (one if only kinds in no lane do), and one per bridge group.
-Four ranks, tp 2, dp 2: tp and tp_cp of ranks 0 1 share one, with mp; dp and dp_cp of ranks 0 2 share another.
+- Groups of one rank need no communicator, because nothing is ever sent. All such groups of a rank share a placeholder.
+- Groups with equal ranks share a communicator if their kinds belong to the same *stream* of traffic below. Operations
+  on one communicator run one after the other, and two groups of one stream are never meant to run at the same time.
+- Kinds in no stream run only between steps (gradient norms, tied embeddings) and share with any group. So do the kinds
+  of experts in a module that has none, since they carry nothing.
+- A bridge's groups never share: its transfers are meant to overlap everything else.
 
-Counting for the whole plan lists no ranks: families are mostly translates of one box, so sets are counted by form
-(the box's dims) and start.
+A set therefore needs one communicator per stream that uses it (one if only kinds in no stream do), and one per bridge
+group. Four ranks, tp 2, dp 2: tp and tp_cp of ranks 0 1 share one, with mp; dp and dp_cp of ranks 0 2 share another.
+
+Counting for the whole plan lists no ranks. Most families are translates of one box, so sets are counted by their form
+(the dims of the box) and their start.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .coords import Box, Digit
 from .groups import Family
 from .ir import Group, GroupKind, ModulePlan
 
-# Kinds whose traffic is meant to overlap are in different lanes.
+# Kinds whose traffic is meant to overlap are in different streams.
 STREAMS: dict[GroupKind, str] = {
     GroupKind.TP: "tensor",
     GroupKind.TP_CP: "tensor",
@@ -39,17 +40,21 @@ STREAMS: dict[GroupKind, str] = {
 }
 _EXPERT_KINDS = frozenset({GroupKind.EP, GroupKind.TP_EP, GroupKind.EXPT_TP, GroupKind.EXPT_DP})
 
-Form = tuple[Digit, ...] | None  # dims of a box; None for a set of ranks that is no box
+Form = tuple[Digit, ...] | None  # the dims of a box; None for a set of ranks that is not a box
 
 
 def communicators(groups: Sequence[Group], modules: Iterable[ModulePlan]) -> tuple[int, ...]:
-    """Per group of one rank, in creation order: the creation position of the group that opens its communicator.
+    """For each group of one rank, the creation index of the group that opens its communicator.
 
-    Groups with equal numbers share; a number is the same on every member of the group.
+    Groups with equal numbers share. All members of a group get the same number.
+
+    Args:
+        groups: the rank's groups, in creation order.
+        modules: the plan's modules.
     """
     without_experts = _without_experts(modules)
     found: list[int] = []
-    opened: dict[tuple[int, ...], dict[int, str | None]] = {}  # per set of ranks: position -> lane of its traffic
+    opened: dict[tuple[int, ...], dict[int, str | None]] = {}  # per set of ranks: creation index -> stream
     for group in groups:
         ranks = group.ranks
         if group.kind.is_bridge and len(ranks) > 1:
@@ -65,10 +70,10 @@ def communicators(groups: Sequence[Group], modules: Iterable[ModulePlan]) -> tup
 
 
 def num_communicators(families: Iterable[Family], modules: Iterable[ModulePlan]) -> int:
-    """Communicators of two or more ranks in the whole plan: those that all ranks together open."""
+    """Number of communicators of two or more ranks that all ranks of a plan open together."""
     without_experts = _without_experts(modules)
     total = 0
-    users: dict[Form, dict[object, set[str | None]]] = {}  # per form: all starts of a family, or one set -> lanes
+    users: dict[Form, dict[object, set[str | None]]] = {}  # per form: starts, or one set -> streams
     for family in families:
         if family.kind.is_bridge:
             total += _num_connected(family)
@@ -82,12 +87,12 @@ def num_communicators(families: Iterable[Family], modules: Iterable[ModulePlan])
 
 
 def stream_of(owner: str, kind: GroupKind, without_experts: frozenset[str]) -> str | None:
-    """The lane of traffic of an owner's kind; None for one that may share with any."""
+    """The stream of an owner's kind of groups; None if they may share with any group."""
     return None if kind in _EXPERT_KINDS and owner in without_experts else STREAMS.get(kind)
 
 
 def rank_sets(family: Family) -> Iterable[tuple[Form, Iterable[object]]]:
-    """The family's sets as (form, starts); a set that is no box stands for itself, under the form None."""
+    """The family's sets as (form, starts). A set that is not a box is its own start, under the form None."""
     if translates := family.sets.translates():
         yield translates
         return
@@ -100,7 +105,7 @@ def rank_sets(family: Family) -> Iterable[tuple[Form, Iterable[object]]]:
 
 
 def as_box(ranks: tuple[int, ...]) -> Box | None:
-    """The box of ascending ranks, if they form one."""
+    """The box that ascending ranks form; None if they form none."""
     dims: list[Digit] = []
     size = 1
     while size < len(ranks):
@@ -117,7 +122,7 @@ def as_box(ranks: tuple[int, ...]) -> Box | None:
 
 
 def _without_experts(modules: Iterable[ModulePlan]) -> frozenset[str]:
-    """Modules that cannot have experts: all but language, and language where its model says that it has none."""
+    """Modules that have no experts: all but language, and language too if its model has none."""
     return frozenset(
         module.name
         for module in modules
@@ -126,14 +131,14 @@ def _without_experts(modules: Iterable[ModulePlan]) -> frozenset[str]:
 
 
 def _num_connected(family: Family) -> int:
-    """A bridge family's groups of two or more ranks. Where one box of the first has several, so have all."""
+    """Number of a bridge family's groups with two or more ranks. If a box of the first has several, all groups do."""
     if len(family) and any(box.dims for box in family.sets.boxes(0)):
         return len(family)
     return sum(len(group.ranks) > 1 for group in family)
 
 
 def _count(users: dict[object, set[str | None]]) -> int:
-    """Communicators of one form's sets, from the lanes that use each start, or each box of starts."""
+    """Number of communicators of one form's sets, from the streams that use each start, or each box of starts."""
     boxes = [(starts, streams) for starts, streams in users.items() if isinstance(starts, Box)]
     if len(boxes) == len(users) and _are_apart([starts for starts, _ in boxes]):
         return sum(len(starts) * _num_streams(streams) for starts, streams in boxes)
@@ -145,7 +150,7 @@ def _count(users: dict[object, set[str | None]]) -> int:
 
 
 def _are_apart(boxes: list[Box]) -> bool:
-    """Whether the boxes, by their lowest and highest, do not overlap: as those of modules on ranks of their own."""
+    """Whether the ranges from lowest to highest rank are disjoint, as those of modules on ranks of their own are."""
     ends = sorted((box[0], box[-1]) for box in boxes)
     return all(end < start for (_, end), (start, _) in pairwise(ends))
 

@@ -23,7 +23,7 @@ def find_cycle(names: Iterable[str], edges: Edges) -> list[str]:
 
 
 def topological_order(names: Iterable[str], edges: Edges) -> list[str]:
-    """Modules with every source before its destinations. Raises graphlib.CycleError."""
+    """The modules, every source before its destinations. Raises graphlib.CycleError."""
     sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(names, ()))
     for src, dst in edges:
         sorter.add(dst, src)
@@ -38,7 +38,7 @@ def _adjacent(edges: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def reached_from(start: str, edges: Edges) -> set[str]:
-    """Modules reached from `start` along the edges, itself included."""
+    """The modules that can be reached from `start` along the edges, itself included."""
     adjacent = _adjacent(edges)
     found, waiting = {start}, [start]
     while waiting:
@@ -50,7 +50,7 @@ def reached_from(start: str, edges: Edges) -> set[str]:
 
 
 def stages_before(edges: Edges, num_stages: Mapping[str, int]) -> dict[str, int]:
-    """Stages on the longest path that ends just before each module (megatron-core: longest pp-weighted path)."""
+    """For each module, the number of stages on the longest path that ends just before it."""
     before = dict.fromkeys(num_stages, 0)
     outgoing = _adjacent(edges)
     for src in topological_order(num_stages, edges):

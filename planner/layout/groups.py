@@ -1,8 +1,8 @@
-"""Grids and bridges -> families of groups, in the one global creation order.
+"""From grids and bridges to families of groups, in the one global creation order.
 
 The order is decided here and nowhere else: modules in plan order, each with its kinds in the order of
-`GroupKind`, then edges in topology order, each with its bridge kinds. Within a kind, enumeration order.
-Every rank walks this order, so that no two ranks ever create two groups the other way around.
+`GroupKind`, then edges in topology order, each with its bridge kinds. Within a kind, groups come in enumeration
+order. Every rank walks this order, so no two ranks ever create two groups in opposite orders.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .bridges import Edge
 from .coords import Box, Digit, Partition, Translates
 from .ir import Group, GroupKind, ModulePlan, RankSets
 
-# The axes that vary inside a group of each kind, in creation order: of the dense view, then of the expert view.
+# The axes that vary inside a group of each kind, in creation order; first the dense view, then the expert view.
 DENSE_KINDS: dict[GroupKind, tuple[Axis, ...]] = {
     GroupKind.TP: (Axis.TP,),
     GroupKind.CP: (Axis.CP,),
@@ -39,10 +39,10 @@ EXPERT_KINDS: dict[GroupKind, tuple[Axis, ...]] = {
 
 @frozen
 class StageEnds:
-    """Subsets of every pp group: its first stage, and the last one too if `with_last` (embedding groups).
+    """The embedding groups: of every pp group, its first stage, and its last stage too if `with_last`.
 
-    One per pp group, for all ranks: created from a rank's own pp group only, replicas would share them
-    (Megatron-Bridge #4985).
+    There is one for every pp group, whatever rank asks. If each rank derived them from its own pp group, replicas
+    would cross-talk (Megatron-Bridge #4985).
     """
 
     pipelines: Partition
@@ -71,7 +71,7 @@ class StageEnds:
 
 @frozen
 class Family:
-    """All groups of one kind and owner. `base` is the creation position of the first."""
+    """All groups of one kind and owner. `base` is the first group's index in the creation order."""
 
     owner: str
     kind: GroupKind
@@ -82,13 +82,14 @@ class Family:
         return len(self.sets)
 
     def group(self, index: int) -> Group:
+        """One group of the family."""
         return Group(self.owner, self.kind, index, self.base + index, self.sets.boxes(index))
 
     def __iter__(self) -> Iterator[Group]:
         return (self.group(index) for index in range(len(self)))
 
     def groups_of(self, rank: int) -> list[Group]:
-        """The groups that hold a rank of the owner's modules."""
+        """The family's groups that hold a rank of the owner's modules."""
         return [self.group(index) for index in self.sets.indices(rank)]
 
 
@@ -97,10 +98,13 @@ _Row = tuple[GroupKind, int, tuple[int, ...], tuple[int, ...], tuple[Digit, ...]
 
 @frozen
 class ModuleFamilies:
-    """One module's families with all that does not depend on the rank worked out: a view must be cheap.
+    """One module's families, prepared so that a rank's groups are found quickly: views must be cheap.
 
-    A row is (kind, base, weights, shares, dims) of a family of which index and lowest rank are linear in the
-    coords (`Partition.linear`); the other families are asked one by one.
+    Attributes:
+        owner: the module.
+        dense, expert: rows (kind, base, weights, shares, dims), one for each family whose index and lowest rank are
+            linear in the coords of that view (`Partition.linear`).
+        others: the families that must be asked one by one.
     """
 
     owner: str
@@ -110,7 +114,7 @@ class ModuleFamilies:
 
     @classmethod
     def of(cls, owner: str, found: Iterable[Family]) -> ModuleFamilies:
-        """Sort the families of a module."""
+        """Prepare the families of a module."""
         rows: dict[bool, list[_Row]] = {True: [], False: []}
         others = []
         expert_kinds = set(EXPERT_KINDS)
@@ -124,7 +128,7 @@ class ModuleFamilies:
         return cls(owner, tuple(rows[False]), tuple(rows[True]), tuple(others))
 
     def groups_of(self, rank: int, dense: tuple[int, ...], expert: tuple[int, ...]) -> list[Group]:
-        """The module's groups that hold the rank at these positions of the two views, in creation order."""
+        """The module's groups that hold the rank with these coords of the two views, in creation order."""
         found = []
         owner, alone = self.owner, (Box(rank),)
         for rows, (c0, c1, c2, c3) in ((self.dense, dense), (self.expert, expert)):

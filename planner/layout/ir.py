@@ -1,7 +1,7 @@
-"""Stored data of a plan, and the values that it hands out. Frozen, slotted, hashable, picklable.
+"""The data that a plan stores, and the values that it hands out. Frozen, slotted, hashable and picklable.
 
-What is stored depends on the number of modules and edges only. Groups, transfers and broadcast groups are
-lazy sequences that compute their items from coords.
+What is stored depends only on the number of modules and edges. Groups, transfers and broadcast groups are lazy
+sequences that compute their items from coords.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Grid:
 
     Attributes:
         rank_offset: first rank.
-        order: the dense axes, fastest first.
-        sizes: size of each axis, aligned with `order`.
-        expt_tp, ep: sizes of the expert view; expt_dp follows.
+        order: the dense axes, the fastest first.
+        sizes: the size of each axis in `order`.
+        expt_tp, ep: sizes of the expert view; expt_dp follows from them.
     """
 
     rank_offset: int
@@ -53,19 +53,22 @@ class Grid:
 
     @property
     def ranks(self) -> range:
+        """The grid's ranks, ascending."""
         return range(self.rank_offset, self.end)
 
     @cached_property
     def dense(self) -> AxisView:
+        """The view over tp, cp, dp and pp."""
         return dense_view(self.rank_offset, self.sizes, self.order)
 
     @cached_property
     def expert(self) -> AxisView:
+        """The view over expt_tp, ep, expt_dp and pp."""
         return expert_view(self.dense, self.expt_tp, self.ep)
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
-        """The axes of both views, in the order of their positions: pp comes twice, with equal coords."""
+        """The axes of both views, the dense one's first. pp comes twice, with equal coords."""
         return self.dense.names + self.expert.names
 
     def size_of(self, axis: Axis) -> int:
@@ -76,15 +79,16 @@ class Grid:
 
     @cached_property
     def num_lanes(self) -> int:
-        """Data-parallel replicas."""
+        """Number of lanes (data-parallel replicas)."""
         return self.size_of(Axis.DP)
 
     @cached_property
     def num_stages(self) -> int:
+        """Number of pipeline stages."""
         return self.size_of(Axis.PP)
 
     def coord(self, rank: int, axis: Axis) -> int:
-        """Position of a rank of this grid along an axis of either view."""
+        """The coord of one of the grid's ranks on an axis of either view."""
         view = self.dense if axis in self.order else self.expert
         return view.coords(rank)[axis]
 
@@ -103,7 +107,19 @@ class Grid:
 
 @frozen(kw_only=True)
 class ModulePlan:
-    """One module, placed. `model` has every size filled in; `stages` holds the layers of each stage."""
+    """One module of a plan, with every choice made.
+
+    Attributes:
+        name: the module's name.
+        grid: its ranks and axes.
+        model: its model with every size filled in; None if the spec gives none.
+        output: the form of the tensor that it hands on.
+        special_token_id: the id in input_ids that marks where its output goes.
+        freeze: the parts that are not trained.
+        recompute: what is computed again in the backward pass: `none`, `selective` or `full`.
+        stages: number of layers in each stage; None without a model.
+        sequence_parallel: whether activations are split along the sequence between the layers.
+    """
 
     name: str
     grid: Grid
@@ -117,14 +133,17 @@ class ModulePlan:
 
     @property
     def ranks(self) -> range:
+        """The module's ranks, ascending."""
         return self.grid.ranks
 
     @property
     def num_stages(self) -> int:
+        """Number of pipeline stages."""
         return self.grid.num_stages
 
     @property
     def is_language(self) -> bool:
+        """Whether this is the language module."""
         return self.name == MIMO_LANGUAGE_MODULE_KEY
 
 
@@ -132,7 +151,7 @@ class ModulePlan:
 
 
 class ModuleLayout(Enum):
-    """How modules share ranks. megatron-core has the first two and calls MIXED non-colocated."""
+    """How the modules share ranks. megatron-core has the first two and calls MIXED non-colocated."""
 
     COLOCATED = "colocated"  # every module on the same ranks
     NON_COLOCATED = "non_colocated"  # every module disjoint from language
@@ -140,7 +159,7 @@ class ModuleLayout(Enum):
 
 
 def layout_of(grids: Mapping[str, Grid]) -> ModuleLayout:
-    """How the modules share ranks (see ModuleLayout)."""
+    """The layout that these grids form."""
     language = grids[MIMO_LANGUAGE_MODULE_KEY]
     others = [grid for name, grid in grids.items() if name != MIMO_LANGUAGE_MODULE_KEY]
     if all(grid.ranks == language.ranks for grid in others):
@@ -152,7 +171,7 @@ def layout_of(grids: Mapping[str, Grid]) -> ModuleLayout:
 
 @frozen
 class ModuleStageInfo:
-    """Where a rank stands in one module's own pipeline."""
+    """Whether a rank is in the first, and in the last, stage of one module."""
 
     is_first_stage: bool
     is_last_stage: bool
@@ -163,14 +182,14 @@ def _frozen(modules: Mapping[str, ModuleStageInfo]) -> FrozenMap[str, ModuleStag
 
 
 class HasRoles(Protocol):
-    """A plan, as far as `RankRole.build` needs it: this file stands below the plan's."""
+    """What `RankRole.build` needs of a plan; the class itself lives above this file."""
 
     def role(self, rank: int) -> RankRole: ...
 
 
 @frozen
 class RankRole:
-    """The modules that one rank takes part in, and its stage in each."""
+    """The modules that a rank takes part in, and its stages in them. Names and properties are megatron-core's."""
 
     modules: FrozenMap[str, ModuleStageInfo] = attrs.field(default=FrozenMap(), converter=_frozen)
     mode: ModuleLayout = ModuleLayout.COLOCATED
@@ -193,11 +212,11 @@ class RankRole:
         return [name for name in self.modules if name != MIMO_LANGUAGE_MODULE_KEY]
 
     def is_first_stage(self, module_name: str) -> bool:
-        """Whether the rank is in the first stage of the module; False where it is not in the module."""
+        """Whether the rank is in the module's first stage; False if it is not in the module."""
         return module_name in self.modules and self.modules[module_name].is_first_stage
 
     def is_last_stage(self, module_name: str) -> bool:
-        """Whether the rank is in the last stage of the module; False where it is not in the module."""
+        """Whether the rank is in the module's last stage; False if it is not in the module."""
         return module_name in self.modules and self.modules[module_name].is_last_stage
 
 
@@ -205,7 +224,7 @@ class RankRole:
 
 
 class GroupKind(StrEnum):
-    """Kinds of groups, named as in megatron-core's ProcessGroupCollection; the order is creation order."""
+    """The kinds of groups, in creation order, named as in megatron-core's ProcessGroupCollection."""
 
     TP = "tp"
     CP = "cp"
@@ -235,27 +254,27 @@ class GroupKind(StrEnum):
 
 
 class RankSets(Protocol):
-    """A family of sets of ranks that finds its i-th set, and the sets of a rank, without listing them."""
+    """Sets of ranks that can be found by index, or by a rank that they hold, without listing all of them."""
 
     def __len__(self) -> int: ...
     def boxes(self, index: int) -> Sequence[Box]:
-        """The ranks of set `index`, as boxes; together sorted and without repetition they are the set."""
+        """The boxes whose union is set `index`."""
 
     def translates(self) -> Translates | None:
-        """The form of all sets at once, where each is the same box from another start, ascending."""
+        """The dims and the ascending starts, if every set is the same box from another start; else None."""
 
     def indices(self, rank: int) -> tuple[int, ...]:
-        """The sets that hold `rank`, ascending. `rank` may be any rank of the modules concerned."""
+        """The indices of the sets that hold `rank`, ascending. `rank` is any rank of the modules concerned."""
 
 
 def ranks_of(boxes: Sequence[Box]) -> tuple[int, ...]:
-    """All ranks of some boxes, ascending, each once."""
+    """The union of some boxes, ascending."""
     return tuple(boxes[0]) if len(boxes) == 1 else tuple(sorted(set(chain(*boxes))))
 
 
 @frozen
 class Groups(Sequence[tuple[int, ...]]):
-    """The groups of one kind as tuples of ranks, computed when asked for. Equal to the same tuple of tuples."""
+    """The groups of one kind as tuples of ranks, computed on demand. Equal to the same tuple of tuples."""
 
     sets: RankSets
 
@@ -306,10 +325,10 @@ class Group:
 
     Attributes:
         owner: the module's name, or `src->dst` for a bridge.
-        kind: its kind.
-        index: its place among the groups of that kind and owner.
-        position: its place in the plan's creation order.
-        boxes: the ranks, compactly.
+        kind: the kind of group.
+        index: its index among the owner's groups of that kind.
+        position: its index in the plan's creation order (not a position in the pipeline).
+        boxes: the ranks in compact form.
     """
 
     owner: str
@@ -320,7 +339,7 @@ class Group:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """Global ranks in group order; computed on each access."""
+        """Global ranks in group order, computed on each access."""
         return ranks_of(self.boxes)
 
 
@@ -328,7 +347,7 @@ class Group:
 
 
 class Strategy(StrEnum):
-    """How the bytes of an edge move; strategy.py has the rule. Transfers name leaders whatever it is."""
+    """How the bytes of an edge move; strategy.py has the rule. Transfers name leaders under every strategy."""
 
     LEADER = "leader"  # leader to leader, then broadcast inside the destination lane
     SLICES = "slices"  # every rank sends its slice, then the destination lane gathers
@@ -337,13 +356,13 @@ class Strategy(StrEnum):
 
 @frozen
 class Transfer:
-    """Samples that one source lane hands to one destination lane, per microbatch.
+    """The samples of a microbatch that one source lane hands to one destination lane.
 
     Attributes:
-        src_lane, dst_lane: dp coords.
+        src_lane, dst_lane: the lanes' dp coords.
         src_rank, dst_rank: the lanes' leaders.
-        src_start, dst_start: offset of the first sample inside the two lanes' blocks.
-        num_samples: samples handed over.
+        src_start, dst_start: offsets of the first sample inside the two lanes' blocks.
+        num_samples: number of samples.
     """
 
     src_lane: int
@@ -356,6 +375,8 @@ class Transfer:
 
 
 class Direction(StrEnum):
+    """The two ways over an edge."""
+
     FORWARD = "forward"  # from source to destination
     BACKWARD = "backward"  # from destination to source
 
@@ -367,10 +388,14 @@ class Direction(StrEnum):
 
 @frozen
 class Message:
-    """What one rank sends to another: the part [first / of, last / of) of a transfer's elements.
+    """What one rank sends to another: the elements [first / of, last / of) of a transfer.
 
-    `sender` and `receiver` are equal where the rank has the samples already (gather only). `leads`: it is the first of
-    its transfer to its receiver, and brings the sample boundaries where these vary.
+    Attributes:
+        transfer: the transfer that the message is a part of.
+        sender, receiver: ranks; equal if the rank already holds the samples (gather only).
+        first, last, of: the range of elements, as fractions first / of and last / of.
+        leads: whether this is the transfer's first message to its receiver, which brings the sample boundaries if
+            these vary.
     """
 
     transfer: Transfer
@@ -382,7 +407,7 @@ class Message:
     leads: bool = True
 
     def elements(self, total: int) -> slice:
-        """The message's elements, of a transfer of `total`. Parts are whole; the last ones may be short or empty."""
+        """The message's elements of a transfer of `total` elements. The last messages may be short or empty."""
         part = -(-total // self.of)
         return slice(min(self.first * part, total), min(self.last * part, total))
 
@@ -399,8 +424,12 @@ class Traffic:
 class Bridge:
     """An edge of the DAG, compiled: who sends which samples to whom.
 
-    `src_broadcast` and `dst_broadcast` hold, per lane, the ranks of the boundary stage (the source's last,
-    the destination's first), ascending.
+    Attributes:
+        src, dst: the modules at its ends.
+        strategy: how its bytes move.
+        transfers: every transfer of a microbatch, by sample.
+        src_broadcast, dst_broadcast: for each lane, the ranks of the boundary stage (the source's last, the
+            destination's first), ascending.
     """
 
     src: str
@@ -417,6 +446,7 @@ class Bridge:
 
 
 def edge_name(src: str, dst: str) -> str:
+    """The name of an edge, also the owner of its groups."""
     return f"{src}->{dst}"
 
 
@@ -425,10 +455,13 @@ def edge_name(src: str, dst: str) -> str:
 
 @frozen
 class StageView:
-    """Position of a rank in one module's pipeline, and in the whole model's.
+    """A rank's stage in one module, and whether it begins or ends the whole model.
 
-    `is_model_first`: first stage of a module without incoming edges; `is_model_last`: last stage of one
-    without outgoing edges.
+    Attributes:
+        stage: the stage's index, from 0.
+        num_stages: number of stages of the module.
+        is_model_first: whether it is the first stage of a module without incoming edges.
+        is_model_last: whether it is the last stage of a module without outgoing edges.
     """
 
     stage: int
@@ -439,7 +472,7 @@ class StageView:
 
 @frozen
 class EdgeTransfers:
-    """The transfers of one edge that a rank takes part in as leader."""
+    """The transfers of one edge that a rank sends or receives as a lane's leader."""
 
     src: str
     dst: str
@@ -452,15 +485,17 @@ class RankView:
     """All that one rank needs from the plan.
 
     Attributes:
-        coords: per module, the rank's coord on every axis of both views.
+        rank: the global rank.
+        role: the modules that it takes part in.
+        coords: for each module, the rank's coord on every axis of both views.
         groups: every group that holds the rank, in creation order.
-        transfers: per edge, what the rank sends and receives as a lane's leader.
-        stages: per module, its stage.
+        transfers: for each edge, what the rank sends and receives as a lane's leader.
+        stages: for each module, the rank's stage.
         position: the rank's position in the pipeline that runs, from 0.
         total_stages: number of stages in that pipeline.
-        data: per module, the batch keys that the rank must be fed.
-        batch_slices: per module, the samples of the microbatch that are its lane's.
-        node, local_rank: None where the cluster's gpus_per_node is not known.
+        data: for each module, the batch keys that the rank must be fed.
+        batch_slices: for each module, the samples of the microbatch that the rank's lane holds.
+        node, local_rank: the rank's node and its index there; None if the cluster's gpus_per_node is not known.
     """
 
     rank: int
@@ -478,16 +513,16 @@ class RankView:
 
     @property
     def num_warmup_microbatches(self) -> int:
-        """Forward passes before the first backward pass in 1F1B, were there enough microbatches."""
+        """Forward passes before the first forward-backward pair in 1F1B, if there are enough microbatches."""
         return self.total_stages - self.position - 1
 
     @property
     def broadcast_groups(self) -> tuple[Group, ...]:
-        """The bridge groups inside one lane that the rank belongs to."""
+        """The rank's bridge groups that lie inside one lane."""
         return tuple(group for group in self.groups if group.kind in (GroupKind.BRIDGE_SRC, GroupKind.BRIDGE_DST))
 
     def group(self, owner: str, kind: GroupKind | str) -> Group:
-        """The rank's group of a kind: the first, where it has two `bridge_gather` groups. Raises KeyError for none."""
+        """The rank's group of a kind; the first, if it has two `bridge_gather` groups. Raises KeyError."""
         for group in self.groups:
             if group.owner == owner and group.kind == kind:
                 return group

@@ -1,4 +1,4 @@
-"""Transfers -> messages: which rank sends which part of which transfer to which rank, in either direction.
+"""From transfers to messages: which rank sends which part of which transfer to which rank, in either direction.
 
 A transfer says which samples go from lane to lane; the strategy says which ranks move them:
 
@@ -10,10 +10,10 @@ A transfer says which samples go from lane to lane; the strategy says which rank
       receivers  | rank 4 | rank 5  | rank 6 |                  0-2, 2-4, 4-6
       messages   |  0-2   | 2-3|3-4 |  4-6   |
 
-- gather: every receiving rank takes the whole transfer from one rank of the sending lane; from itself if it is in it
-  (no message). So a lane that several ranks hold is not sent twice by the same rank.
+- gather: every receiving rank takes the whole transfer from one rank of the sending lane: from itself if it is one of
+  them. The receivers are spread over the sending lane's ranks.
 
-Backward, the two sides change places and the rule is the same. What ranks of one lane do among themselves (the
+Backward, the two sides change places and the rule is the same. What the ranks of one lane do among themselves (the
 broadcast or gather that ends a transfer) follows from the strategy and is not a message.
 """
 
@@ -27,7 +27,7 @@ from .ir import Direction, Message, Strategy, Traffic, Transfer
 
 
 def traffic_of(edge: Edge, rank: int, direction: Direction) -> Traffic:
-    """The messages that `rank` sends and receives, in the order of transfers."""
+    """The messages that `rank` sends and receives, in the order of the transfers."""
     ends = (edge.source, edge.transfers.of_source), (edge.destination, edge.transfers.of_destination)
     if direction is Direction.BACKWARD:
         ends = ends[::-1]
@@ -39,7 +39,7 @@ def traffic_of(edge: Edge, rank: int, direction: Direction) -> Traffic:
 def _of_lane(
     edge: Edge, rank: int, direction: Direction, side: Boundary, transfers_of: Callable[[int], tuple[Transfer, ...]]
 ) -> Iterator[Message]:
-    """All messages of the lane of `rank` on one side, where it has one."""
+    """All messages of the lane that holds `rank` on one side; none if no lane does."""
     lane = side.lane_of(rank)
     for transfer in () if lane is None else transfers_of(lane):
         yield from messages_of(edge, transfer, direction)
@@ -67,8 +67,11 @@ def _sliced(transfer: Transfer, senders: tuple[int, ...], receivers: tuple[int, 
 
 
 def _gathered(transfer: Transfer, side: Boundary, lane: int, receivers: tuple[int, ...]) -> Iterator[Message]:
-    """Receivers spread over the sending lane's ranks. One that holds another lane of that side keeps its place in it:
-    groups of ranks with equal tp coords then hold both ends of every message."""
+    """Spread the receivers over the sending lane's ranks.
+
+    A receiver that holds another lane of that side keeps its place in it, so that groups of ranks with equal tp coords
+    hold both ends of every message.
+    """
     senders = side.ranks(lane)
     for place, receiver in enumerate(receivers):
         own = side.lane_of(receiver)

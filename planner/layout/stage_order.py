@@ -7,7 +7,7 @@ to it:
     images pp 2 -> language pp 2, apart      images 0 1, language 2 3      4 stages
     images on language's first stage         images 0,   language 0 1      2 stages
 
-megatron-core counts every module on the path by itself; executor/library/compare.py compares where the two agree.
+megatron-core counts every module on the path by itself; executor/library/compare.py compares the two when they agree.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def pipeline_of(modules: Mapping[str, ModulePlan], edges: Edges) -> Pipeline:
 
 
 def _nodes(modules: Mapping[str, ModulePlan], shared: Edges) -> dict[str, str]:
-    """Per module the one that stands for its node: language where it is in it."""
+    """For each module, the module that names its node: language, if the node holds it."""
     language = modules[MIMO_LANGUAGE_MODULE_KEY]
     inside = {name for name, module in modules.items() if module.grid.overlaps(language.grid)}
     nodes = {name: MIMO_LANGUAGE_MODULE_KEY if name in inside else name for name in modules}

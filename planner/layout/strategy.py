@@ -1,9 +1,9 @@
-"""How the bytes of an edge move: the written rule. One place, so that the plan, its picture and its verifier agree.
+"""The rule that says how the bytes of an edge move.
 
 - gather: the two modules share ranks. Every rank that needs a block takes it from one rank that has it.
-- leader: one rank of each source lane sends, one of each destination lane receives and broadcasts in its lane.
+- leader: one rank of each source lane sends; one rank of each destination lane receives, and broadcasts in its lane.
 - slices: every rank of the source lane sends its own slice, and the destination lane gathers them, so that all
-  network cards of a lane carry its bytes. It costs one more collective. So it is chosen where it can pay: the edge
+  network cards of a lane carry its bytes. That costs one more collective, so it is chosen only if it can pay: the edge
   crosses nodes, both sides have at least two ranks per lane, and a transfer has at least SLICES_MIN_BYTES.
 """
 
@@ -21,9 +21,10 @@ def choose(
     """The strategy of one edge.
 
     Args:
-        crosses_nodes: whether some transfer leaves its node; False where gpus_per_node is not known.
+        shares_ranks: whether the two modules share ranks.
+        crosses_nodes: whether any transfer leaves its node; False if gpus_per_node is not known.
         num_senders, num_receivers: ranks (tp * cp) per lane of the two boundary stages.
-        num_bytes: of the largest transfer at the spec's dtype; None where the spec gives no sizes.
+        num_bytes: size of the largest transfer at the spec's dtype; None if the spec gives no sizes.
     """
     if shares_ranks:
         return Strategy.GATHER
