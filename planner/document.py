@@ -7,7 +7,6 @@ digest is the sha256 of the canonical form of everything else. Nothing here need
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -20,6 +19,11 @@ from .layout.ir import Bridge, ModuleLayout, ModulePlan
 from .layout.stage_order import Pipeline
 from .spec.sections import Batch, Cluster, Module, Parallel, Training
 from .spec.spec import SPEC_TYPE, Spec
+
+try:  # hashlib loads OpenSSL, which takes longer than a digest; the standard library's random.py does the same
+    from _sha2 import sha256  # type: ignore[import-not-found]
+except ImportError:
+    from hashlib import sha256
 
 PLAN_VERSION = 1
 VERSION_KEY = "mimo_plan"
@@ -154,7 +158,7 @@ def canonical(value: Any) -> str:
 
 
 def digest_of_fields(fields: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(fields).encode("ascii")).hexdigest()
+    return str(sha256(canonical(fields).encode("ascii")).hexdigest())
 
 
 def digest_of(plan: Compiled) -> str:

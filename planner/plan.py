@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -22,6 +23,7 @@ from .layout.batch_keys import data_needs
 from .layout.bridges import Edge, connect
 from .layout.communicators import communicators, num_communicators
 from .layout.dag import Edges, reached_from
+from .layout.graph import edge_attributes, module_attributes
 from .layout.groups import Family, ModuleFamilies, families
 from .layout.ir import (
     Bridge,
@@ -44,6 +46,9 @@ from .layout.messages import messages_of, traffic_of
 from .layout.stage_order import Pipeline, pipeline_of
 from .spec.sections import MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Training
 from .spec.spec import Spec
+
+if TYPE_CHECKING:
+    import networkx
 
 
 @frozen(kw_only=True)
@@ -193,7 +198,42 @@ class Plan:
         self.bridge(src, dst)
         return tuple(messages_of(self._edges[self.edges.index((src, dst))], transfer, Direction(direction)))
 
+    def bytes_per_sample(self, src: str, dst: str) -> int | None:
+        """Bytes of one sample's tensor on an edge; None if no model says how wide it is. Raises KeyError."""
+        self.bridge(src, dst)
+        return self._edges[self.edges.index((src, dst))].sizes.bytes_per_sample
+
+    def graph(self) -> networkx.DiGraph[str]:
+        """The modules and edges as a networkx graph, for those who analyse or draw plans.
+
+        Nodes are the names of modules. What nodes and edges carry as attributes stands in `planner.layout.graph`; the
+        graph itself carries world_size, layout, digest, global_size, micro_size, num_microbatches and seq_length. Each
+        value is a number, a word or a boolean.
+        """
+        import networkx  # noqa: PLC0415  its import takes longer than planning
+
+        sizes, samples = self.batch_sizes, self.batch.samples_per_lane
+        graph: networkx.DiGraph[str] = networkx.DiGraph(
+            world_size=self.world_size,
+            layout=self.layout.value,
+            digest=self.digest,
+            global_size=sizes.global_size,
+            micro_size=sizes.micro_size,
+            num_microbatches=self.batch.num_microbatches,
+            seq_length=sizes.seq_length,
+        )
+        for module in self.modules:
+            graph.add_node(module.name, **module_attributes(module, samples[module.name]))
+        for edge in self._edges:
+            graph.add_edge(edge.src, edge.dst, **edge_attributes(edge))
+        return graph
+
     # ---- one rank
+
+    def check_rank(self, rank: int) -> None:
+        """Raise ValueError for a rank outside the world."""
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < self.world_size:
+            raise ValueError(f"rank {rank} is outside the world of {self.world_size} ranks (0-{self.world_size - 1})")
 
     def role(self, rank: int) -> RankRole:
         """The modules that a rank takes part in. Raises ValueError for a rank outside the world."""
@@ -276,8 +316,7 @@ class Plan:
         return names - {dst for _, dst in self.edges}, names - {src for src, _ in self.edges}
 
     def _modules_of(self, rank: int) -> list[ModulePlan]:
-        if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < self.world_size:
-            raise ValueError(f"rank {rank} is outside the world of {self.world_size} ranks (0-{self.world_size - 1})")
+        self.check_rank(rank)
         return [module for module in self.modules if rank in module.grid]
 
     def _edges_touching(self, modules: list[ModulePlan]) -> tuple[Edge, ...]:

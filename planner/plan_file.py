@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
-from pathlib import Path as FilePath
+from os import PathLike
 from typing import Any
 
 from .base import codes
@@ -26,7 +26,7 @@ MAX_BYTES = 64 * 2**20
 _FILE = "<plan>"
 
 
-def read_plan_or_spec(path: str | FilePath) -> Plan | Spec:
+def read_plan_or_spec(path: str | PathLike[str]) -> Plan | Spec:
     """What is in a file, or on standard input for `-`. Raises PlanError."""
     data = read_bytes(path, MAX_BYTES)
     if is_plan_text(data):
@@ -35,7 +35,7 @@ def read_plan_or_spec(path: str | FilePath) -> Plan | Spec:
     return parse_spec(data, file_name(path))
 
 
-def load_plan(path: str | FilePath) -> Plan:
+def load_plan(path: str | PathLike[str]) -> Plan:
     """The plan in a file, compiled where the file is a spec. Raises PlanError."""
     found = read_plan_or_spec(path)
     return found if isinstance(found, Plan) else compile_spec(found)

@@ -18,9 +18,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from planner.base.axes import MAX_SIZE
 from planner.base.codes import CODES
 from planner.spec import sections, spec
-from planner.spec.fields import MAX_SIZE, fields_of
+from planner.spec.fields import fields_of
 from planner.spec.presets import PRESETS
 
 MOST_SHOWN = 6  # choices of a field; the orders of the axes are more

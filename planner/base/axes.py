@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+MAX_SIZE = 2**24  # bound of the size of every axis, of the number of ranks, and of every other count
+
 
 class Axis(StrEnum):
     """A parallel axis. Tensors have dims, grids have axes."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..cost.timing.hardware import Hardware
 
 
-def add_calibrate(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command to the parser."""
     calibrate = commands.add_parser("calibrate", help="fit a GPU's constants to measured runs")
     calibrate.add_argument(

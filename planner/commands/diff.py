@@ -8,11 +8,11 @@ from typing import Any
 from .options import MisuseError, add_world, load
 
 
-def add_diff(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command."""
     diff = commands.add_parser("diff", help="say what changed between two specs or plans")
-    diff.add_argument("before", metavar="A", help="spec or plan")
-    diff.add_argument("after", metavar="B", help="spec or plan")
+    diff.add_argument("before", metavar="A", help="a spec or plan")
+    diff.add_argument("after", metavar="B", help="a spec or plan")
     add_world(diff)
     diff.set_defaults(run=_diff, strict=False)
 

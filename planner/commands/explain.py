@@ -6,19 +6,19 @@ import argparse
 from typing import Any
 
 from ..base import codes
-from ..spec.fields import suggest
 from .options import MisuseError
 
 
-def add_explain(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command."""
-    explain = commands.add_parser("explain", help="tell more of a diagnostic")
-    explain.add_argument("code", metavar="CODE", nargs="?", help="such as P004; left out: list all")
+    explain = commands.add_parser("explain", help="explain a diagnostic")
+    explain.add_argument("code", metavar="CODE", nargs="?", help="a code such as P004; without one, all are listed")
     explain.set_defaults(run=_explain)
 
 
 def _explain(options: argparse.Namespace) -> int:
     from ..render.style import stdout_style, wrap  # noqa: PLC0415
+    from ..spec.fields import suggest  # noqa: PLC0415
 
     if options.code is None:
         for code in codes.CODES.values():

@@ -1,31 +1,86 @@
-"""What commands take: counts, GPUs, sizes of the world, the plan in a file."""
+"""The options that commands share: numbers, GPUs, the size of the world, and the plan in a file."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
 
-import attrs
+from ..base.axes import MAX_SIZE
 
-from ..plan import Plan
-from ..spec.fields import MAX_SIZE
-from ..spec.sections import Cluster
-from ..spec.spec import Spec
+if TYPE_CHECKING:
+    from ..plan import Plan
+    from ..spec.spec import Spec
 
 
 class MisuseError(Exception):
     """The command was given something that it does not take; the message says what it takes."""
 
 
+class Version(argparse.Action):
+    """`--version`: prints a line and exits. The line is made only when it is asked for."""
+
+    def __init__(self, option_strings: list[str], dest: str, *, line: Callable[[], str]) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version and exit")
+        self.line = line
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.exit(message=f"{self.line()}\n")
+
+
+def integer(low: int, high: int = MAX_SIZE) -> Callable[[str], int]:
+    """An argparse type: an integer from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        try:
+            found = int(text)
+        except ValueError:
+            found = low - 1
+        if not low <= found <= high:
+            raise argparse.ArgumentTypeError(f"expected an integer from {low} to {high}, got {text[:40]!r}")
+        return found
+
+    return parse
+
+
+def number(high: float) -> Callable[[str], float]:
+    """An argparse type: a number above 0 and at most `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = 0.0
+        if not 0 < found <= high:  # nor NaN
+            raise argparse.ArgumentTypeError(f"expected a number above 0 and at most {high:g}, got {text[:40]!r}")
+        return found
+
+    return parse
+
+
+def add_spec(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """SPEC: the file that most commands read. `nargs` is "?" if it may be left out."""
+    parser.add_argument(
+        "spec", metavar="SPEC", nargs=nargs, help="a spec (YAML) or a plan (JSON); - reads standard input"
+    )
+
+
 def add_gpu(parser: argparse.ArgumentParser) -> None:
-    """--gpu: what to predict for."""
-    parser.add_argument("--gpu", metavar="NAME", help="GPU, or a hardware file (.yaml); else the spec's cluster.gpu")
+    """--gpu: the GPU that a prediction is for."""
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="a GPU by name, or a hardware file (.yaml); by default the spec's cluster.gpu"
+    )
 
 
 def add_world(parser: argparse.ArgumentParser) -> None:
-    """How many ranks and nodes, in the place of the spec's."""
-    parser.add_argument("--world-size", type=count(1), metavar="N", help="number of ranks, whatever the cluster says")
-    parser.add_argument("--nodes", type=count(1), metavar="N", help="override cluster.nodes")
-    parser.add_argument("--gpus-per-node", type=count(1), metavar="N", help="override cluster.gpus_per_node")
+    """The number of ranks and nodes, which replaces what the spec says."""
+    parser.add_argument(
+        "--world-size", type=integer(1), metavar="N", help="number of ranks, whatever the spec's cluster says"
+    )
+    parser.add_argument("--nodes", type=integer(1), metavar="N", help="number of nodes, instead of cluster.nodes")
+    parser.add_argument(
+        "--gpus-per-node", type=integer(1), metavar="N", help="GPUs per node, instead of cluster.gpus_per_node"
+    )
 
 
 def add_color(parser: argparse.ArgumentParser) -> None:
@@ -34,29 +89,20 @@ def add_color(parser: argparse.ArgumentParser) -> None:
         "--color",
         choices=("auto", "always", "never"),
         default="auto",
-        help="colour codes (default: on a terminal)",
+        help="when to print colour codes; auto: on a terminal",
     )
 
 
-def count(low: int) -> type[int]:
-    """An argparse type: an integer from `low` up to the bound of every count."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= MAX_SIZE:
-            raise argparse.ArgumentTypeError(f"expected an integer from {low} to {MAX_SIZE}, got {text[:40]!r}")
-        return number
-
-    return parse  # type: ignore[return-value]  # argparse takes any callable
-
-
 def load(path: str, options: argparse.Namespace) -> Plan:
-    """The plan in a file: a plan document, or a spec that is compiled with the overrides of the command line."""
+    """The plan in a file: a plan document, or a spec that is compiled with the overrides of the command line.
+
+    Raises:
+        PlanError: the file cannot be read, or has faults.
+        MisuseError: overrides that contradict each other, or that are given with a plan document.
+    """
     from ..passes.compile import compile_spec  # noqa: PLC0415
     from ..plan_file import read_plan_or_spec  # noqa: PLC0415
+    from ..spec.spec import Spec  # noqa: PLC0415
 
     found = read_plan_or_spec(path)
     if isinstance(found, Spec):
@@ -75,6 +121,10 @@ def _override(spec: Spec, options: argparse.Namespace) -> Spec:
         return spec
     if options.world_size is not None and options.nodes is not None:
         raise MisuseError("--world-size and --nodes both say how many ranks there are: give one of them")
+    import attrs  # noqa: PLC0415
+
+    from ..spec.sections import Cluster  # noqa: PLC0415
+
     cluster = attrs.evolve(spec.cluster or Cluster(), **overrides)
     if cluster.nodes is not None and cluster.gpus_per_node is None:
         raise MisuseError("--nodes needs --gpus-per-node: the spec does not say how many GPUs a node has")

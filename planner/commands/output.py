@@ -1,19 +1,29 @@
-"""What commands give: files that are whole or not there, warnings, how far a long one is."""
+"""What commands write: files that are complete or absent, warnings, and the progress of what takes long."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ..plan import Plan
 from .options import MisuseError
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 _MANY_OPERATIONS = 200_000  # about a second of simulation
 
 
 def write(path: str, text: str, *sources: str) -> None:
-    """Write a regular file whole or not at all; anything else (a pipe, a device) in place."""
+    """Write a file, complete or not at all. What is no regular file (a pipe, a device) is written in place.
+
+    Args:
+        sources: the files that were read, which are never overwritten.
+
+    Raises:
+        MisuseError: the file cannot be written, or is one of the sources.
+    """
     from tempfile import NamedTemporaryFile  # noqa: PLC0415
 
     target = target_of(path, *sources)
@@ -36,7 +46,7 @@ def write(path: str, text: str, *sources: str) -> None:
 
 
 def target_of(path: str, *sources: str) -> str:
-    """The file that is to be written. Raises MisuseError where it cannot be, or is one of those that are read."""
+    """The file to write, links followed. Raises MisuseError if there is no name, or if it is one of the sources."""
     if not path:
         raise MisuseError("--out needs the name of a file")
     target = os.path.realpath(path)
@@ -57,13 +67,13 @@ def _umask() -> int:
 
 
 def print_warnings(plan: Plan) -> None:
-    """The warnings of a plan, on standard error."""
+    """Print the warnings of a plan to standard error."""
     for warning in plan.warnings:
         print(warning, file=sys.stderr)
 
 
 def announce(plan: Plan) -> None:
-    """Say so before a simulation that may take a second or more."""
+    """Announce a simulation that may take a second or more."""
     from ..cost.simulation.schedule import num_passes  # noqa: PLC0415
 
     passes = num_passes(plan)
@@ -72,15 +82,18 @@ def announce(plan: Plan) -> None:
 
 
 def progress(what: str) -> Callable[[float], None]:
-    """Says what is being done and, on a terminal, how far it is; the share is written over by what comes next."""
+    """Print what is being done; the function that is returned takes the share that is done, from 0 to 1.
+
+    The share is shown on terminals only, where the next line that is printed replaces it.
+    """
     live = sys.stderr.isatty()
     print(f"{what} ...", end="\r" if live else "\n", file=sys.stderr, flush=True)
     shown = -1
 
-    def told(share: float) -> None:
+    def show(share: float) -> None:
         nonlocal shown
         if live and int(100 * share) > shown:
             shown = int(100 * share)
             print(f"{what} ... {shown:2} %", end="\r", file=sys.stderr, flush=True)
 
-    return told
+    return show

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..plan import Plan
-from .options import MisuseError, add_color, add_gpu, add_world, count, load
+from .options import MisuseError, add_color, add_gpu, add_spec, add_world, integer, load
 from .output import print_warnings, write
 
+if TYPE_CHECKING:
+    from ..plan import Plan
 
-def add_plan(commands: Any) -> None:
+
+def add(commands: Any) -> None:
     """Add the command."""
     plan = commands.add_parser("plan", help="compile a spec and show where everything runs")
-    plan.add_argument("spec", metavar="SPEC", help="spec (YAML) or plan (JSON); - reads standard input")
-    plan.add_argument("--rank", type=count(0), metavar="N", help="show all that one rank needs")
+    add_spec(plan)
+    plan.add_argument("--rank", type=integer(0), metavar="N", help="show everything that one rank needs")
     plan.add_argument(
         "--format",
-        choices=("text", "json", "jsonl"),
+        choices=("text", "json", "jsonl", "dot", "mermaid"),
         default="text",
-        help="json: the plan; jsonl: one view per rank and line",
+        help="json: the plan; jsonl: a line for each rank; dot, mermaid: a drawing of the modules",
     )
-    plan.add_argument("--out", metavar="FILE", help="also write the plan as JSON")
-    plan.add_argument("--verify", action="store_true", help="check the plan by brute force as well")
+    plan.add_argument("--out", metavar="FILE", help="also write the plan to FILE, as JSON")
+    plan.add_argument("--verify", action="store_true", help="also check the plan by brute force")
     add_gpu(plan)
     add_world(plan)
     plan.add_argument("--strict", action="store_true", help="treat warnings as errors")
@@ -32,35 +34,52 @@ def add_plan(commands: Any) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from ..render.style import stdout_style  # noqa: PLC0415
-    from ..spec.loader import file_name  # noqa: PLC0415
-
     if options.gpu is not None and (options.format != "text" or options.rank is not None):
-        raise MisuseError("--gpu is of the prediction, which --format json, --format jsonl and --rank leave out")
+        raise MisuseError("--gpu is for the prediction, which only the text of the whole plan has")
+    if options.rank is not None and options.format in ("dot", "mermaid"):
+        raise MisuseError(f"--format {options.format} draws the whole plan: it takes no --rank")
     plan = load(options.spec, options)
-    if options.rank is not None and options.rank >= plan.world_size:
-        raise MisuseError(
-            f"--rank {options.rank} is outside the world of {plan.world_size} ranks (0-{plan.world_size - 1})"
-        )
+    if options.rank is not None:
+        try:
+            plan.check_rank(options.rank)
+        except ValueError as error:
+            raise MisuseError(f"--{error}") from None
     if options.out is not None:
         write(options.out, plan.to_json(), options.spec)
     if options.format != "text" or options.rank is not None:  # the overview prints them itself
         print_warnings(plan)
+    _print(plan, options)
+    if options.verify:
+        _verify(plan)
+    return 0
+
+
+def _print(plan: Plan, options: argparse.Namespace) -> None:
     if options.format == "json":
         _print_json(plan, options.rank)
     elif options.format == "jsonl":
         _print_views(plan, options.rank)
-    elif options.rank is not None:
+    elif options.format in ("dot", "mermaid"):
+        from ..render.graph import dot_text, mermaid_text  # noqa: PLC0415
+
+        sys.stdout.write(dot_text(plan) if options.format == "dot" else mermaid_text(plan))
+    else:
+        _print_text(plan, options)
+
+
+def _print_text(plan: Plan, options: argparse.Namespace) -> None:
+    from ..render.style import stdout_style  # noqa: PLC0415
+    from ..spec.loader import file_name  # noqa: PLC0415
+
+    style = stdout_style(options.color)
+    if options.rank is not None:
         from ..render.rank_view import rank_view  # noqa: PLC0415
 
-        sys.stdout.write(rank_view(plan, options.rank, stdout_style(options.color)))
+        sys.stdout.write(rank_view(plan, options.rank, style))
     else:
         from ..render.overview import overview  # noqa: PLC0415
 
-        sys.stdout.write(overview(plan, file_name(options.spec), stdout_style(options.color), options.gpu))
-    if options.verify:
-        _verify(plan)
-    return 0
+        sys.stdout.write(overview(plan, file_name(options.spec), style, options.gpu))
 
 
 def _print_json(plan: Plan, rank: int | None) -> None:

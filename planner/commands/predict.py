@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 _MANY_RUNS = 100  # more take about a second or longer
 
 
-def add_predict(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command to the parser."""
     predict = commands.add_parser("predict", help="predict the time, memory and traffic of a plan")
-    predict.add_argument("spec", metavar="SPEC", nargs="?", help="spec (YAML) or plan (JSON); - reads standard input")
+    predict.add_argument(
+        "spec", metavar="SPEC", nargs="?", help="a spec (YAML) or a plan (JSON); - reads standard input"
+    )
     predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of runs instead")
     add_gpu(predict)
     predict.add_argument("--json", action="store_true", help="print all numbers as JSON")

@@ -1,7 +1,7 @@
 """`mimo report`: the page, and the timeline as a trace.
 
-Times are predicted where every module says its sizes. Where one does not, every forward pass takes 1 and every backward
-pass 2: that shows the order and the shape of the bubble, and the page and the command say so.
+Times are predicted if every module has a model. If one has none, every forward pass takes 1 and every backward pass 2:
+that shows the order of the passes and the shape of the bubble, and both the page and the command say so.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..plan import Plan
-from .options import add_gpu, add_world, load
+from .options import add_gpu, add_spec, add_world, load
 from .output import announce, write
 
 if TYPE_CHECKING:
-    from ..cost.prediction import Prediction  # `mimo plan` imports this file and needs nothing of the report
+    from ..cost.prediction import Prediction
     from ..cost.simulation.timeline import Timeline
+    from ..plan import Plan
     from ..report.content import Report
 
 
-def add_report(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command."""
     report = commands.add_parser("report", help="draw a plan as one self-contained HTML page")
-    report.add_argument("spec", metavar="SPEC", help="spec (YAML) or plan (JSON); - reads standard input")
-    report.add_argument("-o", "--out", metavar="FILE", help="the page; left out with --trace: no page")
-    report.add_argument("--trace", metavar="FILE", help="the pipeline for ui.perfetto.dev or chrome://tracing")
+    add_spec(report)
+    report.add_argument("-o", "--out", metavar="FILE", help="where to write the page")
+    report.add_argument(
+        "--trace", metavar="FILE", help="where to write the pipeline for ui.perfetto.dev or chrome://tracing"
+    )
     add_gpu(report)
     add_world(report)
 
@@ -39,7 +41,7 @@ def add_report(commands: Any) -> None:
 
 def _report(options: argparse.Namespace, plan: Plan) -> int:
     from ..cost.simulation.perfetto import trace_text  # noqa: PLC0415
-    from ..cost.simulation.simulate import DeadlockError  # noqa: PLC0415  only this command needs them
+    from ..cost.simulation.simulate import DeadlockError  # noqa: PLC0415
     from ..report.page import render_page  # noqa: PLC0415
     from ..spec.loader import file_name  # noqa: PLC0415
 
@@ -64,7 +66,7 @@ def _report(options: argparse.Namespace, plan: Plan) -> int:
 
 
 def predicted(plan: Plan, gpu: str | None = None) -> Prediction | None:
-    """The prediction of a plan; None where a module has no model. Raises PlanError for a GPU that is not known."""
+    """The prediction of a plan; None if a module has no model. Raises PlanError if the GPU is not known."""
     from ..cost.predict import predict  # noqa: PLC0415
     from ..cost.timing.hardware import load_hardware  # noqa: PLC0415
 
@@ -74,7 +76,7 @@ def predicted(plan: Plan, gpu: str | None = None) -> Prediction | None:
 
 
 def drawn(plan: Plan) -> Timeline:
-    """The pipeline with every stage alike. Raises DeadlockError."""
+    """The pipeline if all stages took the same time. Raises DeadlockError."""
     from ..cost.simulation.durations import Durations  # noqa: PLC0415
     from ..cost.simulation.simulate import simulate  # noqa: PLC0415
 
@@ -82,7 +84,7 @@ def drawn(plan: Plan) -> Timeline:
 
 
 def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: Timeline | None, stops: str) -> Report:
-    """The page's content: with all that is predicted, or the drawn pipeline alone."""
+    """The page's content: everything that is predicted or, without a prediction, the drawn pipeline alone."""
     from ..report.build import build_report  # noqa: PLC0415
     from ..report.content import Notice  # noqa: PLC0415
     from ..report.costs import facts_of, memory_of, notices_of, traffic_of  # noqa: PLC0415

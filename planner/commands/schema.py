@@ -7,13 +7,13 @@ import json
 from typing import Any
 
 
-def add_schema(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command."""
-    schema = commands.add_parser("schema", help="print the JSON Schema of the spec, for editors")
+    schema = commands.add_parser("schema", help="print the JSON Schema of specs, for editors")
     schema.set_defaults(run=_schema)
 
 
-def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001  every command takes its options
+def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001  every command takes options
     from ..spec.json_schema import spec_schema  # noqa: PLC0415
 
     print(json.dumps(spec_schema(), indent=2))

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from math import gcd, prod
 
 from ..base import codes
-from ..base.axes import DENSE_AXES, Axis
+from ..base.axes import DENSE_AXES, MAX_SIZE, Axis
 from ..base.errors import Faults, Path
 from ..layout.ir import Grid
-from ..spec.fields import INVALID, MAX_SIZE, Integer
+from ..spec.fields import INVALID, Integer
 from ..spec.sections import Module, Parallel
 from ..spec.spec import Spec
 

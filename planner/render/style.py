@@ -7,13 +7,13 @@ This is plain ANSI codes and about thirty lines of layout, because importing a r
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TextIO
 
 from ..base.frozen import frozen
+from ..base.terminal import terminal_width
 
 _MODULE_COLOURS = ("36", "33", "35", "32", "34", "31")  # language first: cyan, yellow, magenta, ...
 MIN_WIDTH = 60
@@ -54,8 +54,7 @@ class Style:
 def style_of(stream: TextIO, colour: str = "auto") -> Style:
     """The style for a stream. `auto` means no colour codes in a pipe, with NO_COLOR set, or on a dumb terminal."""
     terminal = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    width = shutil.get_terminal_size((80, 24)).columns
-    return Style(max(MIN_WIDTH, width), {"auto": terminal, "always": True}.get(colour, False))
+    return Style(max(MIN_WIDTH, terminal_width()), {"auto": terminal, "always": True}.get(colour, False))
 
 
 def columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset(), indent: int = 2) -> list[str]:

@@ -19,12 +19,11 @@ from typing import Any, Protocol
 import attrs
 
 from ..base import codes
-from ..base.axes import DEFAULT_ORDER, format_order, parse_order
+from ..base.axes import DEFAULT_ORDER, MAX_SIZE, format_order, parse_order
 from ..base.errors import Faults, Path, PlanError, format_key, format_path
 from ..base.frozen import frozen
 from ..base.frozenmap import FrozenMap
 
-MAX_SIZE = 2**24  # ranks of a world, and the bound of every other count
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _MAX_SHOWN = 48
 

@@ -11,7 +11,7 @@ import re
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
-from pathlib import Path as FilePath
+from os import PathLike
 from typing import Any, cast
 
 import attrs
@@ -39,7 +39,7 @@ _SPELLINGS = {
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,4}")
 
 
-def load_spec(path: str | FilePath) -> Spec:
+def load_spec(path: str | PathLike[str]) -> Spec:
     """The spec in a YAML file, or on standard input for `-`.
 
     Raises:
@@ -50,12 +50,12 @@ def load_spec(path: str | FilePath) -> Spec:
     return parse_spec(data, file_name(path))
 
 
-def file_name(path: str | FilePath) -> str:
+def file_name(path: str | PathLike[str]) -> str:
     """The name of an input in messages."""
     return "<stdin>" if str(path) == STDIN else str(path)
 
 
-def read_bytes(path: str | FilePath, max_bytes: int) -> bytes:
+def read_bytes(path: str | PathLike[str], max_bytes: int) -> bytes:
     """The bytes of a file or of standard input, at most one more than `max_bytes`.
 
     Raises:
@@ -75,7 +75,7 @@ def read_bytes(path: str | FilePath, max_bytes: int) -> bytes:
         raise _refusal(codes.UNREADABLE, rule, "check the path and its permissions", Mark(name, 1, 1)) from None
 
 
-def check_size(data: bytes, path: str | FilePath) -> None:
+def check_size(data: bytes, path: str | PathLike[str]) -> None:
     """Refuse what is too long for a spec. Raises PlanError."""
     if len(data) > MAX_BYTES:
         rule = f"the document has at most {MAX_BYTES} bytes, got {len(data)} or more"

@@ -72,29 +72,8 @@ class Spec:
         topology: Mapping[str, Sequence[str]] | None = None,
         **rest: Any,
     ) -> Spec:
-        """The spec of a Megatron-Bridge configuration.
-
-        Args:
-            module_parallelisms: per module, an object or a mapping of sizes under Megatron-Bridge's names, old or
-                new. For the homogeneous mode, sizes may also be given once, under any of the modules, with None
-                for the others.
-            global_batch_size: samples per step.
-            micro_batch_size: samples per microbatch of the whole model (Megatron-Bridge's convention).
-            seq_length: tokens per sample in the language module.
-            llm_module_name: the module that becomes `language`.
-            deployment_mode: `colocated` (every module on all ranks), `homogeneous` (that, with one set of sizes
-                for all modules) or `heterogeneous` (each on its own ranks, by rank_offset, or end to end
-                where no module has one other than 0). Left out: by the offsets likewise, else as `placement` would be.
-            special_token_ids: per module, the id that marks its output.
-            topology: module -> modules that it feeds.
-            rest: further fields of Spec, such as cluster or training.
-
-        Raises:
-            PlanError: with every fault found.
-        """
-        from .megatron_bridge import fields_from_parallelism  # noqa: PLC0415  only its users load the adapter
-
-        fields = fields_from_parallelism(
+        """The same as the function `from_parallelism`."""
+        return from_parallelism(
             module_parallelisms,
             global_batch_size=global_batch_size,
             micro_batch_size=micro_batch_size,
@@ -103,8 +82,55 @@ class Spec:
             deployment_mode=deployment_mode,
             special_token_ids=special_token_ids,
             topology=topology,
+            **rest,
         )
-        return cls(**fields, **rest)
+
+
+def from_parallelism(
+    module_parallelisms: Mapping[str, Any],
+    *,
+    global_batch_size: int,
+    micro_batch_size: int,
+    seq_length: int,
+    llm_module_name: str = MIMO_LANGUAGE_MODULE_KEY,
+    deployment_mode: str | None = None,
+    special_token_ids: Mapping[str, int] | None = None,
+    topology: Mapping[str, Sequence[str]] | None = None,
+    **rest: Any,
+) -> Spec:
+    """The spec of a Megatron-Bridge configuration.
+
+    Args:
+        module_parallelisms: the sizes of each module, as an object or a mapping with Megatron-Bridge's names, old or
+            new. In the homogeneous mode one module may give the sizes for all; the others are then None.
+        global_batch_size: samples per step.
+        micro_batch_size: samples per microbatch of the whole model (Megatron-Bridge's convention).
+        seq_length: tokens per sample in the language module.
+        llm_module_name: name of the module that becomes `language`.
+        deployment_mode: `colocated` (every module on all ranks), `homogeneous` (the same, with one set of sizes for
+            all modules) or `heterogeneous` (each module on ranks of its own: by rank_offset, or one after another if
+            no rank_offset differs from 0). If left out, rank offsets decide; without any, the spec's `placement`
+            decides.
+        special_token_ids: for each module, the id that marks its output in input_ids.
+        topology: for each module, the modules that it feeds.
+        rest: further fields of Spec, such as cluster or training.
+
+    Raises:
+        PlanError: with every fault found.
+    """
+    from .megatron_bridge import fields_from_parallelism  # noqa: PLC0415  only its users load the adapter
+
+    fields = fields_from_parallelism(
+        module_parallelisms,
+        global_batch_size=global_batch_size,
+        micro_batch_size=micro_batch_size,
+        seq_length=seq_length,
+        llm_module_name=llm_module_name,
+        deployment_mode=deployment_mode,
+        special_token_ids=special_token_ids,
+        topology=topology,
+    )
+    return Spec(**fields, **rest)
 
 
 def _check_language(modules: Mapping[str, Module], faults: Faults) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from executor.commands.check import check_groups, numbers_of
-from planner.spec.fields import MAX_SIZE
+from planner.base.axes import MAX_SIZE
 from tests.executor.jobs import ranks, specs
 from tests.executor.jobs.parity import measure
 

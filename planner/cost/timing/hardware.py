@@ -7,7 +7,7 @@ fits. They are physical: none belongs to a model size or a layout.
 from __future__ import annotations
 
 import json
-from pathlib import Path as FilePath
+import os
 from typing import cast
 
 import attrs
@@ -19,7 +19,7 @@ from ...spec.fields import FieldType, Integer, Line, Positive, Record, field, su
 from ...spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
 from ..work.ops import GIB
 
-_FOLDER = FilePath(__file__).parents[2] / "hardware"
+_FOLDER = os.path.abspath(os.path.join(__file__, *3 * [os.pardir], "hardware"))
 DEFAULT = "h100"
 
 
@@ -77,7 +77,7 @@ HARDWARE_TYPE: FieldType = Record(Hardware)
 
 def known_hardware() -> list[str]:
     """Names of the GPUs that come with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    return sorted(name.removesuffix(".yaml") for name in os.listdir(_FOLDER) if name.endswith(".yaml"))
 
 
 def load_hardware(name: str) -> Hardware:
@@ -92,7 +92,7 @@ def load_hardware(name: str) -> Hardware:
         rule = f"the GPU is one of {', '.join(known)}, or a file; got {name!r}"
         remedy = suggest(name, known) + "write `cluster: {gpu: NAME}`, --gpu NAME, or --gpu FILE.yaml"
         raise PlanError([Fault(codes.BAD_CHOICE, ("cluster", "gpu"), rule, remedy)])
-    path = name if is_file else str(_FOLDER / f"{name.lower()}.yaml")
+    path = name if is_file else os.path.join(_FOLDER, f"{name.lower()}.yaml")
     try:
         data = read_bytes(path, MAX_BYTES)
         check_size(data, path)
