@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import attrs
 from sphinx.application import Sphinx
 
 from planner.spec.fields import fields_of
 
-_SPECIAL = re.compile(r"([*|\\]|(?<=\w)_(?!\w))")
+_SPECIAL = re.compile(r"([*|\\]|(?<=\w)_(?!\w)|(?<=\bfile):)")  # `file:line` would be taken for an address
 
 
 def plain(line: str) -> str:
@@ -50,6 +51,23 @@ def _ends_prose(lines: list[str]) -> bool:
     return bool(last) and not last.startswith(" ") and not re.fullmatch(r"[A-Z]\w+:", last)
 
 
+def signature(app: Sphinx, what: str, name: str, obj: Any, *_: Any) -> tuple[str, str] | None:
+    """Of a class of the spec: its keys with their defaults. The types stand in the list of its fields."""
+    del app, name
+    fields = list(fields_of(obj)) if what == "class" and hasattr(obj, "__attrs_attrs__") else []
+    if not fields:
+        return None
+    shown = []
+    for key, field, _ in fields:
+        if field.default is attrs.NOTHING:
+            shown.append(key)
+        else:
+            simple = field.default is None or isinstance(field.default, str | int | float)
+            shown.append(f"{key}={field.default!r}" if simple else f"{key}=...")
+    return f"(*, {', '.join(shown)})", ""
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", rewrite, priority=400)  # napoleon's is 500
     return {"parallel_read_safe": True}

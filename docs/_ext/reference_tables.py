@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,6 +25,16 @@ from planner.spec import sections, spec
 from planner.spec.fields import fields_of
 from planner.spec.presets import PRESETS
 
+HEADINGS = {  # of docs/spec.md, by the class whose keys stand below
+    "Cluster": "'cluster'",
+    "Batch": "'batch'",
+    "Module": "Each of 'modules'",
+    "Parallel": "'parallel' of a module",
+    "Model": "'model' of a module",
+    "Output": "'output' of a module",
+    "Freeze": "'freeze' of a module",
+    "Training": "'training'",
+}
 MOST_SHOWN = 6  # choices of a field; the orders of the axes are more
 Cell = str | Sequence[nodes.Node]
 
@@ -49,9 +60,19 @@ def row(cells: Sequence[Cell]) -> nodes.row:
 
 
 def marked(text: str) -> list[nodes.Node]:
-    """Text with `code` in backticks."""
-    parts = text.split("`")
-    return [code(part) if at % 2 else nodes.Text(part) for at, part in enumerate(parts) if part]
+    """Text with `code` in backticks, and [a heading of the page] in brackets, which becomes a link."""
+    found: list[nodes.Node] = []
+    for part in re.split(r"(`[^`]*`|\[[^]]*\])", text):
+        inner = part[1:-1]
+        if part.startswith("`"):
+            found.append(code(inner))
+        elif part.startswith("["):
+            link = nodes.reference("", "", internal=True, refuri=f"#{nodes.make_id(inner)}")
+            link.extend(marked(inner.replace("'", "`")))
+            found.append(link)
+        elif part:
+            found.append(nodes.Text(part))
+    return found
 
 
 def kind(schema: dict[str, Any]) -> str:
@@ -59,31 +80,32 @@ def kind(schema: dict[str, Any]) -> str:
     if "type" in schema:
         return TYPES[schema["type"]](schema)
     if "$ref" in schema:
-        return f"a mapping, see {schema['$ref'].rpartition('/')[2]}"
+        name = schema["$ref"].rpartition("/")[2]
+        return f"mapping: [{HEADINGS[name]}]"
     if "anyOf" in schema:
         return " or ".join(kind(part) for part in schema["anyOf"])
     values = [schema["const"]] if "const" in schema else schema["enum"]
-    return f"an order such as `{values[0]}`" if len(values) > MOST_SHOWN else ", ".join(f"`{one}`" for one in values)
+    return f"an order, as `{values[0]}`" if len(values) > MOST_SHOWN else ", ".join(f"`{one}`" for one in values)
 
 
 def number(schema: dict[str, Any]) -> str:
-    word = {"integer": "an integer", "number": "a number"}[schema["type"]]
+    word = schema["type"]
     low, high = schema.get("minimum"), schema.get("maximum", MAX_SIZE)
     if low is not None and low == high:
         return f"`{low}`"
     if "exclusiveMinimum" in schema:
-        return f"{word} above {schema['exclusiveMinimum']}"
+        return f"{word}\u00a0>\u00a0{schema['exclusiveMinimum']}"
     if low is None:
         return word
-    return f"{word} from {low}" + (f" to {high}" if high < MAX_SIZE else "")
+    return f"{word} {low} to {high}" if high < MAX_SIZE else f"{word}\u00a0≥\u00a0{low}"
 
 
 TYPES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "array": lambda schema: f"a list, each item {kind(schema['items'])}",
+    "array": lambda schema: f"list of {kind(schema['items'])}",
     "boolean": lambda _: "true or false",
     "integer": number,
     "number": number,
-    "object": lambda schema: f"a mapping from names to {kind(schema['additionalProperties'])}",
+    "object": lambda schema: f"name → {kind(schema['additionalProperties'])}",
     "string": lambda _: "text",
 }
 
