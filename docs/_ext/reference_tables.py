@@ -21,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from planner.base.axes import MAX_SIZE
 from planner.base.codes import CODES
+from planner.cost.work import settings
 from planner.spec import sections, spec
 from planner.spec.fields import fields_of
 from planner.spec.presets import PRESETS
@@ -131,7 +132,7 @@ class SpecTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        cls = getattr(sections, name, None) or getattr(spec, name)
+        cls = next(getattr(room, name) for room in (sections, spec, settings) if hasattr(room, name))
         rows = [
             ([code(key)], kind(rule.schema({})), default_of(field), field.metadata["doc"])
             for key, field, rule in fields_of(cls)

@@ -2,12 +2,12 @@
 
 A console block holds commands behind `$ ` with what they print; a line of `...` stands for lines that are left out.
 Python blocks of a page run one after the other with the same names, and a comment such as `# ((4, 6), (5, 7)), in ...`
-says what its line gives. YAML blocks are specs, CSV blocks files of runs.
+says what its line gives. YAML blocks are specs, or files if their first line is a comment with a name; CSV blocks are
+files of runs, which the commands of their page read.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 from pathlib import Path
@@ -30,6 +30,12 @@ RUN_ELSEWHERE = {  # how a command or a block begins -> why no test of this file
     "python -m executor train": "imports torch: the same test",
     "import os\n": "needs ranks: tests/executor/test_own_loops_train_as_trainer_does.py",
 }
+FILES = {  # files that the pages name and do not show
+    "llava_8gpu.yaml": "examples/llava_8gpu.yaml",
+    "spec.yaml": "examples/llava_8gpu.yaml",
+    "gpt.yaml": "tests/data/runs/a100_gpt.yaml",
+}
+RUNS = ("sweep.csv", "software.csv")  # names of the CSV blocks, in their order
 
 
 @attrs.frozen
@@ -64,47 +70,67 @@ def commands(block: Block) -> list[tuple[str, str]]:
     return [(command, shown) for command, _, shown in (part.partition("\n") for part in parts[1:])]
 
 
-CONSOLE = [(block.page, *entry) for block in of("console") for entry in commands(block)]
-
-
 @pytest.fixture
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the examples, in which commands may write."""
+    """A folder with the files that the pages name, in which commands may write."""
     for name in ("examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
+    for name, source in FILES.items():
+        (tmp_path / name).write_text((ROOT / source).read_text())
+    for name, block in zip(RUNS, of("csv"), strict=True):
+        (tmp_path / name).write_text(block.text)
+    for block in of("yaml"):
+        if name := file_name(block):
+            (tmp_path / name).write_text(block.text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("command", "shown"),
-    [
-        pytest.param(command, shown, id=f"{page.stem}: {command}")
-        for page, command, shown in CONSOLE
-        if not elsewhere(command)
-    ],
-)
-@pytest.mark.usefixtures("at_home")
-def test_commands_print_what_the_pages_say(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def file_name(block: Block) -> str | None:
+    """The name of a block that is a file: `# name.yaml` in its first line."""
+    found = re.match(r"# (\w+\.yaml)\n", block.text)
+    return found and found[1]
+
+
+def run(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code of a command, and all that it prints: standard output before standard error."""
     program, *arguments = shlex.split(command)
     assert program == "mimo"
     code = main(arguments)
     captured = capsys.readouterr()
-    assert code == (1 if "error[" in shown else 0)
-    printed = captured.out + captured.err
-    if not re.search(r"^\.\.\.$", shown, flags=re.M):
-        assert printed == shown or not shown
-        return
+    return code, captured.out + captured.err
+
+
+def compare(printed: str, shown: str) -> None:
+    """What a page shows is what was printed, but for the lines that `...` stands for."""
     pieces = re.split(r"^\.\.\.\n", shown, flags=re.M)
+    if len(pieces) == 1:
+        assert printed == shown
+        return
     assert printed.startswith(pieces[0])
     place = 0
     for piece in pieces:
         place = printed.find(piece, place)
         assert place >= 0, piece
-        assert place == 0 or printed[place - 1] == "\n"
+        assert place == 0 or printed[place - 1] == "\n", "a shown line is a whole line"
         place += len(piece)
     assert place == len(printed) or not pieces[-1]
+
+
+@pytest.mark.parametrize(
+    "block", of("console"), ids=lambda block: f"{block.page.stem}: {block.text.partition(chr(10))[0]}"
+)
+@pytest.mark.usefixtures("at_home")
+def test_commands_print_what_the_pages_say(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, shown in commands(block):
+        if elsewhere(command):
+            assert not shown, "nothing holds what it prints to the page"
+            continue
+        code, printed = run(command, capsys)
+        assert code == (1 if "error[" in shown else 0), printed
+        if shown:
+            compare(printed, shown)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if of("python")], ids=lambda page: page.stem)
@@ -127,19 +153,22 @@ def test_python_blocks_run_and_give_what_they_say(page: Path) -> None:
 
 @pytest.mark.parametrize("block", of("yaml"), ids=lambda block: block.page.stem)
 def test_specs_of_the_pages_plan(block: Block) -> None:
-    proven(compile_spec(parse_spec(block.text, block.page.name)))
+    if not file_name(block):
+        proven(compile_spec(parse_spec(block.text, block.page.name)))
 
 
-@pytest.mark.parametrize("block", of("csv"), ids=lambda block: block.page.stem)
-def test_files_of_runs_are_predicted(block: Block, at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each spec that the file names stands beside it; here all are one of the examples."""
-    for row in csv.DictReader(block.text.splitlines()):
-        (at_home / row["spec"]).write_text((ROOT / "examples" / "llava_8gpu.yaml").read_text())
-    (at_home / "runs.csv").write_text(block.text)
-    assert main(["predict", "--csv", "runs.csv"]) == 0
-    header, *rows = capsys.readouterr().out.splitlines()
-    assert {"predicted_ms", "predicted_GiB"} <= set(header.split(","))
-    assert len(rows) == len(block.text.splitlines()) - 1
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.usefixtures("at_home")
+def test_files_of_runs_are_predicted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed = run(f"mimo predict --csv {name}", capsys)
+    assert code == 0, printed
+    header = printed.partition("\n")[0].split(",")
+    assert header[-2:] == ["predicted_ms", "predicted_GiB"]
+
+
+def test_the_page_shows_the_tests_of_the_example() -> None:
+    example = (ROOT / "examples" / "testing" / "test_our_layout.py").read_text()
+    assert example in [block.text for block in of("python")]
 
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
@@ -153,7 +182,11 @@ def test_what_runs_elsewhere_is_there() -> None:
     lines = [line for block in of("sh") for line in block.text.splitlines()]
     assert lines
     assert all(elsewhere(line) for line in lines)
-    given = [command for _, command, _ in CONSOLE] + lines + [block.text for block in of("python")]
+    given = (
+        [command for block in of("console") for command, _ in commands(block)]
+        + lines
+        + [block.text for block in of("python")]
+    )
     assert {elsewhere(text) for text in given} - {None} == set(RUN_ELSEWHERE)
 
 
