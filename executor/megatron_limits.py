@@ -189,18 +189,19 @@ def _shared_ranks(plan: Plan) -> Iterator[Limit]:
     another, but not with language, must be at the same position of the pipeline.
     """
     language = plan.module(MIMO_LANGUAGE_MODULE_KEY)
-    inside = [module for module in _encoders(plan) if overlap(module, language)]
+    inside = [module for module in _encoders(plan) if module.grid.overlaps(language.grid)]
     for module in inside:
         where = f"modules.{module.name}"
         if module.num_stages > 1:
             rule = f"an encoder on ranks of language has pp = 1, got {module.num_stages}: it runs inside one stage"
             yield Limit(FORWARD_PASS, where, rule, "use pp: 1, or place the modules apart")
-        later = [rank for rank in overlap(module, language) if language.grid.coord(rank, Axis.PP) > 0]
+        shared = [rank for rank in module.ranks if rank in language.grid]
+        later = [rank for rank in shared if language.grid.coord(rank, Axis.PP) > 0]
         if later:
             rule = f"an encoder shares ranks with language's first stage only; rank {later[0]} is of a later one"
             yield Limit(FORWARD_PASS, where, rule, "use pp: 1 for language, or other ranks for the encoder")
     for one, other in combinations(_encoders(plan), 2):
-        if not overlap(one, other):
+        if not one.grid.overlaps(other.grid):
             continue
         where = f"modules.{other.name}"
         if (one in inside) != (other in inside):
@@ -223,7 +224,7 @@ def _edges(plan: Plan) -> Iterator[Limit]:
             rule = f"{src} feeds {dst} on ranks of its own, so both have the same ranks and pp = 1"
             yield Limit(FORWARD_PASS, where, rule, "give them equal ranks, or place them apart")
         outgoing = [to for of, to in plan.edges if of == src]
-        if len(outgoing) > 1 and not overlap(one, language):
+        if len(outgoing) > 1 and not one.grid.overlaps(language.grid):
             rule = (
                 f"{src} feeds {dst} inside one forward pass, so it feeds nothing else, because each output of the pass "
                 f"has a backward pass of its own; it feeds {outgoing}"
@@ -237,8 +238,3 @@ def _edges(plan: Plan) -> Iterator[Limit]:
 
 def _encoders(plan: Plan) -> list[ModulePlan]:
     return [module for module in plan.modules if not module.is_language]
-
-
-def overlap(one: ModulePlan, other: ModulePlan) -> range:
-    """The ranks that both modules have."""
-    return range(max(one.grid.rank_offset, other.grid.rank_offset), min(one.grid.end, other.grid.end))

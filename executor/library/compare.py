@@ -19,6 +19,7 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, ModuleLayout, Str
 from ..errors import PlanMismatchError
 from ..groups.grids import KINDS, PlannedGrid, build_grids, rank_enum
 from ..groups.groups import ProcessGroups
+from ..groups.infra import topology_of
 
 _EMBEDDINGS = {
     GroupKind.EMBD: default_embedding_ranks,
@@ -86,9 +87,7 @@ def _check_stages(groups: ProcessGroups, grids: dict[str, PlannedGrid]) -> None:
     plan, view = groups.plan, groups.view
     if view.role.mode is not ModuleLayout.NON_COLOCATED or plan.pipeline.shared:
         return
-    topology: dict[str, list[str]] = {name: [] for name in grids}
-    for src, dst in plan.edges:
-        topology[src].append(dst)
+    topology = topology_of(plan)
     count = MultiModulePipelineCommunicator.compute_total_pipeline_stages
     first = next(iter(view.role.modules))
     found = count(topology, grids, groups.rank, first) - 1, count(topology, grids)
