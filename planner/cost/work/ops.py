@@ -8,6 +8,8 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import cached_property
 
+import attrs
+
 from ...base.frozen import frozen
 from ...layout.ir import GroupKind
 
@@ -57,7 +59,8 @@ def share_moved(op: CollectiveOp, size: int) -> float:
     return (size - 1) / size
 
 
-@frozen
+# A fit hashes and compares products millions of times, for which attrs' own methods are faster than shared ones.
+@attrs.frozen(cache_hash=True)
 class MatMul:
     """`count` matrix products of (m, k) by (k, n) in 2-byte numbers."""
 
