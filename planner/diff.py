@@ -1,4 +1,4 @@
-"""What changed between two plans, in words, and which ranks it touches."""
+"""What differs between two plans, in words, and which ranks it concerns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_RUNS = 12
 
 
 def differences(before: Plan, after: Plan) -> list[str]:
-    """One sentence per change, then the ranks touched; empty when the plans are equal."""
+    """One sentence per difference, then the ranks that they concern; empty if the plans are equal."""
     if before == after:
         return []
     one, other = resolved_spec(before), resolved_spec(after)
@@ -52,7 +52,7 @@ def _module(name: str, one: Spec, other: Spec, before: Plan, after: Plan) -> lis
 
 
 def _fields(where: str, one: Any, other: Any) -> list[str]:
-    """`where: key old -> new` for every field that differs, records opened up."""
+    """`where: key old -> new` for every field that differs; records are compared field by field."""
     if one == other:
         return []
     if one is None or other is None:
@@ -96,7 +96,7 @@ def _edges(before: Plan, after: Plan) -> list[str]:
 
 
 def _touched(before: Plan, after: Plan) -> str:
-    """Which ranks have another view, or another model or training setting, than before."""
+    """The ranks whose view, model or training settings differ."""
     world = max(before.world_size, after.world_size)
     everyone = f"touches every rank (0-{world - 1})"
     if before.training != after.training or before.batch_sizes != after.batch_sizes:
@@ -125,7 +125,7 @@ def _changed(before: Plan, after: Plan, rank: int) -> bool:
 
 
 def _comparable(view: RankView) -> tuple[Any, ...]:
-    """All of a view but the positions of its groups, which shift when anything before them changes."""
+    """All of a view except the creation indices of its groups, which shift with anything created before them."""
     groups = tuple((group.owner, group.kind, group.index, group.boxes) for group in view.groups)
     return (
         view.role, view.coords, groups, view.transfers, view.stages, view.position, view.total_stages,

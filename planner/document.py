@@ -30,7 +30,7 @@ VERSION_KEY = "mimo_plan"
 
 
 class Compiled(Protocol):
-    """A plan, as far as its document needs it: this file stands below the plan's."""
+    """What a document needs of a plan; the class itself lives above this file."""
 
     @property
     def modules(self) -> tuple[ModulePlan, ...]: ...
@@ -137,7 +137,7 @@ def _edge_document(plan: Compiled, index: int) -> dict[str, Any]:
 
 
 def _family_document(family: Family) -> dict[str, Any]:
-    """Kind, place in the creation order and number of the groups; their form where they are all alike.
+    """The kind of the groups, their place in the creation order and their number; their form if they are all alike.
 
     The form is the box of the first group, from which the others differ in their start only.
     """

@@ -1,7 +1,7 @@
-"""The plan: an immutable value that answers everything about a layout, for all ranks or for one.
+"""The plan: an immutable value that answers every question about a layout, for all ranks or for one.
 
-It stores what the spec says with every choice made (sizes, offsets, lanes, layers); all else is computed from
-that when asked for. Comparing, hashing and pickling a plan therefore cost the same at 8 and at a million ranks.
+It stores the spec with every choice made (sizes, offsets, lanes, layers); everything else is computed from that on
+demand. Comparing, hashing and pickling a plan therefore cost as much at a million ranks as at 8.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Plan:
-    """A compiled layout. Only `compile_spec` and `Plan.from_json` make them: what they give is valid.
+    """A compiled layout. `compile_spec` and `Plan.from_json` make plans, and every plan that they make is valid.
 
     Attributes:
-        modules: in plan order, the order of the spec.
-        edges: (source, destination) pairs in topology order.
+        modules: the modules, in the order of the spec.
+        edges: the edges of the DAG as (source, destination) pairs, in topology order.
         batch_sizes: the spec's batch.
         training: the spec's training settings.
-        cluster: the spec's cluster, with the number of nodes that the world fills (None: not a whole number).
-        warnings: what `mimo plan` warns of. Not compared.
+        cluster: the spec's cluster with the number of nodes that the world fills; None if that is not whole.
+        warnings: what `mimo plan` warns of. Not part of a comparison.
     """
 
     modules: tuple[ModulePlan, ...]
@@ -80,15 +80,17 @@ class Plan:
 
     @cached_property
     def layout(self) -> ModuleLayout:
+        """How the modules share ranks."""
         return layout_of({module.name: module.grid for module in self.modules})
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the canonical JSON, in hex: equal digests <=> equal plans."""
+        """The sha256 of the canonical JSON, in hex: equal digests mean equal plans, and equal plans equal digests."""
         return digest_of(self)
 
     @cached_property
     def batch(self) -> BatchContract:
+        """Which lane holds which samples of a microbatch."""
         sizes = self.batch_sizes
         grids = FrozenMap((module.name, module.grid) for module in self.modules)
         return BatchContract(sizes.global_size, sizes.micro_size, sizes.seq_length, grids)
@@ -106,20 +108,21 @@ class Plan:
 
     @property
     def gpus_per_node(self) -> int | None:
+        """GPUs (ranks) per node; None if the spec does not say."""
         return self.cluster.gpus_per_node if self.cluster else None
 
     @property
     def gpu(self) -> str | None:
-        """The GPU that the spec's cluster names, if it names one."""
+        """The name of the GPU in the spec's cluster; None if there is none."""
         return self.cluster.gpu if self.cluster else None
 
     @property
     def num_nodes(self) -> int | None:
-        """Nodes in use, the last one perhaps in part; None where gpus_per_node is not known."""
+        """Number of nodes in use, the last one perhaps only in part; None if gpus_per_node is not known."""
         return -(-self.world_size // self.gpus_per_node) if self.gpus_per_node else None
 
     def module(self, name: str) -> ModulePlan:
-        """The module of that name. Raises KeyError."""
+        """The module of this name. Raises KeyError."""
         for module in self.modules:
             if module.name == name:
                 return module
@@ -129,20 +132,21 @@ class Plan:
 
     @cached_property
     def families(self) -> tuple[Family, ...]:
-        """Groups by owner and kind, in creation order."""
+        """All groups by owner and kind, in creation order."""
         return families(self.modules, self._edges)
 
     @cached_property
     def num_groups(self) -> int:
+        """Number of groups in the whole plan."""
         return sum(len(family) for family in self.families)
 
     @cached_property
     def num_communicators(self) -> int:
-        """Communicators of two or more ranks that all ranks together open; the rule is in sharing.py."""
+        """Number of communicators of two or more ranks that all ranks open together; see layout/communicators.py."""
         return num_communicators(self.families, self.modules)
 
     def communicators(self, view: RankView) -> tuple[int, ...]:
-        """Per group of a view: the creation position of the group that opens its communicator. Equal ones share."""
+        """For each group of a view, the creation index of the group that opens its communicator. Equals share."""
         return communicators(view.groups, self.modules)
 
     def groups(self, owner: str, kind: GroupKind | str) -> Groups:
@@ -150,10 +154,10 @@ class Plan:
 
         Args:
             owner: a module, or `src->dst` for the kinds of a bridge.
-            kind: a GroupKind.
+            kind: the kind of group.
 
         Raises:
-            KeyError: no such owner, or it has no groups of that kind.
+            KeyError: there is no such owner, or it has no groups of this kind.
         """
         families = self.families_by_owner.get(owner, ())
         for family in families:
@@ -179,6 +183,7 @@ class Plan:
 
     @cached_property
     def bridges(self) -> tuple[Bridge, ...]:
+        """The bridges of all edges, in topology order."""
         return tuple(edge.bridge() for edge in self._edges)
 
     def bridge(self, src: str, dst: str) -> Bridge:
@@ -189,12 +194,12 @@ class Plan:
         return self.bridges[self.edges.index((src, dst))]
 
     def traffic(self, src: str, dst: str, rank: int, direction: Direction | str) -> Traffic:
-        """What a rank sends and receives over an edge, message by message. Raises KeyError for no such edge."""
+        """The messages that a rank sends and receives over an edge. Raises KeyError if there is no such edge."""
         self.bridge(src, dst)
         return traffic_of(self._edges[self.edges.index((src, dst))], rank, Direction(direction))
 
     def messages(self, src: str, dst: str, transfer: Transfer, direction: Direction | str) -> tuple[Message, ...]:
-        """Everything that moves one transfer of an edge, over all ranks. Raises KeyError for no such edge."""
+        """All messages that move one transfer of an edge. Raises KeyError if there is no such edge."""
         self.bridge(src, dst)
         return tuple(messages_of(self._edges[self.edges.index((src, dst))], transfer, Direction(direction)))
 
@@ -236,7 +241,7 @@ class Plan:
             raise ValueError(f"rank {rank} is outside the world of {self.world_size} ranks (0-{self.world_size - 1})")
 
     def role(self, rank: int) -> RankRole:
-        """The modules that a rank takes part in. Raises ValueError for a rank outside the world."""
+        """The modules and stages that a rank takes part in. Raises ValueError for a rank outside the world."""
         stages = ((module.name, self._stage_info(module, rank)) for module in self._modules_of(rank))
         return RankRole(FrozenMap(stages), self.layout)
 
@@ -247,7 +252,7 @@ class Plan:
         coords, groups, infos, stages, data, slices = {}, [], {}, {}, {}, {}
         for module in modules:
             name, grid = module.name, module.grid
-            dense, expert = grid.dense.position(rank), grid.expert.position(rank)
+            dense, expert = grid.dense.coords_in_order(rank), grid.expert.coords_in_order(rank)
             groups += self._families_of_module[name].groups_of(rank, dense, expert)
             at = dict(zip(grid.axes, dense + expert, strict=True))
             coords[name] = FrozenMap(at)
@@ -284,13 +289,13 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote. Raises PlanError where the text is not one, or was edited."""
+        """The plan that `to_json` wrote. Raises PlanError if the text is no plan, or was edited."""
         from .plan_file import loads  # noqa: PLC0415  reading compiles, and the compiler makes plans
 
         return loads(text)
 
     def to_spec(self) -> Spec:
-        """The spec with every choice made: compiling it gives this plan again."""
+        """The spec with every choice made; compiling it gives this plan again."""
         return resolved_spec(self)
 
     # ---- derived tables, each of the size of the DAG

@@ -36,7 +36,7 @@ def read_plan_or_spec(path: str | PathLike[str]) -> Plan | Spec:
 
 
 def load_plan(path: str | PathLike[str]) -> Plan:
-    """The plan in a file, compiled where the file is a spec. Raises PlanError."""
+    """The plan in a file, which is compiled if the file is a spec. Raises PlanError."""
     found = read_plan_or_spec(path)
     return found if isinstance(found, Plan) else compile_spec(found)
 

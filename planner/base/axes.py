@@ -1,7 +1,7 @@
 """The parallel axes and their orders: the one place that spells their names.
 
-A grid has two views of the same ranks. The dense view has the axes tp, cp, dp, pp; the expert view
-keeps pp and refactors the rest as expt_tp, ep, expt_dp (see coords.py).
+A grid has two views of the same ranks. The dense view has the axes tp, cp, dp and pp. The expert view keeps pp and
+refactors the other ranks as expt_tp, ep and expt_dp (see layout/coords.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def format_order(order: tuple[Axis, ...]) -> str:
 
 
 def parse_order(text: str) -> tuple[Axis, ...]:
-    """The axes of `tp-cp-dp-pp` or any permutation of it, fastest first.
+    """The axes of `tp-cp-dp-pp`, or of any permutation of it, the fastest first.
 
     Raises:
         ValueError: `text` is not a permutation of the four dense axes.

@@ -1,8 +1,8 @@
 """Every diagnostic of the planner: its stable code, its summary, and what `mimo explain CODE` prints.
 
-The letter is the stage that finds it: S spec text and values, T topology, P placement, M model sizes,
-B batch, J plan JSON, W warnings (they never stop a plan; `--strict` makes them errors).
-A code is never reused for something else. To add one, add an entry here and call `faults.add` with it.
+The letter names the stage that finds it: S the text and values of the spec, T the topology, P placement, M model sizes,
+B the batch, J plan documents, W warnings (they never stop a plan; `--strict` makes them errors). A code is never reused
+for something else. To add one, add an entry here and call `faults.add` with it.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ TOO_LARGE = Code(
 BAD_SYNTAX = Code(
     "S003",
     "the text is not well formed",
-    "The text is not one well-formed YAML document in UTF-8 or UTF-16, or uses a tag that only a program\n"
+    "The text is not one well-formed YAML document in UTF-8 or UTF-16, or it uses a tag that only a program\n"
     "would write (`!!python/...`). The message is the YAML reader's own, at the place where it stopped. Files of\n"
-    "measured runs are CSV: cells between commas, quotes closed.",
+    "measured runs are CSV: cells are separated by commas, and quotes are closed.",
 )
 DUPLICATE_KEY = Code(
     "S004",
@@ -78,14 +78,14 @@ MISSING_KEY = Code(
 WRONG_TYPE = Code(
     "S103",
     "a value has the wrong type",
-    "YAML decides types by spelling: 4 is an integer, '4' and 4.0 are not; true and false are the booleans.\n"
+    "YAML decides a value's type by its spelling: 4 is an integer, '4' and 4.0 are not; true and false are booleans.\n"
     "In a CSV file of measured runs, 4, 4.0 and 4e0 are the same whole number.",
 )
 OUT_OF_RANGE = Code(
     "S104",
     "a number is out of range",
-    "Sizes are positive, offsets are not negative, and everything is bounded: worlds end at 2^24 ranks, so\n"
-    "that a slip of the keyboard is an error message and not a day of computing.",
+    "Sizes are positive, offsets are not negative, and everything is bounded: a world has at most 2^24 ranks, so\n"
+    "that a slip of the keyboard costs an error message and not a day of computing.",
 )
 BAD_CHOICE = Code(
     "S105",
@@ -95,13 +95,13 @@ BAD_CHOICE = Code(
 BAD_NAME = Code(
     "S106",
     "not a usable name",
-    "Module names become names of process groups and of submodules in torch: a letter, then letters,\n"
-    "digits, `_` or `-`, at most 64 characters. The language module is always named `language`.",
+    "Module names become names of process groups and of submodules in torch. A name is a letter followed by\n"
+    "letters, digits, `_` or `-`, with at most 64 characters. The language module is always named `language`.",
 )
 CONFLICT = Code(
     "S107",
     "two values contradict each other",
-    "Each value is allowed alone, but not together. The rule in the message names both.",
+    "Each value is allowed by itself, but not beside the other. The rule in the message names both.",
 )
 NO_LANGUAGE = Code(
     "T001",
@@ -117,26 +117,26 @@ UNKNOWN_MODULE = Code(
 CYCLE = Code(
     "T003",
     "the topology has a cycle",
-    "Modules form a directed acyclic graph: the forward pass of each waits for the modules that feed it.\n"
-    "The message shows the cycle as a path; take one of its edges out.",
+    "Modules form a directed acyclic graph, because the forward pass of each waits for the modules that feed it.\n"
+    "The message shows the cycle as a path; remove one of its edges.",
 )
 UNREACHED = Code(
     "T004",
     "a module is neither before nor after language",
-    "A module whose output never reaches `language`, and that `language` never reaches, takes no part in the\n"
-    "loss. A module that `topology` does not mention at all feeds `language`; one that it mentions is\n"
-    "connected only as written.",
+    "A module that never reaches `language`, and that `language` never reaches, takes no part in the loss.\n"
+    "A module that `topology` does not mention at all feeds `language`; one that it mentions is connected only as\n"
+    "written.",
 )
 DUPLICATE_EDGE = Code(
     "T005",
     "an edge is written twice",
-    "An edge carries the source's output once; write its destination once.",
+    "An edge carries the source's output once, so its destination is written once.",
 )
 AMBIGUOUS_DP = Code(
     "P001",
     "more than one module leaves dp open",
-    "In a disjoint placement the ranks that the other modules leave over give dp, so only one module may leave\n"
-    "it out. Write dp on the others.",
+    "In a disjoint placement dp follows from the ranks that the other modules leave over, so only one module may\n"
+    "leave it out. Write dp on the others.",
 )
 UNEVEN_DP = Code(
     "P002",
@@ -146,14 +146,14 @@ UNEVEN_DP = Code(
 PARTIAL_OFFSETS = Code(
     "P003",
     "rank_offset on some modules only",
-    "Offsets are either left out everywhere (then `placement` lays the modules out) or written on every\n"
-    "module. A mixture would make the position of the others depend on the order of the file.",
+    "Offsets are either left out everywhere (then `placement` lays out the modules) or written on every module.\n"
+    "With a mixture, the ranks of the other modules would depend on the order of the file.",
 )
 IDLE_RANKS = Code(
     "P004",
     "ranks without a module",
-    "Every rank of the world belongs to a module. An idle rank would hold a GPU and hang the first collective\n"
-    "that counts on it.",
+    "Every rank of the world belongs to a module. An idle rank would occupy a GPU, and the first collective that\n"
+    "counts on it would hang.",
 )
 BEYOND_WORLD = Code(
     "P005",
@@ -164,7 +164,7 @@ COLOCATED_SIZES = Code(
     "P006",
     "colocated modules of different sizes",
     "`placement: colocated` puts every module on all ranks, so tp * cp * dp * pp must be the same for all.\n"
-    "Their tp, cp, dp and pp may differ as long as the product does not. For modules that share only some\n"
+    "Their tp, cp, dp and pp may differ as long as the product does not. If modules share only some of their\n"
     "ranks, write rank_offset on every module.",
 )
 EXPERT_AXES_UNEVEN = Code(
@@ -181,12 +181,12 @@ EXPERTS_OUTSIDE_LANGUAGE = Code(
 TOO_MANY_RANKS = Code(
     "P009",
     "too many ranks",
-    "A world ends at 2^24 ranks, and tp * cp * dp * pp of a module may not exceed that.",
+    "A world has at most 2^24 ranks, and so does a module (tp * cp * dp * pp).",
 )
 MISSING_SIZE = Code(
     "M001",
     "a model size is missing",
-    "A model is a preset, or a family with its sizes. Sizes beside a preset replace those of the preset.",
+    "A model is a preset, or a family with its sizes. Sizes written beside a preset replace the preset's own.",
 )
 FOREIGN_SIZE = Code(
     "M002",
@@ -216,14 +216,14 @@ STAGES = Code(
 EXPERTS = Code(
     "M006",
     "experts do not divide",
-    "num_moe_experts / ep must be whole, and a token visits at most num_moe_experts of them; ep above 1 needs\n"
-    "experts to spread.",
+    "num_moe_experts / ep must be whole, and a token visits at most num_moe_experts experts. An ep above 1 needs\n"
+    "a model with experts.",
 )
 SEQUENCE = Code(
     "M007",
     "the sequence does not divide",
-    "Context parallelism cuts the sequence into 2 * cp chunks (each rank takes one from either end, so that\n"
-    "causal attention is balanced), and sequence parallelism cuts what a cp rank holds by tp.",
+    "Context parallelism cuts the sequence into 2 * cp chunks (each rank takes one from either end, which balances\n"
+    "causal attention), and sequence parallelism divides what a cp rank holds by tp.",
 )
 WIDTHS = Code(
     "M008",
@@ -234,25 +234,25 @@ WIDTHS = Code(
 TOKENS = Code(
     "M009",
     "the encoders' tokens do not fit the sequence",
-    "The tokens that encoders contribute to a sample take positions of the language sequence, so their sum is\n"
+    "The tokens that encoders contribute to a sample take up positions of the language sequence, so their sum is\n"
     "at most seq_length; and seq_length is at most the model's max_positions.",
 )
 SPECIAL_TOKEN = Code(
     "M010",
     "a special token outside the vocabulary",
-    "special_token_id marks where the module's output goes in input_ids: it is an id of the language model's\n"
-    "vocabulary, and each module has its own.",
+    "special_token_id marks the places in input_ids that the module's output takes. It is an id of the language\n"
+    "model's vocabulary, and each module has its own.",
 )
 MICROBATCHES = Code(
     "B001",
     "the global batch is not a whole number of microbatches",
-    "num_microbatches = global_size / micro_size. micro_size is the microbatch of the whole model (as in\n"
-    "Megatron-Bridge), not of one lane: Megatron-LM's micro_batch_size times the dp of language.",
+    "num_microbatches = global_size / micro_size must be whole. micro_size is the microbatch of the whole model, as\n"
+    "in Megatron-Bridge, not of one lane: it is Megatron-LM's micro_batch_size times the dp of language.",
 )
 LANE_SAMPLES = Code(
     "B002",
     "a microbatch is not a whole number of samples per lane",
-    "Each of a module's dp lanes holds micro_size / dp samples of every microbatch.",
+    "Each of a module's dp lanes holds micro_size / dp samples of every microbatch, which must be whole.",
 )
 NOT_JSON = Code(
     "J001",
@@ -267,43 +267,44 @@ PLAN_VERSION = Code(
 PLAN_EDITED = Code(
     "J003",
     "the plan contradicts itself",
-    "Everything under `modules`, `edges` and `batch` follows from `spec`. A value that does not was edited by\n"
-    "hand or damaged. Change the spec and compile again instead.",
+    "Everything under `modules`, `edges` and `batch` follows from `spec`. A value that does not follow was edited\n"
+    "by hand, or the file is damaged. Change the spec and compile it again instead.",
 )
 DIGEST = Code(
     "J004",
     "the digest does not match",
-    "The digest is the sha256 of the rest of the document in canonical form. It differs when a value was\n"
-    "edited by hand. Change the spec and compile again instead.",
+    "The digest is the sha256 of the rest of the document in canonical form. It differs if a value was edited by\n"
+    "hand. Change the spec and compile it again instead.",
 )
 TP_CROSSES_NODE = Code(
     "W001",
     "a tensor-parallel group crosses a node",
-    "Tensor parallelism communicates several times per layer; across nodes that runs at network speed.",
+    "Tensor parallelism communicates several times per layer; across nodes it does so at the speed of the network.",
 )
 UNEVEN_NODES = Code(
     "W002",
     "the nodes are uneven",
-    "The last node has fewer ranks than the others. Some NCCL versions deadlock while they start on such\n"
-    "worlds (NCCL #2385).",
+    "The last node has fewer ranks than the others. Some versions of NCCL deadlock when they start on such a world\n"
+    "(NCCL #2385).",
 )
 SINGLE_SAMPLE = Code(
     "W003",
     "a lane holds a single sample",
-    "With one sample per lane and microbatch there is nothing left to share out: dp cannot grow any more, and\n"
-    "small encoders leave most of a GPU idle.",
+    "With one sample per lane and microbatch there is nothing left to divide: dp cannot grow any further, and a\n"
+    "small encoder leaves most of a GPU idle.",
 )
 PATCH_TOKENS = Code(
     "W004",
     "tokens per sample do not match the image size",
-    "A ViT gives (image_size / patch_size)^2 tokens per image; tokens_per_sample is usually a multiple of that\n"
-    "(several images) or a divisor (merged patches).",
+    "A ViT makes (image_size / patch_size)^2 tokens of an image. tokens_per_sample is usually a multiple of that\n"
+    "number (several images) or a divisor of it (merged patches).",
 )
 NO_EFFECT = Code(
     "W005",
     "a key has no effect",
-    "The key is allowed, but nothing reads it in this layout: sequence_parallel without tp, expt_tp without\n"
-    "experts, a placement beside explicit offsets, a special_token_id of a module that does not feed language.",
+    "The key is allowed, but nothing reads it in this layout: for example sequence_parallel without tp, expt_tp\n"
+    "without experts, a placement beside explicit offsets, or a special_token_id of a module that does not feed\n"
+    "language.",
 )
 
 CODES: dict[str, Code] = {code.name: code for code in list(globals().values()) if isinstance(code, Code)}

@@ -1,8 +1,8 @@
 """Faults, the collector that gathers them, and the error that carries all of them at once.
 
-A fault says where (file:line:column and the path of the key), states the rule with the values in it,
-and says what to change. Passes add faults to a `Faults` collector and go on; whoever owns the stage
-raises once, with everything found, in source order.
+A fault names its place (file:line:column and the path of the key), states the rule with the values in it, and says what
+to change. Passes add faults to a `Faults` collector and go on; whoever owns the stage raises once, with everything that
+was found, in source order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .frozen import frozen
 
 Path = tuple[str | int, ...]
 
-# A spec of nonsense can hold a fault per line; nobody reads more than these.
+# A nonsensical spec can have a fault on every line; nobody reads more than these.
 MAX_FAULTS = 200
 
 
@@ -25,7 +25,7 @@ _MAX_KEY = 64
 
 
 def printable(text: str) -> str:
-    """Text that is safe in any terminal: what a user wrote may hold control characters."""
+    """The text made safe for any terminal: what a user wrote may hold control characters."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -57,7 +57,12 @@ class Mark:
 
 @frozen
 class Source:
-    """Where each key of a spec was written: the name of the file, and (path, line, column) of every key."""
+    """The place of every key of a document.
+
+    Attributes:
+        file: the name of the file.
+        entries: (path, line, column) of every key.
+    """
 
     file: str
     entries: tuple[tuple[Path, int, int], ...]
@@ -94,6 +99,7 @@ class Fault:
 
     @property
     def is_warning(self) -> bool:
+        """Whether this is a warning, which never stops a plan."""
         return self.code.is_warning
 
     def __str__(self) -> str:
@@ -111,7 +117,7 @@ class PlanError(ValueError):
         super().__init__(self.faults, num_left_out)
 
     def of(self, document: str) -> PlanError:
-        """The same, where faults of a whole document are of one that is not the spec: `hardware`, `runs`."""
+        """The same error, with its faults of a whole document said to be of `document`, such as `hardware`."""
         faults = (attrs.evolve(fault, path=fault.path or (document,)) for fault in self.faults)
         return PlanError(faults, self.num_left_out)
 
@@ -123,7 +129,7 @@ class PlanError(ValueError):
 
 
 class Faults:
-    """Collects faults. The only mutable object that passes share."""
+    """Collects faults: the only mutable object that passes share."""
 
     def __init__(self, source: Source | None = None) -> None:
         self._source = source
@@ -132,7 +138,7 @@ class Faults:
         self._num_left_out = 0
 
     def add(self, code: Code, path: Path, rule: str, remedy: str) -> None:
-        """Note one fault, once. A W code is a warning: kept, never raised."""
+        """Record a fault, once. A W code is a warning, which is kept and never raised."""
         mark = self._source.mark(path) if self._source else None
         fault = Fault(code, path, rule, remedy, mark)
         found = self._warnings if code.is_warning else self._errors
@@ -144,13 +150,13 @@ class Faults:
             self._num_left_out += 1
 
     def extend(self, error: PlanError, prefix: Path = ()) -> None:
-        """Take over the faults of an inner stage; `prefix` is where that stage stands in this document."""
+        """Take over the faults of an inner stage, whose document stands under the path `prefix` of this one."""
         for fault in error.faults:
             self.add(fault.code, prefix + fault.path, fault.rule, fault.remedy)
         self._num_left_out += error.num_left_out
 
     def merge(self, other: Faults) -> None:
-        """Take over everything that a pass with a collector of its own found."""
+        """Take over all that a pass with its own collector found."""
         for fault in (*other._errors, *other._warnings):
             self.add(fault.code, fault.path, fault.rule, fault.remedy)
         self._num_left_out += other._num_left_out
@@ -161,18 +167,20 @@ class Faults:
 
     @property
     def has_errors(self) -> bool:
+        """Whether any error was found so far."""
         return bool(self._errors)
 
     @property
     def warnings(self) -> tuple[Fault, ...]:
+        """The warnings found so far, in source order."""
         return tuple(sorted(self._warnings, key=_place))
 
     def raise_errors(self) -> None:
-        """Raise PlanError with every error found so far, in source order, if there is one."""
+        """Raise PlanError with every error found so far, in source order, if there is any."""
         if self._errors:
             raise PlanError(sorted(self._errors, key=_place), self._num_left_out)
 
 
 def _place(fault: Fault) -> tuple[int, int]:
-    """Sorting key; without marks all are equal, and a stable sort keeps the order of discovery."""
+    """The sorting key. Without marks all keys are equal, and a stable sort keeps the order of discovery."""
     return (fault.mark.line, fault.mark.column) if fault.mark else (0, 0)

@@ -1,9 +1,8 @@
 """A mapping that can live inside a frozen class: read-only, ordered, hashable, backed by a tuple.
 
-Iteration keeps the order it was built in. Two FrozenMaps are equal when their items are, in order (the
-order of a spec's modules means something); compared with a `dict`, order does not count.
-Lookups are linear: a plan has a handful of modules, and a tuple is what makes the mapping
-hashable and safe to share.
+Iteration keeps the order in which the mapping was built. Two FrozenMaps are equal if their items are equal and in the
+same order, because the order of a spec's modules has a meaning; compared with a `dict`, the order does not count.
+Lookups are linear: a plan has a handful of modules, and the tuple makes the mapping hashable and safe to share.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ V_co = TypeVar("V_co", covariant=True)
 
 
 class FrozenMap(Mapping[K, V_co]):
-    """Read-only mapping over a tuple of pairs. Raises KeyError for a key that is not there."""
+    """A read-only mapping over a tuple of pairs. Raises KeyError for a key that it does not have."""
 
     __slots__ = ("_items",)
     _items: tuple[tuple[K, V_co], ...]

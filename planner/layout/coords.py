@@ -164,9 +164,9 @@ class AxisView:
 
     def coords(self, rank: int) -> dict[Axis, int]:
         """The coord of `rank` on every axis of the view."""
-        return dict(zip(self.names, self.position(rank), strict=True))
+        return dict(zip(self.names, self.coords_in_order(rank), strict=True))
 
-    def position(self, rank: int) -> tuple[int, ...]:
+    def coords_in_order(self, rank: int) -> tuple[int, ...]:
         """The coords of `rank` in the order of `names`."""
         flat, stage = self.locate(rank)
         found = []

@@ -12,7 +12,7 @@ from ..spec.sections import Batch
 
 
 def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None:
-    """Microbatches per step and samples per lane are whole."""
+    """Check that the microbatches per step and the samples per lane are whole numbers."""
     if batch.global_size % batch.micro_size:
         rule = (
             f"num_microbatches = global_size / micro_size = {batch.global_size} / {batch.micro_size} = "

@@ -1,9 +1,9 @@
-"""Spec -> Plan: the passes, in order. No other file knows the order, and no pass knows another.
+"""From spec to plan: the passes, in order. No other file knows the order, and no pass knows another.
 
     topology -> models -> placement -> batch -> assembly
 
-Topology, models and placement do not need each other, so their faults are reported together; the batch needs
-lanes. Each pass is a pure function that adds its faults to the collector.
+Topology, models and placement do not need one another, so their faults are reported together; the batch needs the
+lanes that placement gives. Each pass is a pure function that adds its faults to the collector.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def compile_spec(spec: Spec, *, world_size: int | None = None, strict: bool = Fa
 
     Args:
         spec: what the user wrote.
-        world_size: number of ranks; overrides the spec's cluster.
-        strict: treat warnings as errors.
+        world_size: number of ranks, which overrides the spec's cluster.
+        strict: whether warnings are errors.
 
     Raises:
         PlanError: with every fault found, in source order.
@@ -55,7 +55,7 @@ def compile_spec(spec: Spec, *, world_size: int | None = None, strict: bool = Fa
 
 
 def _place_beside(spec: Spec, world_size: int | None, faults: Faults) -> dict[str, Grid]:
-    """Run placement with a collector of its own, so that faults of other passes do not silence it."""
+    """Run placement with its own collector, so that the faults of other passes do not silence it."""
     found = Faults(spec.source)
     grids = place(spec, world_size, found)
     faults.merge(found)
@@ -63,7 +63,7 @@ def _place_beside(spec: Spec, world_size: int | None, faults: Faults) -> dict[st
 
 
 def _cluster_in_use(cluster: Cluster | None, world_size: int) -> Cluster | None:
-    """The cluster with the nodes that the world fills; left open when the last one is filled in part only."""
+    """The cluster with the number of nodes that the world fills; None if the last node is filled only in part."""
     if cluster is None or cluster.gpus_per_node is None:
         return cluster
     num_nodes, rest = divmod(world_size, cluster.gpus_per_node)

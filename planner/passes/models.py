@@ -1,6 +1,6 @@
-"""Do the models fit their layouts? Sizes are filled in, and divided by the axes that split them.
+"""Pass: models fit their layouts. Sizes are filled in, and checked against the axes that divide them.
 
-Checks need the sizes of axes but never dp, so that they report beside the faults of placement.
+The checks need the sizes of axes but never dp, so their faults are reported together with those of placement.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..spec.spec import Spec
 
 
 def resolve_models(spec: Spec, faults: Faults) -> dict[str, Model | None]:
-    """Per module, its model with every size filled in; None where none was written (or it was wrong)."""
+    """Each module's model with every size filled in; None if none was written, or if it was wrong."""
     models: dict[str, Model | None] = {}
     for name, module in spec.modules.items():
         path: Path = ("modules", name)
@@ -37,7 +37,7 @@ def resolve_models(spec: Spec, faults: Faults) -> dict[str, Model | None]:
 def check_tokens(
     spec: Spec, models: dict[str, Model | None], edges: tuple[tuple[str, str], ...], faults: Faults
 ) -> None:
-    """What feeds language fits its sequence, and is marked by distinct ids of its vocabulary."""
+    """Check that what feeds language fits its sequence, and is marked by distinct ids of its vocabulary."""
     feeding = [src for src, dst in edges if dst == MIMO_LANGUAGE_MODULE_KEY]
     tokens = {name: spec.modules[name].output.tokens_per_sample or 0 for name in feeding}
     total = sum(tokens.values())
@@ -65,7 +65,7 @@ def check_tokens(
 
 
 def stage_layers(module: Module, model: Model | None) -> tuple[int, ...] | None:
-    """Layers of each pipeline stage; None where no model says how many there are."""
+    """Number of layers in each pipeline stage; None if no model says how many there are."""
     if module.stages is not None:
         return module.stages
     if model is None or model.num_layers is None:
@@ -82,7 +82,7 @@ def _divides(code: codes.Code, what: str, values: tuple[int, int], path: Path, f
 
 
 def _choices(number: int, limit: int = 128) -> str:
-    """The divisors of a number that an axis could take."""
+    """The divisors of a number that an axis could have as its size."""
     found = [str(divisor) for divisor in range(1, min(number, limit) + 1) if number % divisor == 0]
     return ", ".join(found)
 
@@ -115,9 +115,9 @@ def _check_heads(model: Model, parallel: Parallel, path: Path, faults: Faults) -
     at = (*path, "parallel", "tp")
     remedy = f"choose tp from {_choices(heads)}"
     _divides(codes.HEADS, "num_attention_heads % tp", (heads, parallel.tp), at, faults, remedy)
-    if groups == heads:  # no GQA: all is said
+    if groups == heads:  # without GQA there is nothing more to check
         return
-    # Query groups are split over tp, or replicated where there are fewer than tp.
+    # Query groups are split over tp, or replicated if there are fewer than tp.
     what, values = "num_query_groups % tp", (groups, parallel.tp)
     if groups < parallel.tp:
         what, values = "tp % num_query_groups", (parallel.tp, groups)
@@ -177,7 +177,7 @@ def _check_experts(model: Model | None, parallel: Parallel, path: Path, faults: 
 
 
 def _check_sequence(spec: Spec, models: dict[str, Model | None], faults: Faults) -> None:
-    """Sequences of known length are cut by cp; that of language by tp too, under sequence parallelism."""
+    """Check the sequences of known length: cp divides them, and tp divides language's under sequence parallelism."""
     for name, module in spec.modules.items():
         parallel = module.parallel or Parallel()
         is_language = name == MIMO_LANGUAGE_MODULE_KEY

@@ -1,6 +1,6 @@
-"""Modules -> grids: sizes, data parallelism from the ranks that remain, offsets, coverage.
+"""Pass: from modules to grids. Sizes, data parallelism from the ranks that remain, offsets, coverage.
 
-The world is what the caller or `cluster` says; without either it is what the modules cover.
+The caller or `cluster` says how large the world is; if neither does, it is what the modules cover.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_RANKS = MAX_SIZE
 
 
 def known_world(spec: Spec, world_size: int | None, faults: Faults) -> int | None:
-    """The number of ranks that there are, if anybody said; `world_size` overrides the cluster."""
+    """The number of ranks, if it is known; `world_size` overrides the cluster."""
     if world_size is not None:
         checked = Integer(1, MAX_RANKS).parse(world_size, ("world_size",), faults)
         return None if checked is INVALID else world_size
@@ -39,7 +39,7 @@ def known_world(spec: Spec, world_size: int | None, faults: Faults) -> int | Non
 
 
 def place(spec: Spec, world_size: int | None, faults: Faults) -> dict[str, Grid]:
-    """A grid per module in plan order; empty when a fault was added."""
+    """The grid of every module, in plan order; empty if a fault was added."""
     world = known_world(spec, world_size, faults)
     if faults.has_errors:
         return {}
@@ -50,7 +50,7 @@ def place(spec: Spec, world_size: int | None, faults: Faults) -> dict[str, Grid]
 
 
 class _Placing:
-    """One run of the pass over one spec. Sizes first (dp where it is open), then offsets."""
+    """One run of the pass over a spec: first the sizes (including any dp that is left out), then the offsets."""
 
     def __init__(self, spec: Spec, world: int | None, faults: Faults) -> None:
         self.world = world
@@ -63,7 +63,7 @@ class _Placing:
             faults.add(codes.NO_EFFECT, ("placement",), rule, "remove placement, or every rank_offset")
 
     def grids(self) -> dict[str, Grid]:
-        """The grids, or nothing when sizes or offsets cannot be had."""
+        """The grids; empty, with faults added, if sizes or offsets cannot be determined."""
         if 0 < len(self.offsets) < len(self.parallel):
             missing = [name for name in self.parallel if name not in self.offsets]
             for name in missing:
@@ -89,7 +89,7 @@ class _Placing:
         return {name: _grid(p, known[name], offsets[name]) for name, p in self.parallel.items()}
 
     def _num_lanes(self, name: str) -> int | None:
-        """dp of a module; None with a fault where it cannot be had."""
+        """A module's dp; None, with a fault added, if it cannot be determined."""
         parallel = self.parallel[name]
         if parallel.dp is not None:
             return parallel.dp
@@ -211,7 +211,7 @@ def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults
 
 
 def _gaps(grids: Mapping[str, Grid], end: int) -> list[tuple[int, int]]:
-    """Half-open ranges of ranks below `end` that no grid covers."""
+    """The ranges (start, stop) of ranks below `end` that no grid covers."""
     found, covered = [], 0
     for grid in sorted(grids.values(), key=lambda grid: grid.rank_offset):
         if grid.rank_offset > covered:
@@ -223,7 +223,7 @@ def _gaps(grids: Mapping[str, Grid], end: int) -> list[tuple[int, int]]:
 
 
 def check_nodes(grids: Mapping[str, Grid], gpus_per_node: int | None, faults: Faults) -> None:
-    """Warn of what a cluster of nodes makes slow or fragile."""
+    """Warn of what the nodes of the cluster make slow or fragile."""
     if gpus_per_node is None:
         return
     world = max(grid.end for grid in grids.values())
@@ -246,7 +246,7 @@ def _check_tensor_groups(name: str, grid: Grid, gpus_per_node: int, faults: Faul
 
 
 def _crossing(grid: Grid, gpus_per_node: int) -> range | None:
-    """A tp group that a node boundary cuts, found from the boundaries: they are few, and their pattern repeats."""
+    """A tp group that a node boundary cuts. Only boundaries are tried: they are few, and their pattern repeats."""
     tp = grid.size_of(Axis.TP)
     stride = prod(grid.sizes[: grid.order.index(Axis.TP)])
     span, period = (tp - 1) * stride, tp * stride  # tp groups tile the grid in blocks of `period` ranks

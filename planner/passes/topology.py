@@ -15,7 +15,7 @@ from ..spec.spec import Spec
 
 
 def find_edges(spec: Spec, faults: Faults) -> Edges:
-    """The edges of the spec's DAG in topology order; every fault of the topology is added to `faults`."""
+    """The edges of the spec's DAG, in topology order. Every fault of the topology is added to `faults`."""
     if MIMO_LANGUAGE_MODULE_KEY not in spec.modules:
         known = ", ".join(spec.modules) or "no module"
         remedy = suggest("language", list(spec.modules)) + "name the language model's module `language`"
@@ -63,7 +63,7 @@ def _unknown(name: str, path: tuple[str | int, ...], names: list[str], faults: F
 
 
 def _check_reach(spec: Spec, edges: Edges, faults: Faults) -> None:
-    """Every module is before language, after it, or language itself."""
+    """Check that every module is before language, after it, or language itself."""
     before = reached_from(MIMO_LANGUAGE_MODULE_KEY, tuple((dst, src) for src, dst in edges))
     after = reached_from(MIMO_LANGUAGE_MODULE_KEY, edges)
     for name in spec.modules:

@@ -1,16 +1,16 @@
-"""Prove a plan by brute force: recompute everything that it answers, the slow and obvious way, and compare.
+"""Prove a plan by brute force: recompute everything that it answers, in the slow and obvious way, and compare.
 
-The rule of this file: it shares no arithmetic with the code that it checks. From the plan it takes what was
-decided (offsets, orders, sizes, edges, batch sizes) and nothing that was derived; ranks are seated by walking
-nested loops, groups are buckets of ranks with equal coords, samples are dealt out one by one. Only the
-plan's public answers are compared, for every group, every edge and every rank.
+The rule of this file is that it shares no arithmetic with the code that it checks. From the plan it takes what was
+decided (offsets, orders, sizes, edges, batch sizes) and nothing that was derived. Ranks are seated by walking nested
+loops, groups are buckets of ranks with equal coords, and samples are dealt out one by one. Only the plan's public
+answers are compared, for every group, every edge and every rank.
 
     images: dp 2 (ranks 0 1)  ->  language: tp 2 (ranks 2 3), 4 samples
     samples dealt to images    0 0 1 1     leave from ranks 0 and 1
     samples dealt to language  0 0 0 0     arrive at rank 2, the first of its lane: transfers 0->2, 1->2
 
-Limits: time grows with ranks, groups and samples, so larger plans are refused, never checked in part. A plan
-does not hold what its spec left open, so this cannot tell whether the choices made are those that were meant.
+Limits: time grows with ranks, groups and samples, so larger plans are refused, never checked in part. A plan does not
+hold what its spec left open, so this cannot tell whether the choices are those that the user meant.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Coords = dict[Axis, int]
 Table = dict[int, Coords]  # rank -> coords on all axes of both views, ranks ascending
 Ranks = tuple[int, ...]
 
-# DESIGN, semantics 3, in creation order: what a group of each kind varies. The rest of its coords are equal.
+# DESIGN, semantics 3, in creation order: the axes that vary in a group of each kind. The other coords are equal.
 _VARIES: tuple[tuple[GroupKind, frozenset[Axis]], ...] = (
     (GroupKind.TP, frozenset({Axis.TP})),
     (GroupKind.CP, frozenset({Axis.CP})),
@@ -63,7 +63,7 @@ class VerificationError(AssertionError):
     """A plan answers something that its own sizes contradict.
 
     Attributes:
-        disagreements: sentences saying where, what was expected and what the plan answered; the first few.
+        disagreements: the first few disagreements, each with its place, what was expected and what the plan answered.
     """
 
     def __init__(self, disagreements: Iterable[str]) -> None:
@@ -75,7 +75,7 @@ class VerificationError(AssertionError):
 
 
 class Fact(NamedTuple):
-    """One comparison: where, what brute force expects, what the plan answers."""
+    """One comparison: its place, what brute force expects, and what the plan answers."""
 
     where: str
     expected: object
@@ -105,8 +105,14 @@ class ExpectedTransfer(NamedTuple):
 
 
 class ExpectedSide(NamedTuple):
-    """One end of an edge: its module's seats, the ranks of the boundary stage and their leader per lane, and
-    the lane of every sample."""
+    """One end of an edge.
+
+    Attributes:
+        table: the coords of the module's ranks.
+        lanes: for each lane, the ranks of the boundary stage.
+        leaders: for each lane, its leader.
+        dealt: for each sample of the microbatch, its lane.
+    """
 
     table: Table
     lanes: dict[int, Ranks]
@@ -121,7 +127,7 @@ class ExpectedEdge(NamedTuple):
     dst: str
     source: ExpectedSide
     destination: ExpectedSide
-    hops: list[ExpectedTransfer]
+    transfers: list[ExpectedTransfer]
 
     @property
     def name(self) -> str:
@@ -178,7 +184,7 @@ def _show(value: object) -> str:
 
 
 def _all_facts(plan: Plan) -> Iterator[Fact]:
-    """Every fact; sizes and DAG first, since what follows reads them."""
+    """Every fact. Sizes and the DAG come first, because all that follows reads them."""
     yield from _size_facts(plan)
     yield from _dag_facts(plan)
     tables = {module.name: _table(module) for module in plan.modules}
@@ -203,7 +209,7 @@ def _axis_size(module: ModulePlan, axis: Axis) -> int:
 
 
 def _table(module: ModulePlan) -> Table:
-    """The coords of every rank: walk the box of axes with the first axis fastest, counting ranks up."""
+    """The coords of every rank: walk the box of axes, the first axis fastest, and count the ranks."""
     grid = module.grid
     axes = tuple(reversed(grid.order))  # product() turns its last factor fastest
     walk = product(*(range(size) for size in reversed(grid.sizes)))
@@ -233,7 +239,7 @@ def _buckets(table: Table, fixed: Iterable[Axis]) -> list[Ranks]:
 
 
 def _size_facts(plan: Plan) -> Iterator[Fact]:
-    """Grids are what a grid can be: the rest of this file would otherwise compare nonsense with nonsense."""
+    """Grids have possible sizes: otherwise the rest of this file would compare nonsense with nonsense."""
     names = [module.name for module in plan.modules]
     yield Fact("modules: each name once", len(set(names)), len(names))
     yield Fact("modules: one is named language", 1, names.count(MIMO_LANGUAGE_MODULE_KEY))
@@ -250,7 +256,7 @@ def _size_facts(plan: Plan) -> Iterator[Fact]:
 
 
 def _dag_facts(plan: Plan) -> Iterator[Fact]:
-    """Edges join known modules, once each, without a cycle, and every module is before or after language."""
+    """Each edge joins two known modules once, there is no cycle, and every module is before or after language."""
     place = {module.name: i for i, module in enumerate(plan.modules)}
     unknown = [name for edge in plan.edges for name in edge if name not in place]
     yield Fact("edges: names without a module", [], unknown)
@@ -266,7 +272,7 @@ def _dag_facts(plan: Plan) -> Iterator[Fact]:
 
 
 def _reachable(start: str, edges: Iterable[tuple[str, str]]) -> set[str]:
-    """Modules at the end of a path of at least one edge."""
+    """The modules at the end of a path of at least one edge."""
     edges = tuple(edges)
     found = {dst for src, dst in edges if src == start}
     for _ in edges:  # as many rounds as the longest path can have edges
@@ -279,7 +285,7 @@ def _cyclic(plan: Plan) -> list[str]:
 
 
 def _world_facts(plan: Plan, tables: Mapping[str, Table]) -> Iterator[Fact]:
-    """DESIGN, semantics 8 and 9: no idle rank; the layout follows from who shares ranks."""
+    """DESIGN, semantics 8 and 9: no rank is idle, and the layout follows from who shares ranks."""
     held = {rank for table in tables.values() for rank in table}
     yield Fact("world_size", max(held) + 1, plan.world_size)
     yield Fact("coverage: idle ranks", [], [rank for rank in range(max(held) + 1) if rank not in held])
@@ -316,13 +322,13 @@ def _layout(tables: Mapping[str, Table]) -> ModuleLayout:
 
 
 def _deal(plan: Plan, table: Table) -> list[int]:
-    """The lane that holds each sample of the microbatch: contiguous blocks in dp order."""
+    """The lane of each sample of the microbatch: lanes hold contiguous blocks, in dp order."""
     num_lanes = len({coords[Axis.DP] for coords in table.values()})
     return [lane for lane in range(num_lanes) for _ in range(plan.batch_sizes.micro_size // num_lanes)]
 
 
 def _blocks(dealt: Sequence[int]) -> dict[int, slice]:
-    """Per lane, its samples as a slice of the microbatch."""
+    """Each lane's samples, as a slice of the microbatch."""
     found: dict[int, slice] = {}
     for sample, lane in enumerate(dealt):
         found[lane] = slice(found[lane].start if lane in found else sample, sample + 1)
@@ -373,7 +379,7 @@ def _side(plan: Plan, table: Table, pick: Callable[[Iterable[int]], int]) -> Exp
 
 
 def _hops(source: ExpectedSide, destination: ExpectedSide) -> Iterator[ExpectedTransfer]:
-    """Follow every sample from its source lane to its destination lane; neighbours on one way go together."""
+    """Follow every sample from its source lane to its destination lane; neighbours with equal ways form a transfer."""
     src_blocks, dst_blocks = _blocks(source.dealt), _blocks(destination.dealt)
     ways = enumerate(zip(source.dealt, destination.dealt, strict=True))
     for (src, dst), run in groupby(ways, key=lambda way: way[1]):
@@ -388,16 +394,16 @@ def _bridge_facts(plan: Plan, bridge: Bridge, edge: ExpectedEdge) -> Iterator[Fa
     yield Fact(f"bridge({edge.src!r}, {edge.dst!r})", bridge, plan.bridge(edge.src, edge.dst))
     yield Fact(f"{where}: src_broadcast", list(edge.source.lanes.values()), list(bridge.src_broadcast))
     yield Fact(f"{where}: dst_broadcast", list(edge.destination.lanes.values()), list(bridge.dst_broadcast))
-    got = [_as_hop(transfer) for transfer in bridge.transfers]
-    yield Fact(f"{where}: number of transfers", len(edge.hops), len(bridge.transfers))
-    for i, (hop, got_hop) in enumerate(zip(edge.hops, got, strict=False)):
-        yield Fact(f"{where}: transfers[{i}]", hop, got_hop)
-        yield Fact(f"{where}: transfers[{i}], by index", hop, _as_hop(bridge.transfers[i]))
+    got = [_as_expected(transfer) for transfer in bridge.transfers]
+    yield Fact(f"{where}: number of transfers", len(edge.transfers), len(bridge.transfers))
+    for i, (transfer, got_transfer) in enumerate(zip(edge.transfers, got, strict=False)):
+        yield Fact(f"{where}: transfers[{i}]", transfer, got_transfer)
+        yield Fact(f"{where}: transfers[{i}], by index", transfer, _as_expected(bridge.transfers[i]))
     yield from _sample_facts(where, edge, got)
     yield from starmap(Fact, message_facts(plan, edge, bridge.strategy))
 
 
-def _as_hop(transfer: object) -> ExpectedTransfer:
+def _as_expected(transfer: object) -> ExpectedTransfer:
     return ExpectedTransfer(*(getattr(transfer, name) for name in ExpectedTransfer._fields))
 
 
@@ -408,12 +414,12 @@ def _sample_facts(where: str, edge: ExpectedEdge, got: list[ExpectedTransfer]) -
     """
     sent, received, moved = Counter[int](), Counter[int](), []
     src_blocks, dst_blocks = _blocks(edge.source.dealt), _blocks(edge.destination.dealt)
-    for hop in got:
-        first_out = src_blocks[hop.src_lane].start + hop.src_start
-        first_in = dst_blocks[hop.dst_lane].start + hop.dst_start
-        sent.update(range(first_out, first_out + hop.num_samples))
-        received.update(range(first_in, first_in + hop.num_samples))
-        moved += [hop] if first_out != first_in else []
+    for transfer in got:
+        first_out = src_blocks[transfer.src_lane].start + transfer.src_start
+        first_in = dst_blocks[transfer.dst_lane].start + transfer.dst_start
+        sent.update(range(first_out, first_out + transfer.num_samples))
+        received.update(range(first_in, first_in + transfer.num_samples))
+        moved += [transfer] if first_out != first_in else []
     once = dict.fromkeys(range(len(edge.source.dealt)), 1)
     yield Fact(f"{where}: samples that leave, with how often", once, dict(sorted(sent.items())))
     yield Fact(f"{where}: samples that arrive, with how often", once, dict(sorted(received.items())))
@@ -421,7 +427,7 @@ def _sample_facts(where: str, edge: ExpectedEdge, got: list[ExpectedTransfer]) -
 
 
 def _gather_facts(plan: Plan, edge: ExpectedEdge) -> Iterator[Fact]:
-    """What gather groups must do, however they are cut: bring every lane its samples, and gradients back."""
+    """What gather groups must do, whatever their members: bring every lane its samples, and gradients back."""
     where = f"groups({edge.name!r}, 'bridge_gather')"
     groups = list(plan.groups(edge.name, GroupKind.BRIDGE_GATHER))
     ascending = [tuple(sorted(set(ranks))) for ranks in groups]
@@ -442,7 +448,7 @@ def _gather_facts(plan: Plan, edge: ExpectedEdge) -> Iterator[Fact]:
 
 
 def _missing(givers: ExpectedSide, takers: ExpectedSide, reach: Mapping[int, set[int]]) -> Iterator[tuple[int, str]]:
-    """Ranks of `takers` that cannot find their lane's samples among the ranks that they reach.
+    """The ranks of `takers` that cannot find their lane's samples among the ranks that they reach.
 
     Ranks of one lane hold the same samples over tp, and different parts of the sequence over cp: each part
     of a sample is to be found.
@@ -463,7 +469,7 @@ def _missing(givers: ExpectedSide, takers: ExpectedSide, reach: Mapping[int, set
 
 
 def _module_groups(module: ModulePlan, table: Table) -> Iterator[tuple[GroupKind, list[Ranks]]]:
-    """Every kind of one module: buckets of ranks that agree on all axes but those that the kind varies."""
+    """The groups of one module by kind: buckets of ranks that agree on all axes but those that vary in the kind."""
     for kind, varies in _VARIES:
         view = _EXPERT_VIEW if kind in _EXPERT_KINDS else _DENSE_VIEW
         yield kind, _buckets(table, view - varies)
@@ -475,8 +481,11 @@ def _module_groups(module: ModulePlan, table: Table) -> Iterator[tuple[GroupKind
 
 
 def _bridge_groups(plan: Plan, edge: ExpectedEdge) -> Iterator[tuple[GroupKind, list[Ranks]]]:
-    """Every kind of one edge. DESIGN leaves open how gather groups are cut: they are taken from the plan, and
-    `_gather_facts` checks what they must do."""
+    """The groups of one edge by kind.
+
+    DESIGN leaves the members of gather groups open: they are taken from the plan, and `_gather_facts` checks what they
+    must do.
+    """
     if edge.shares_ranks:
         yield GroupKind.BRIDGE_GATHER, list(plan.groups(edge.name, GroupKind.BRIDGE_GATHER))
     else:
@@ -490,7 +499,7 @@ def _bridge_groups(plan: Plan, edge: ExpectedEdge) -> Iterator[tuple[GroupKind, 
 
 
 def _seat_groups(plan: Plan, tables: Mapping[str, Table], edges: Iterable[ExpectedEdge]) -> list[Seated]:
-    """Every group of the plan in creation order: modules, then edges, their kinds, their enumeration."""
+    """Every group of the plan in creation order: by module, then by edge; within each by kind, then as enumerated."""
     owned = [(module.name, list(_module_groups(module, tables[module.name]))) for module in plan.modules]
     owned += [(edge.name, list(_bridge_groups(plan, edge))) for edge in edges]
     found: list[Seated] = []
@@ -502,8 +511,8 @@ def _seat_groups(plan: Plan, tables: Mapping[str, Table], edges: Iterable[Expect
 
 
 def _group_facts(plan: Plan, edges: Iterable[ExpectedEdge], seated: Iterable[Seated]) -> Iterator[Fact]:
-    """`groups` for every owner and every kind; a KeyError where the owner has no such kind."""
-    # Gather groups may be none at all, where no rank needs anything of another.
+    """`groups` for every owner and every kind; a KeyError if the owner has no groups of that kind."""
+    # There may be no gather groups at all, if no rank needs anything from another.
     expected: dict[tuple[str, GroupKind], list[Ranks]] = {
         (edge.name, GroupKind.BRIDGE_GATHER): [] for edge in edges if edge.shares_ranks
     }
@@ -538,7 +547,7 @@ def _as_seated(group: Group) -> Seated:
 
 
 def _nodes_of_the_schedule(plan: Plan, tables: Mapping[str, Table]) -> dict[str, frozenset[str]]:
-    """Per module, the modules that run in one pass with it: merged, two sets at a time, until nothing changes.
+    """For each module, the modules that run in one pass with it, itself included.
 
     Two sets merge if both share ranks with language, or if an edge joins two of their modules on shared ranks.
     """
@@ -555,7 +564,7 @@ def _nodes_of_the_schedule(plan: Plan, tables: Mapping[str, Table]) -> dict[str,
 def _longest_before(
     plan: Plan, nodes: Mapping[str, frozenset[str]], hops: Iterable[tuple[str, str]]
 ) -> dict[str, int] | None:
-    """Per module, the stages of the longest path of nodes that ends just before its own; None if nodes form a cycle."""
+    """For each module, the stages of the longest path of nodes before its own; None if the nodes form a cycle."""
     num_stages = {node: max(_axis_size(plan.module(name), Axis.PP) for name in node) for node in nodes.values()}
     known: dict[frozenset[str], int] = {}
 
@@ -612,8 +621,10 @@ def _view_facts(
 
 
 def _groups_by_rank(plan: Plan, seated: Iterable[Seated]) -> dict[int, list[Group]]:
-    """The groups of the creation order that hold each rank, in that order. Brute force says who is in them;
-    that the order's own groups are equal to those has just been checked."""
+    """For each rank, the groups that hold it, in creation order.
+
+    Brute force says who is in them; that the creation order's groups are equal to those has just been checked.
+    """
     found: dict[int, list[Group]] = defaultdict(list)
     for expected, group in zip(seated, plan.creation_order(), strict=True):
         for rank in expected.ranks:
@@ -625,14 +636,14 @@ Led = tuple[str, str, list[ExpectedTransfer], list[ExpectedTransfer]]
 
 
 def _led_by_rank(edges: Iterable[ExpectedEdge]) -> dict[int, list[Led]]:
-    """Per rank, the edges that it leads a lane of, in order: source, destination, sends, receives."""
+    """For each rank, the edges on which it leads a lane, in order: source, destination, sends, receives."""
     found: dict[int, list[Led]] = defaultdict(list)
     for edge in edges:
         sends: dict[int, list[ExpectedTransfer]] = defaultdict(list)
         receives: dict[int, list[ExpectedTransfer]] = defaultdict(list)
-        for hop in edge.hops:
-            sends[hop.src_rank].append(hop)
-            receives[hop.dst_rank].append(hop)
+        for transfer in edge.transfers:
+            sends[transfer.src_rank].append(transfer)
+            receives[transfer.dst_rank].append(transfer)
         for rank in {*sends, *receives}:
             found[rank].append((edge.src, edge.dst, sends[rank], receives[rank]))
     return found
@@ -640,12 +651,13 @@ def _led_by_rank(edges: Iterable[ExpectedEdge]) -> dict[int, list[Led]]:
 
 def _as_led(view: RankView) -> list[Led]:
     return [
-        (edge.src, edge.dst, [*map(_as_hop, edge.sends)], [*map(_as_hop, edge.receives)]) for edge in view.transfers
+        (edge.src, edge.dst, [*map(_as_expected, edge.sends)], [*map(_as_expected, edge.receives)])
+        for edge in view.transfers
     ]
 
 
 def _nodes(plan: Plan) -> list[tuple[int | None, int | None]]:
-    """(node, local rank) of every rank: nodes filled one after the other."""
+    """(node, local rank) of every rank. Nodes are filled one after the other."""
     per_node = plan.cluster.gpus_per_node if plan.cluster else None
     if per_node is None:
         return [(None, None)] * plan.world_size
@@ -662,7 +674,7 @@ def _ends(plan: Plan, name: str, coords: Coords) -> tuple[bool, bool]:
 def _stage_facts(
     plan: Plan, view: RankView, held: Mapping[str, Coords], before: Mapping[str, int], total: int
 ) -> Iterator[Fact]:
-    """DESIGN, semantics 6: stage of the module, first and last of the model, position in the pipeline that runs."""
+    """DESIGN, semantics 6: the stage of the module, the ends of the model, the position in the pipeline that runs."""
     where = f"view({view.rank})"
     role = plan.role(view.rank)
     yield Fact(f"role({view.rank}): the view's", role, view.role)
@@ -686,7 +698,7 @@ def _stage_facts(
 
 
 def _data_facts(plan: Plan, view: RankView, held: Mapping[str, Coords], after: set[str]) -> Iterator[Fact]:
-    """DESIGN, semantics 7. A module after language reads its own entry of the batch, targets, at its end."""
+    """DESIGN, semantics 7. A module after language reads its own entry of the batch, the targets, on its last stage."""
     for name, coords in held.items():
         first, last = _ends(plan, name, coords)
         if name == MIMO_LANGUAGE_MODULE_KEY:

@@ -1,7 +1,7 @@
-"""The messages of a bridge, proven by brute force for verify.py: they bring every rank what the strategy says.
+"""Proves the messages of a bridge by brute force: they bring every rank what the strategy says.
 
-Shares no arithmetic with messages.py and strategy.py: parts are fractions, and what must arrive is written down per
-rank from the lanes and hops that verify.py dealt out.
+It shares no arithmetic with layout/messages.py and layout/strategy.py: parts are fractions, and what must arrive is
+written down for each rank from the lanes and transfers that brute_force.py dealt out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..layout.ir import GroupKind, Message, ModulePlan, Strategy
 from ..plan import Plan
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
 
-Part = tuple[Fraction, Fraction]  # from, to: of a transfer's elements
-Due = dict[tuple[int, tuple[int, ...]], list[Part]]  # by rank and hop
+Part = tuple[Fraction, Fraction]  # the first and the last of a transfer's elements
+Due = dict[tuple[int, tuple[int, ...]], list[Part]]  # by rank and transfer
 _WHOLE = [(Fraction(0), Fraction(1))]
 
 
@@ -30,7 +30,7 @@ class SideFacts(Protocol):
 
 
 class EdgeFacts(Protocol):
-    """An edge as verify.py sees it; hops have the fields of `Transfer`."""
+    """An edge as brute_force.py sees it; its transfers have the fields of `Transfer`."""
 
     @property
     def src(self) -> str: ...
@@ -41,23 +41,25 @@ class EdgeFacts(Protocol):
     @property
     def destination(self) -> SideFacts: ...
     @property
-    def hops(self) -> Sequence[Any]: ...
+    def transfers(self) -> Sequence[Any]: ...
     @property
     def shares_ranks(self) -> bool: ...
 
 
 def expected_strategy(plan: Plan, edge: EdgeFacts) -> Strategy:
-    """Slices where a transfer of 2 MiB or more leaves its node and both sides have two ranks per lane."""
+    """Slices, if a transfer of 2 MiB or more leaves its node and both sides have two or more ranks per lane."""
     if edge.shares_ranks:
         return Strategy.GATHER
     per_node, source = plan.gpus_per_node, plan.module(edge.src)
     model = plan.module(edge.dst if edge.dst == MIMO_LANGUAGE_MODULE_KEY else edge.src).model
     if per_node is None or model is None or not model.hidden_size:
         return Strategy.LEADER
-    ends = [(edge.source.lanes[hop.src_lane], edge.destination.lanes[hop.dst_lane]) for hop in edge.hops]
+    ends = [
+        (edge.source.lanes[transfer.src_lane], edge.destination.lanes[transfer.dst_lane]) for transfer in edge.transfers
+    ]
     crosses = any(len({rank // per_node for side in pair for rank in side}) > 1 for pair in ends)
     many = all(len(ranks) > 1 for pair in ends for ranks in pair)
-    samples = max(hop.num_samples for hop in edge.hops)
+    samples = max(transfer.num_samples for transfer in edge.transfers)
     elements = samples * _tokens(source, plan.batch_sizes.seq_length) * model.hidden_size
     large = elements * (4 if plan.training.dtype == "fp32" else 2) >= 2 << 20
     return Strategy.SLICES if crosses and many and large else Strategy.LEADER
@@ -76,7 +78,7 @@ def _tokens(module: ModulePlan, seq_length: int) -> int:
 
 
 def message_facts(plan: Plan, edge: EdgeFacts, strategy: Strategy) -> Iterator[tuple[str, object, object]]:
-    """(where, expected, got) of both directions."""
+    """(where, expected, got) for both directions."""
     ends = [("forward", edge.source, edge.destination), ("backward", edge.destination, edge.source)]
     ranks = sorted({rank for side in (edge.source, edge.destination) for lane in side.lanes.values() for rank in lane})
     for direction, givers, takers in ends:
@@ -89,7 +91,7 @@ def message_facts(plan: Plan, edge: EdgeFacts, strategy: Strategy) -> Iterator[t
         received = [message for rank in ranks for message in traffic[rank].receives]
         yield f"{where}: sent and received", Counter(sent), Counter(received)
         giving, taking = ("src_lane", "dst_lane") if direction == "forward" else ("dst_lane", "src_lane")
-        due = _due(edge.hops, takers, taking, strategy)
+        due = _due(edge.transfers, takers, taking, strategy)
         yield f"{where}: parts received", due, _parts(received, "receiver")
         first = {(m.receiver, m.transfer): min(o.first for o in received if _ends(o) == _ends(m)) for m in received}
         led = {key: [m.first for m in received if m.leads and _ends(m) == key] for key in first}
@@ -101,7 +103,7 @@ def message_facts(plan: Plan, edge: EdgeFacts, strategy: Strategy) -> Iterator[t
             apart = [m for m in sent if m.sender != m.receiver and not any({m.sender, m.receiver} <= g for g in groups)]
             yield f"{where}: between ranks without a group", [], apart
         else:
-            yield f"{where}: parts sent", _due(edge.hops, givers, giving, strategy), _parts(sent, "sender")
+            yield f"{where}: parts sent", _due(edge.transfers, givers, giving, strategy), _parts(sent, "sender")
 
 
 def _due(
@@ -109,14 +111,14 @@ def _due(
 ) -> dict[tuple[int, tuple[int, ...]], list[Part]]:
     """Per rank of a side and hop of its lane: the part that passes through the rank."""
     found = {}
-    for hop in hops:
-        ranks = side.lanes[getattr(hop, lane)]
+    for transfer in hops:
+        ranks = side.lanes[getattr(transfer, lane)]
         for place, rank in enumerate(ranks):
             if strategy is Strategy.SLICES:
                 part = Fraction(place, len(ranks)), Fraction(place + 1, len(ranks))
-                found[rank, tuple(hop)] = [part]
-            elif strategy is Strategy.GATHER or rank == side.leaders[getattr(hop, lane)]:
-                found[rank, tuple(hop)] = _WHOLE
+                found[rank, tuple(transfer)] = [part]
+            elif strategy is Strategy.GATHER or rank == side.leaders[getattr(transfer, lane)]:
+                found[rank, tuple(transfer)] = _WHOLE
     return found
 
 
@@ -125,8 +127,8 @@ def _parts(messages: Iterable[Message], end: str) -> Due:
     found: Due = defaultdict(list)
     for m in messages:
         t = m.transfer
-        hop = (t.src_lane, t.dst_lane, t.src_rank, t.dst_rank, t.src_start, t.dst_start, t.num_samples)
-        found[getattr(m, end), hop].append((Fraction(m.first, m.of), Fraction(m.last, m.of)))
+        transfer = (t.src_lane, t.dst_lane, t.src_rank, t.dst_rank, t.src_start, t.dst_start, t.num_samples)
+        found[getattr(m, end), transfer].append((Fraction(m.first, m.of), Fraction(m.last, m.of)))
     return {key: _joined(parts) for key, parts in found.items()}
 
 
@@ -145,5 +147,5 @@ def _ends(message: Message) -> tuple[int, object]:
 
 
 def _is_near(message: Message, holders: tuple[int, ...]) -> bool:
-    """The sender holds the samples, and is the receiver itself where that holds them too."""
+    """Check that the sender holds the samples, and is the receiver itself if that holds them too."""
     return message.sender in holders and (message.receiver not in holders or message.sender == message.receiver)
