@@ -1,12 +1,14 @@
-"""The executor's commands: check and train. Started once per rank, by torchrun or alone.
+"""The executor's commands, check and train. A process runs as one rank, started by torchrun or alone.
 
-Exit codes: 0 done, 1 something was wrong, 2 misuse of the command. Of several failing ranks one speaks.
+Exit codes: 0 done, 1 something was wrong, 2 misuse of the command. If several ranks fail, one of them speaks. torch is
+imported once a command runs: help, --version and the misuse of a single process need only the standard library.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 import warnings
@@ -16,22 +18,24 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner import Plan, PlanError
-from planner.plan_file import load_plan
+from planner.base.version import package_version
+from planner.commands.options import MisuseError, Version, integer, number
 
 from ..errors import ExecutorError
-from ..megatron_limits import check_limits, check_version
-from ..start.context import DEFAULT_TIMEOUT, Context, connect, leave, started
-from ..start.lost_ranks import describe, is_lost_rank
-from .options import MisuseError, Parser, check_writable, integer, number
+from ..start import DEFAULT_TIMEOUT
+from .options import Parser, check_writable
 
 if TYPE_CHECKING:
+    from planner import Plan
+
+    from ..start.context import Context
     from .predicted import Predicted
     from .trainer import Step, TrainSettings
 
 OK, FAULTS, MISUSE = 0, 1, 2
 _DAY = 86400.0  # seconds
-_MAX_LR = 1e6  # as a spec's
+_MAX_LR = 1e6  # as in a spec
+_MAX_INTEGER = 2**32 - 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, misuse = _parser().parse_args(arguments), None
     except MisuseError as error:
+        if _is_alone():
+            print(f"executor: {error}", file=sys.stderr, flush=True)
+            return MISUSE
         options, misuse = argparse.Namespace(timeout=DEFAULT_TIMEOUT.total_seconds()), error
+    from planner import PlanError  # noqa: PLC0415
+
+    from ..start.context import connect  # noqa: PLC0415  imports torch, which help and the misuse of one rank do not need
+
     try:
         context = connect(timedelta(seconds=options.timeout))
     except (ExecutorError, RuntimeError, OSError) as error:
@@ -58,7 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _is_alone() -> bool:
+    """Whether there is no other rank to agree with on who speaks."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def _speak(context: Context, text: str, code: int = FAULTS) -> int:
+    """Print a message on the first rank that comes here, leave the run, and return the exit code."""
+    from ..start.context import leave  # noqa: PLC0415
+
     if context.claim.is_first():
         print(f"executor: {text}", file=sys.stderr, flush=True)
     leave(context)
@@ -66,37 +85,72 @@ def _speak(context: Context, text: str, code: int = FAULTS) -> int:
 
 
 def _unexpected(context: Context, error: Exception) -> str:
-    """A traceback; but two lines where another rank is the cause."""
+    """The traceback of an error, or two lines if another rank is its cause."""
+    from ..start.lost_ranks import describe, is_lost_rank  # noqa: PLC0415
+
     if is_lost_rank(error):
         return describe(error, context.rank, context.timeout)
     return f"rank {context.rank} failed:\n{traceback.format_exc()}"
 
 
+def _versions() -> str:
+    """The versions of this package and of what it runs on, read from their metadata."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    found = []
+    for package in ("torch", "megatron-core"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    return f"executor {package_version()} ({', '.join(found)})"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m executor", description="Run a plan under torchrun.")
+    parser.add_argument("--version", action=Version, line=_versions)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="create every group and bridge, and prove them")
+    check = commands.add_parser("check", help="create every group and bridge of a plan, and prove them")
     check.set_defaults(run=_check)
     train = commands.add_parser("train", help="train the spec's model on synthetic batches")
     train.set_defaults(run=_train)
     for command in (check, train):
-        command.add_argument("plan", metavar="SPEC_OR_PLAN", help="spec (YAML) or plan (JSON)")
+        command.add_argument("plan", metavar="SPEC_OR_PLAN", help="a spec (YAML) or a plan (JSON)")
         command.add_argument(
-            "--timeout", type=number(_DAY), default=DEFAULT_TIMEOUT.total_seconds(), metavar="S", help="wait for others"
+            "--timeout",
+            type=number(_DAY),
+            default=DEFAULT_TIMEOUT.total_seconds(),
+            metavar="SECONDS",
+            help=f"how long a rank waits for another (default: {DEFAULT_TIMEOUT.total_seconds():.0f})",
         )
-    train.add_argument("--steps", type=integer(1), default=20, metavar="N", help="optimizer steps (default 20)")
-    train.add_argument("--metrics", type=Path, metavar="FILE", help="write one JSON object per step")
-    train.add_argument("--dtype", choices=("fp32", "bf16"), help="the spec's, if left out")
-    train.add_argument("--seed", type=integer(0), default=1234, help="of weights and data (default 1234)")
-    train.add_argument("--optimizer", choices=("sgd", "adam"), help="the spec's, if left out")
-    train.add_argument("--lr", type=number(_MAX_LR), help="learning rate; the spec's, if left out")
-    train.add_argument("--reference", action="store_true", help="the same model, data and seed on one rank")
+    train.add_argument(
+        "--steps",
+        type=integer(1, _MAX_INTEGER),
+        default=20,
+        metavar="N",
+        help="optimizer steps (default: 20)",
+    )
+    train.add_argument("--metrics", type=Path, metavar="FILE", help="write one JSON object per step to FILE")
+    train.add_argument("--dtype", choices=("fp32", "bf16"), help="dtype of the model, instead of the spec's")
+    train.add_argument(
+        "--seed", type=integer(0, _MAX_INTEGER), default=1234, help="seed of the weights and the data (default: 1234)"
+    )
+    train.add_argument("--optimizer", choices=("sgd", "adam"), help="the optimizer, instead of the spec's")
+    train.add_argument("--lr", type=number(_MAX_LR), help="learning rate, instead of the spec's")
+    train.add_argument(
+        "--reference", action="store_true", help="train the same model on one rank, with the same data and seed"
+    )
     return parser
 
 
 def _check(options: argparse.Namespace, context: Context) -> int:
+    from planner.plan_file import load_plan  # noqa: PLC0415
+
+    from ..megatron_limits import check_version  # noqa: PLC0415
+    from ..start.context import started  # noqa: PLC0415
+
     plan = load_plan(options.plan)
-    check_version()  # groups and bridges of any plan can be tried; what cannot be trained is for `train` to refuse
+    check_version()  # the groups and bridges of any plan can be tried; `train` refuses what cannot be trained
     _quiet()
     with started(context, plan.digest, plan.world_size):
         from ..groups.groups import ProcessGroups  # noqa: PLC0415
@@ -118,8 +172,12 @@ def _train(options: argparse.Namespace, context: Context) -> int:
         raise MisuseError(f"--reference runs on one rank: start one process, got {context.world_size}")
     if options.metrics is not None and context.is_first:
         check_writable("--metrics", options.metrics)
+    from planner.plan_file import load_plan  # noqa: PLC0415
+
     original = load_plan(options.plan)
     _quiet()
+    from ..megatron_limits import check_limits  # noqa: PLC0415
+    from ..start.context import started  # noqa: PLC0415
     from ..training.synthetic_data import check_items  # noqa: PLC0415  imports megatron-core, before others wait for this rank
     from .reference import reference_of  # noqa: PLC0415
     from .trainer import TrainSettings  # noqa: PLC0415
@@ -154,7 +212,7 @@ def _steps(plan: Plan, original: Plan, settings: TrainSettings, options: argpars
 
 
 def _print_steps(running: Iterator[Step], predicted: Predicted, metrics: Path | None) -> None:
-    """What rank 0 says of the steps as they end, and of their prediction at the end."""
+    """Print each step as it ends, and at the end how it compares with the prediction. For rank 0."""
     from .console import step_line  # noqa: PLC0415  imports megatron-core
     from .predicted import device_name, summary  # noqa: PLC0415  on this rank only
 
@@ -170,13 +228,13 @@ def _print_steps(running: Iterator[Step], predicted: Predicted, metrics: Path | 
 
 
 def _write_line(stream: Any, metrics: dict[str, Any]) -> None:
-    """A whole line at once, so that a reader never sees half of one."""
+    """Write a whole line at once, so that a reader of the file never sees half of one."""
     stream.write(json.dumps(metrics) + "\n")
     stream.flush()
 
 
 def _quiet() -> None:
-    """Silence what megatron-core and torch warn of on every rank: none of it is about the plan."""
+    """Silence the warnings that megatron-core and torch give on every rank: none of them is about the plan."""
     warnings.simplefilter("ignore")
     import logging  # noqa: PLC0415
 

@@ -23,9 +23,9 @@ from planner import Plan, Spec, compile_spec
 
 from ..errors import ExecutorError, UnsupportedError
 from ..megatron_limits import check_limits
-from ..start import device
+from ..start import DEFAULT_TIMEOUT, device
 from ..start.agree import agree, check_world_size
-from ..start.context import DEFAULT_TIMEOUT, Versions
+from ..start.context import Versions
 from .grids import PlannedGrid, build_grids, collection_of
 from .groups import ProcessGroups
 

@@ -20,10 +20,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from ..errors import ExecutorError
-from . import device
+from . import DEFAULT_TIMEOUT, device
 from .agree import Claim, agree
 
-DEFAULT_TIMEOUT = timedelta(seconds=120)
 _LINGER_SECONDS = 5.0
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -25,7 +25,8 @@ class Version(argparse.Action):
         self.line = line
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.exit(message=f"{self.line()}\n")
+        print(self.line())
+        parser.exit()
 
 
 def integer(low: int, high: int = MAX_SIZE) -> Callable[[str], int]:

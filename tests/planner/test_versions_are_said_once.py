@@ -1,0 +1,32 @@
+"""Law: the version stands in pyproject.toml, and both commands say that one."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from executor.commands import cli as executor_cli
+from planner import cli
+from planner.base.version import package_version
+from tests import ROOT
+
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_the_checkouts_version_is_that_of_its_project() -> None:
+    assert package_version() == VERSION
+
+
+def test_an_installed_package_says_the_version_of_its_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.base.version._CHECKOUT", "/nowhere/pyproject.toml")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 9")
+    assert package_version() == "mimo-planner 9"
+
+
+def test_both_commands_say_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for main, start in ((cli.main, f"mimo {VERSION}\n"), (executor_cli.main, f"executor {VERSION} (")):
+        with pytest.raises(SystemExit) as end:
+            main(["--version"])
+        assert end.value.code == 0
+        assert capsys.readouterr().out.startswith(start)
