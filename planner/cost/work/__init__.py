@@ -1,1 +1,1 @@
-"""What a step has to do, counted and not timed: matrix products, bytes, messages, parameters."""
+"""What a step has to do, counted and not timed: matrix products, bytes, collectives, parameters."""

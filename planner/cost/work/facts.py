@@ -2,10 +2,10 @@
 
 Counted work, times and memory all read them, so that no two of them can disagree about a stage.
 
-The rule of gradients: a part computes the gradient of its weights if it trains, and the gradient of its input if one is
-asked for. One is asked for if anything before it in the same pass trains, and for all that moves between stages or
-modules: megatron-core's pipeline, and our bridges, ask for it whether or not anything trains where it came from. A
-frozen encoder therefore goes back through all stages but its first.
+The rule of gradients: a part computes the gradient of its weights if it trains, and the gradient of its input if that
+is asked for. It is asked for if anything before the part in the same pass trains. It is always asked for if the input
+came from another stage or over a bridge: megatron-core's pipeline and our bridges ask for it whether or not anything
+trains where the tensor came from. The backward pass of a frozen encoder therefore visits all its stages but the first.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Gradients:
 
 @frozen(kw_only=True)
 class StageFacts:
-    """What the work and the memory of one stage of a module follow from, on one rank.
+    """The facts from which the work and the memory of one rank of a stage follow.
 
     Attributes:
         module: the stage's module.
         index: the stage's index in its module, from 0.
         settings: what is assumed of the training software.
         tokens: the tokens of one microbatch of a lane.
-        shape: what the formulas of a layer need; None if the module has no model.
+        shape: the shape of a layer; None if the module has no model.
         gradients: what trains in the stage.
         parameters: the parameters that one rank holds.
         language_width: hidden size of the language model, into which encoders project; 0 if it has no model.
@@ -90,7 +90,7 @@ def facts_of(plan: Plan, settings: Settings) -> Facts:
 
 
 def facts_of_stage(plan: Plan, module: ModulePlan, index: int, settings: Settings) -> StageFacts:
-    """The facts of one stage of a module, which may differ from the plan's own module of that name."""
+    """The facts of one stage of `module`, which may be a changed version of the plan's module of the same name."""
     return _facts_of_module(plan, module, settings)[index]
 
 
@@ -118,9 +118,10 @@ def _facts_of_module(plan: Plan, module: ModulePlan, settings: Settings) -> list
 
 
 def _needs_gradient(plan: Plan, name: str) -> bool:
-    """Whether a module must compute the gradient of its input: tensors move to it, or come from something that trains.
+    """Whether the first stage of a module must compute the gradient of its input.
 
-    A source on the same grid hands its tensor on as it is; a frozen one needs a gradient only if its own input does.
+    It must if its input comes from other ranks or another stage, or from something that trains. A frozen source of one
+    stage on the same grid hands its tensor on in place, and asks for a gradient only if its own input needs one.
     """
     grid = plan.module(name).grid
     sources = [plan.module(src) for src, dst in plan.edges if dst == name]
@@ -131,5 +132,6 @@ def _needs_gradient(plan: Plan, name: str) -> bool:
 
 
 def _language_width(plan: Plan) -> int:
+    """Hidden size of the language model; 0 if it has no model."""
     model = next((module.model for module in plan.modules if module.is_language), None)
     return (model.hidden_size or 0) if model else 0

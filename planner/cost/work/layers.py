@@ -1,9 +1,8 @@
-"""Transformer layers -> work: the formulas, each once.
+"""The work of a transformer layer: every formula stands here, once.
 
-Symbols: T tokens of a rank, h hidden, q and k widths of queries and keys, f ffn, t tensor-parallel size, and a
-microbatch's S sequences of length s, of which a rank holds s / cp. Forward of a product is 2 * T * k * n; its
-backward is one product of that size for the gradient of the input, one for that of the weights. Flash attention
-computes its scores again in the backward pass: 2.5 forward passes (Dao 2023, FlashAttention-2, 4.1).
+A linear layer of T tokens from k to n features takes 2 * T * k * n FLOPs forward. Its backward pass takes as many for
+the gradient of the input, and as many again for the gradient of the weights. Flash attention computes its scores again
+in the backward pass, which takes 2.5 times the FLOPs of the forward pass (Dao 2023, FlashAttention-2, section 4.1).
 """
 
 from __future__ import annotations
@@ -16,12 +15,22 @@ from .parameters import Widths, layer_parameters, widths
 from .settings import Settings
 from .tokens import Tokens
 
-FLASH_BACKWARD = 2.5
+FLASH_BACKWARD = 2.5  # FLOPs of flash attention's backward pass over those of its forward pass
 
 
 @frozen(kw_only=True)
 class LayerShape:
-    """What every formula of one module's layers needs."""
+    """All that the formulas of a module's layers need.
+
+    Attributes:
+        w: the sizes of the model's layers.
+        tokens: the tokens of one microbatch of a lane.
+        tp, cp, expt_tp, ep: the sizes of the module's axes.
+        is_sequence_parallel: whether tp ranks share the sequence between the linear layers.
+        parameters: parameters of one layer on one rank.
+        settings: what is assumed of the training software.
+        element_bytes: bytes of one value of an activation.
+    """
 
     w: Widths
     tokens: Tokens
@@ -32,7 +41,7 @@ class LayerShape:
     is_sequence_parallel: bool
     parameters: int
     settings: Settings
-    element_bytes: int = 2  # of an activation, as collectives carry it
+    element_bytes: int = 2
 
     @property
     def is_rotated(self) -> bool:
@@ -41,23 +50,33 @@ class LayerShape:
 
     @property
     def gathers_queries(self) -> bool:
-        """Whether there are fewer query groups than tp: ranks then gather all queries, keys and values, and take theirs
-        (megatron-core 0.19, transformer/attention.py, get_query_key_value_tensors)."""
+        """Whether there are fewer query groups than tp ranks.
+
+        Each rank then gathers all queries, keys and values and takes its own of them (megatron-core 0.19,
+        transformer/attention.py, get_query_key_value_tensors).
+        """
         return self.w.keys < self.tp * self.w.head
 
     @property
     def keys(self) -> float:
-        """Width of the keys (or values) that a rank attends to: one group's at least."""
+        """Width of the keys, or of the values, that a rank attends to: at least that of one query group."""
         return max(self.w.keys / self.tp, self.w.head)
 
     @property
     def split(self) -> int:
-        """Ranks that share the hidden values between the products: tp under sequence parallelism."""
+        """Number of ranks that share the hidden values between the linear layers: tp under sequence parallelism."""
         return self.tp if self.is_sequence_parallel else 1
 
 
 def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, element_bytes: int = 2) -> LayerShape:
-    """The shape of a module with a model, whose activations take `element_bytes` each."""
+    """The shape of a module's layers; the module must have a model.
+
+    Args:
+        module: the module.
+        tokens: the tokens of one microbatch of a lane.
+        settings: what is assumed of the training software.
+        element_bytes: bytes of one value of an activation.
+    """
     assert module.model is not None  # noqa: S101  callers ask for modules with models only
     size = module.grid.size_of
     tp, expt_tp, ep = size(Axis.TP), size(Axis.EXPT_TP), size(Axis.EP)
@@ -76,7 +95,10 @@ def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, element_byt
 
 
 def layer_matmuls(shape: LayerShape) -> tuple[MatMul, ...]:
-    """The forward products of a layer's weights: queries keys and values, attention's output, the MLP or experts."""
+    """The matrix products of a layer's weights in the forward pass.
+
+    They are those of queries, keys and values, of attention's output, and of the MLP, or of the router and experts.
+    """
     w, rows, tp = shape.w, shape.tokens.per_rank, shape.tp
     attention = (MatMul(rows, w.hidden, (w.queries + 2 * w.keys) / tp), MatMul(rows, w.queries / tp, w.hidden))
     if not w.experts:
@@ -92,49 +114,51 @@ def layer_matmuls(shape: LayerShape) -> tuple[MatMul, ...]:
 
 
 def expert_tokens(shape: LayerShape) -> float:
-    """Tokens that the experts of one rank compute, visits counted one by one, when routing is even."""
+    """Visits of tokens to the experts of one rank, if the router spreads them evenly."""
     return shape.tokens.per_rank / shape.tp * shape.w.topk * shape.expt_tp
 
 
 def core_flops(shape: LayerShape) -> float:
-    """Forward of the attention core: scores and their product with the values, half of it under a causal mask."""
+    """FLOPs of the attention core forward: the scores, and their product with the values; half if it is causal."""
     tokens, w = shape.tokens, shape.w
     full = 4 * tokens.sequences * tokens.length**2 / shape.cp * w.queries / shape.tp
     return full / 2 if w.is_causal else full
 
 
 def forward(shape: LayerShape) -> Work:
-    """One layer forward."""
+    """The forward pass of one layer."""
     w, rows = shape.w, shape.tokens.per_rank
-    around = 20 + (2 if shape.settings.dropout else 0)  # two norms (4 bytes), two residual adds (6), two masks
-    num_bytes = rows * (w.hidden * around / shape.split + 2 * (w.fc1 + w.ffn) / shape.tp * _visits(shape))
+    # Bytes per hidden value: two norms of 4, two residual additions of 6, and two masks of 1 if there is dropout.
+    each = 20 + (2 if shape.settings.dropout else 0)
+    num_bytes = rows * (w.hidden * each / shape.split + 2 * (w.fc1 + w.ffn) / shape.tp * _visits(shape))
     if shape.is_rotated:
         num_bytes += rows * 4 * (w.queries / shape.tp + shape.keys)
-    moved = Work(
+    around = Work(
         matmuls=layer_matmuls(shape), num_bytes=num_bytes, kernels=8, collectives=_tensor_collectives(shape, 1)
     )
-    return moved + core_forward(shape) + Work(collectives=_other_collectives(shape, is_backward=False))
+    return around + core_forward(shape) + Work(collectives=_other_collectives(shape, is_backward=False))
 
 
 def core_forward(shape: LayerShape) -> Work:
-    """The attention core alone: what selective recomputation runs again."""
+    """The attention core alone, which selective recomputation runs again."""
     if shape.settings.flash_attention:
         return Work(core_flops=core_flops(shape))
     first, second, scores = _scores(shape)
-    return Work(matmuls=(first, second), num_bytes=9 * scores)  # softmax reads and writes, dropout too, and a mask
+    # Bytes per score: softmax and dropout read 2 and write 2 each, and dropout reads a mask of 1.
+    return Work(matmuls=(first, second), num_bytes=9 * scores)
 
 
 def backward(shape: LayerShape, *, trains: bool) -> Work:
-    """One layer backward: the gradient of its input, and of its weights if it trains."""
+    """The backward pass of one layer: the gradient of its input, and those of its weights if they train."""
     w, rows = shape.w, shape.tokens.per_rank
     matmuls = layer_matmuls(shape)
     num_bytes = rows * (w.hidden * 22 / shape.split + 2 * (2 * w.fc1 + w.ffn) / shape.tp * _visits(shape))
     if shape.is_rotated:
         num_bytes += rows * 4 * (w.queries / shape.tp + shape.keys)
-    gradients = tuple(product.input_gradient for product in matmuls)
+    gradients = tuple(matmul.input_gradient for matmul in matmuls)
     if trains:
-        gradients += tuple(product.weight_gradient for product in matmuls)
-        num_bytes += 2 * shape.settings.gradient_bytes * shape.parameters  # added to what was there
+        gradients += tuple(matmul.weight_gradient for matmul in matmuls)
+        num_bytes += 2 * shape.settings.gradient_bytes * shape.parameters  # read, added to and written
     gathers = 2 if trains and shape.is_sequence_parallel else 1
     collectives = _tensor_collectives(shape, gathers) + _other_collectives(shape, is_backward=True)
     return _core_backward(shape) + Work(matmuls=gradients, num_bytes=num_bytes, kernels=8, collectives=collectives)
@@ -148,7 +172,7 @@ def _core_backward(shape: LayerShape) -> Work:
 
 
 def _scores(shape: LayerShape) -> tuple[MatMul, MatMul, float]:
-    """Both products of an attention that writes its scores, and the number of scores."""
+    """The two matrix products of an attention core that writes its scores, and the number of scores."""
     tokens, w = shape.tokens, shape.w
     heads = tokens.sequences * w.heads / shape.tp
     local = tokens.length / shape.cp
@@ -157,35 +181,42 @@ def _scores(shape: LayerShape) -> tuple[MatMul, MatMul, float]:
 
 
 def _visits(shape: LayerShape) -> float:
-    """How often a token passes through an MLP of this rank's, tensor parallelism taken out."""
+    """How many MLPs each token passes through: topk experts, or one MLP."""
     return expert_tokens(shape) / shape.tokens.per_rank * shape.tp / shape.expt_tp if shape.w.experts else 1.0
 
 
 def _tensor_collectives(shape: LayerShape, gathers: int) -> tuple[Collective, ...]:
-    """Tensor parallelism, once around attention and once around the MLP. `gathers`: per input, as it is gathered again.
+    """The collectives of tensor parallelism: once for attention and once for the MLP.
 
-    Experts exchange tokens instead (below), so that a layer of experts has only attention's.
+    A layer of experts has only those of attention: experts exchange tokens instead, see `_other_collectives`.
+
+    Args:
+        shape: the shape of the layer.
+        gathers: how often an input is gathered under sequence parallelism: again in the backward pass if weights train.
     """
     if shape.tp == 1:
         return ()
-    buffer = shape.element_bytes * shape.tokens.per_rank * shape.w.hidden
-    around = 1 if shape.w.experts else 2
+    num_bytes = shape.element_bytes * shape.tokens.per_rank * shape.w.hidden
+    times = 1 if shape.w.experts else 2
     if not shape.is_sequence_parallel:
-        return (Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, buffer, around),)
+        return (Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, num_bytes, times),)
     return (
-        Collective(GroupKind.TP, CollectiveOp.ALL_GATHER, buffer, around * gathers),
-        Collective(GroupKind.TP, CollectiveOp.REDUCE_SCATTER, buffer, around),
+        Collective(GroupKind.TP, CollectiveOp.ALL_GATHER, num_bytes, times * gathers),
+        Collective(GroupKind.TP, CollectiveOp.REDUCE_SCATTER, num_bytes, times),
     )
 
 
 def _other_collectives(shape: LayerShape, *, is_backward: bool) -> tuple[Collective, ...]:
-    """Ranks that share a query group gather it; context parallelism passes keys and values around, backward their
-    gradients too; experts exchange tokens, and the weight of each visit."""
+    """The collectives of shared query groups, of context parallelism and of experts.
+
+    Ranks that share a query group gather it. Context parallelism passes keys and values around a ring, and in the
+    backward pass their gradients as well. Experts exchange tokens, and the router's weight of each visit.
+    """
     found: tuple[Collective, ...] = ()
+    op = CollectiveOp.REDUCE_SCATTER if is_backward else CollectiveOp.ALL_GATHER
     if shape.gathers_queries:
-        how = CollectiveOp.REDUCE_SCATTER if is_backward else CollectiveOp.ALL_GATHER
         whole = shape.element_bytes * shape.tokens.per_rank * (shape.w.queries + 2 * shape.w.keys)
-        found += (Collective(GroupKind.TP, how, whole),)
+        found += (Collective(GroupKind.TP, op, whole),)
     if shape.cp > 1:
         block = shape.element_bytes * 2 * shape.tokens.per_rank * shape.keys
         found += (Collective(GroupKind.CP, CollectiveOp.RING, block, 2 if is_backward else 1),)
@@ -197,13 +228,10 @@ def _other_collectives(shape: LayerShape, *, is_backward: bool) -> tuple[Collect
         )
     if shape.w.experts and shape.expt_tp > 1:
         weights = shape.element_bytes * expert_tokens(shape)
-        gathered, way = (
-            weights * shape.w.hidden,
-            CollectiveOp.REDUCE_SCATTER if is_backward else CollectiveOp.ALL_GATHER,
-        )
+        tokens = weights * shape.w.hidden
         found += (
-            Collective(GroupKind.EXPT_TP, CollectiveOp.ALL_GATHER, gathered),
-            Collective(GroupKind.EXPT_TP, CollectiveOp.REDUCE_SCATTER, gathered),
-            Collective(GroupKind.EXPT_TP, way, weights),
+            Collective(GroupKind.EXPT_TP, CollectiveOp.ALL_GATHER, tokens),
+            Collective(GroupKind.EXPT_TP, CollectiveOp.REDUCE_SCATTER, tokens),
+            Collective(GroupKind.EXPT_TP, op, weights),
         )
     return found

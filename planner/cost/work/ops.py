@@ -1,6 +1,6 @@
-"""The work of a pass over one stage, counted and not yet timed: products, bytes, collectives.
+"""The work of a pass over one stage, counted and not yet timed: matrix products, bytes, collectives.
 
-Everything here is of one rank and one microbatch of its lane.
+Every count is that of one rank, for one microbatch of its lane.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ class CollectiveOp(StrEnum):
     ALL_GATHER = "all-gather"
     REDUCE_SCATTER = "reduce-scatter"
     ALL_TO_ALL = "all-to-all"
-    RING = "ring"  # every rank's block visits all others, one hop at a time
+    RING = "ring"  # every rank's block visits all others, one after the other
     SEND = "send"
     BROADCAST = "broadcast"
 
 
 @frozen
 class Collective:
-    """`count` equal collectives over a rank's group of a kind.
+    """Equal collectives over a rank's group of a kind.
 
-    `num_bytes` is the whole buffer: the gathered or the reduced one, what a rank hands to the others and itself
-    in an all-to-all, one rank's block of a ring, what is sent.
+    Attributes:
+        kind: the kind of the group.
+        op: how the buffer moves.
+        num_bytes: size of the whole buffer: for a gather or a reduction, all shares together; for an all-to-all, what
+            one rank hands to all ranks, itself included; for a ring, the block of one rank; else what is sent.
+        count: the number of these collectives.
     """
 
     kind: GroupKind
@@ -42,12 +46,12 @@ class Collective:
     count: int = 1
 
     def moved(self, size: int) -> float:
-        """Bytes that one rank of a group of `size` puts on its link, all `count` together."""
+        """Bytes that one rank of a group of `size` ranks puts on its link, for all `count` collectives together."""
         return self.count * self.num_bytes * share_moved(self.op, size)
 
 
 def share_moved(op: CollectiveOp, size: int) -> float:
-    """Share of the buffer that each rank of a group sends, by the ring algorithms."""
+    """The bytes that each rank of a group sends over the bytes of the buffer, by the ring algorithms."""
     if size <= 1:
         return 0.0
     if op is CollectiveOp.ALL_REDUCE:
@@ -62,7 +66,7 @@ def share_moved(op: CollectiveOp, size: int) -> float:
 # A fit hashes and compares products millions of times, for which attrs' own methods are faster than shared ones.
 @attrs.frozen(cache_hash=True)
 class MatMul:
-    """`count` matrix products of (m, k) by (k, n) in 2-byte numbers."""
+    """`count` products of an (m, k) matrix with a (k, n) matrix, of 2-byte numbers."""
 
     m: float
     k: float
@@ -75,15 +79,17 @@ class MatMul:
 
     @property
     def num_bytes(self) -> float:
-        """Read and written once."""
+        """Bytes of both factors and the result, each read or written once."""
         return 2 * self.count * (self.m * self.k + self.k * self.n + self.m * self.n)
 
     @property
     def input_gradient(self) -> MatMul:
+        """The product that gives the gradient of the first factor, the input."""
         return MatMul(self.m, self.n, self.k, self.count)
 
     @property
     def weight_gradient(self) -> MatMul:
+        """The product that gives the gradient of the second factor, the weight."""
         return MatMul(self.k, self.m, self.n, self.count)
 
 
@@ -92,11 +98,11 @@ class Work:
     """What one pass does.
 
     Attributes:
-        products: matrix products.
-        core_flops: of flash attention, which is no plain product.
-        num_bytes: read and written by everything else.
-        kernels: how many kernels do that.
-        messages: collectives that the pass waits for.
+        matmuls: the matrix products.
+        core_flops: FLOPs of flash attention's core, which is not a plain matrix product.
+        num_bytes: bytes that all other kernels read and write.
+        kernels: the number of those other kernels.
+        collectives: the collectives that the pass waits for.
     """
 
     matmuls: tuple[MatMul, ...] = ()
@@ -116,14 +122,20 @@ class Work:
 
     @cached_property
     def flops(self) -> float:
-        return sum(product.flops for product in self.matmuls) + self.core_flops
+        """FLOPs of the matrix products and of the attention core."""
+        return sum(matmul.flops for matmul in self.matmuls) + self.core_flops
 
 
 @frozen(kw_only=True)
 class StagePart:
-    """`count` equal pieces of a stage: its layers, or one embedding, head, encoder input, projector.
+    """A part of a stage: its layers, or an embedding, a head, an encoder's input, a projector.
 
-    `launches` counts the passes over a layer, forward, backward and again, whose kernels a CPU must launch in time.
+    Attributes:
+        name: what the part is.
+        count: how often the part repeats: the number of layers; else 1.
+        forward: the work of the forward pass over one of them.
+        backward: the work of the backward pass over one of them, recomputation included.
+        launches: passes over one of them (forward, recomputation, backward) whose kernels the CPU must launch in time.
     """
 
     name: str
@@ -135,7 +147,7 @@ class StagePart:
 
 @frozen(kw_only=True)
 class StageWork:
-    """The parts of a stage, and the FLOPs of all of them."""
+    """The work of all parts of a stage, for one microbatch."""
 
     parts: tuple[StagePart, ...]
 

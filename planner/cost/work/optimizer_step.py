@@ -1,4 +1,4 @@
-"""The update, once per step: gradients are reduced, weights updated and gathered."""
+"""The update at the end of a step: gradients are reduced, weights are updated and gathered."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ from .facts import StageFacts
 from .ops import Collective, CollectiveOp
 from .parameters import parameter_bytes, summed_parameters, widths
 
-# Adam reads the gradient and three fp32 values of a parameter, and writes three and the model's own; SGD one.
+# Per parameter: Adam reads the gradient and three fp32 values, and writes these three and the model's own value. SGD
+# reads the gradient and one fp32 value, and writes that one and the model's own.
 _UPDATE_BYTES = {"adam": 30, "sgd": 14}
 
 
 def _replicas(module: ModulePlan) -> tuple[int, int]:
-    """Ranks that hold the same (dense parameters, experts)."""
+    """Number of ranks that hold the same (dense parameters, experts)."""
     size = module.grid.size_of
     return size(Axis.DP) * size(Axis.CP), size(Axis.EXPT_DP)
 
 
 def state_shards(plan: Plan, module: ModulePlan) -> tuple[int, int]:
-    """Ranks that share out the optimizer's state: (of dense parameters, of experts). Ones without sharding."""
+    """Number of ranks that share out the optimizer's state of (dense parameters, experts); (1, 1) if it is whole."""
     return _replicas(module) if plan.training.distributed_optimizer else (1, 1)
 
 
 def update_collectives(plan: Plan, stage: StageFacts) -> tuple[Collective, ...]:
-    """Reduction of gradients over the lanes, gathering of updated weights, the sum of tied embeddings, and that of
-    what sequence parallelism computes on a part of the sequence."""
+    """The collectives of a stage's update.
+
+    Gradients are reduced over the lanes, and a distributed optimizer gathers the updated weights. Tied embeddings on
+    two stages sum their gradients, and so do, over tp, the parameters that see only a share of the sequence under
+    sequence parallelism.
+    """
     found: list[Collective] = []
     module, settings = stage.module, stage.settings
     counts = stage.parameters.dense, stage.parameters.experts
@@ -62,10 +67,11 @@ def update_collectives(plan: Plan, stage: StageFacts) -> tuple[Collective, ...]:
 def _num_gathers(plan: Plan, module: ModulePlan) -> int:
     """How often a distributed optimizer gathers a module's weights.
 
-    Where experts train there is one optimizer for them and one for the rest, and megatron-core 0.19 lets each gather
-    all weights of the module (optimizer/distrib_optimizer.py, start_param_sync_for_bucket_group_subset). Ranks gather
-    the kinds of their parameters from the whole world, module by module, so that other ranks' modules of the same
-    place in that order get an optimizer for experts too (optimizer/__init__.py, _get_param_groups).
+    If experts train, they have an optimizer of their own beside that of the other parameters, and in megatron-core 0.19
+    each of the two gathers all weights of the module (optimizer/distrib_optimizer.py,
+    start_param_sync_for_bucket_group_subset). All ranks of the world agree on the kinds of parameters, module by
+    module. So a module without experts gets two optimizers as well if it has the same place among the modules of its
+    ranks as the language model has on its own (optimizer/__init__.py, _get_param_groups).
     """
     language = next(one for one in plan.modules if one.is_language)
     has_experts = language.model is not None and language.model.num_moe_experts and not language.freeze.all
@@ -73,13 +79,17 @@ def _num_gathers(plan: Plan, module: ModulePlan) -> int:
 
 
 def _place(plan: Plan, module: ModulePlan) -> int:
-    """Modules before this one on its first rank."""
+    """The number of modules before this one on its first rank."""
     before = plan.modules[: plan.modules.index(module)]
     return sum(module.grid.rank_offset in other.grid for other in before)
 
 
 def update_bytes(plan: Plan, stage: StageFacts) -> float:
-    """Memory traffic of the update on one rank: the state that it holds, and gradients measured and cleared."""
+    """Bytes that the update reads and writes on one rank.
+
+    They are those of the optimizer state that the rank holds, and of all its gradients, which are read for their norm
+    and cleared.
+    """
     parameters = stage.parameters
     dense, experts = state_shards(plan, stage.module)
     each = _UPDATE_BYTES[plan.training.optimizer]

@@ -1,8 +1,8 @@
-"""Parameters of every module, part and pipeline stage, as one rank holds them.
+"""Parameters of every module and pipeline stage, as one rank holds them.
 
-The rule: products are divided over tp (experts over expt_tp and ep), and with them the biases of column-parallel
-ones; norms, the biases of row-parallel products, routers, patch embeddings and convolutions are whole on every rank.
-The counts equal those of megatron-core 0.19's models, which tests build on the meta device.
+The rule: the weights of linear layers are divided over tp (those of experts over expt_tp and ep), and so are the biases
+of column-parallel layers. Norms, biases of row-parallel layers, routers, patch embeddings and convolutions are whole on
+every rank. The counts equal those of megatron-core 0.19's models, which the tests build on the meta device.
 """
 
 from __future__ import annotations
@@ -18,10 +18,23 @@ from ...spec.sections import Model
 
 @frozen(kw_only=True)
 class Widths:
-    """The sizes of a model's layers, none of them missing. In features, but `experts` and `topk`.
+    """The sizes of a model's layers, with none missing: widths in features, and counts.
 
-    `queries` and `keys` are heads times the width of a head: of the queries, and of the keys (or values) alone.
-    `fc1` is the MLP's first output: twice `ffn` where the MLP is gated.
+    Attributes:
+        hidden: hidden size.
+        ffn: the MLP's inner size, that of its second layer's input.
+        fc1: width of the MLP's first output: `ffn`, or twice that if the MLP is gated.
+        heads: number of attention heads.
+        head: width of one head.
+        queries: width of all queries: heads times the width of a head.
+        keys: width of all keys, or of all values: query groups times the width of a head.
+        layers: number of layers.
+        experts: number of experts; 0 for a dense model.
+        topk: experts that each token visits.
+        norm: parameters of one norm.
+        has_bias: whether linear layers have biases.
+        is_gated: whether the MLP is gated.
+        is_causal: whether attention is causal: that of the language model alone.
     """
 
     hidden: int
@@ -41,7 +54,7 @@ class Widths:
 
 
 def widths(model: Model) -> Widths:
-    """The widths of a model whose sizes are filled in, as those of every plan are."""
+    """The widths of a model whose sizes are filled in, as they are in every plan."""
     hidden, heads = model.hidden_size or 0, model.num_attention_heads or 1
     ffn, head = model.ffn_hidden_size or 0, model.kv_channels or 0
     return Widths(
@@ -64,12 +77,12 @@ def widths(model: Model) -> Widths:
 
 @frozen(kw_only=True)
 class Parameters:
-    """Numbers of parameters that one rank of a stage holds, by what happens to them.
+    """Numbers of parameters that one rank of a stage holds.
 
     Attributes:
-        dense: trained, whose optimizer state is shared out over dp and cp.
-        experts: trained, shared out over expt_dp only.
-        frozen: without gradients.
+        dense: trained parameters outside experts; lanes and cp ranks can share out their optimizer state.
+        experts: trained parameters of experts; the ranks of expt_dp can share out their optimizer state.
+        frozen: parameters that do not train.
     """
 
     dense: int = 0
@@ -78,6 +91,7 @@ class Parameters:
 
     @property
     def total(self) -> int:
+        """All parameters of the rank."""
         return self.dense + self.experts + self.frozen
 
     def __add__(self, other: Parameters) -> Parameters:
@@ -89,7 +103,7 @@ class Parameters:
 def layer_parameters(model: Model, tp: int, expt_tp: int = 1, ep: int = 1) -> tuple[int, int]:
     """(dense, expert) parameters of one transformer layer on one rank."""
     w = widths(model)
-    # Fewer query groups than tp: each rank computes a share of every head's keys and values, then gathers them.
+    # With fewer query groups than tp, each rank computes a share of every group's keys and values, then gathers them.
     attention = w.hidden * (w.queries + 2 * w.keys) + w.queries * w.hidden
     if w.has_bias:
         attention += w.queries + 2 * w.keys
@@ -100,15 +114,17 @@ def layer_parameters(model: Model, tp: int, expt_tp: int = 1, ep: int = 1) -> tu
 
 
 def summed_parameters(model: Model, num_layers: int, *, is_last: bool) -> int:
-    """Parameters whose gradients sequence parallelism leaves as sums over a part of the sequence: they are whole on
-    every tp rank, and megatron-core adds them up over tp."""
+    """Parameters of a stage whose gradients megatron-core sums over tp under sequence parallelism.
+
+    They are whole on every tp rank, and each rank has seen only its share of the sequence.
+    """
     w = widths(model)
     has_norm = is_last and model.family != "vit"
     return num_layers * _whole(w) + (w.norm if has_norm else 0)
 
 
 def _whole(w: Widths) -> int:
-    """Dense parameters of a layer that are whole on every tp rank: norms, router, biases of row-parallel products."""
+    """Dense parameters of a layer that are whole on every tp rank: norms, router, biases of row-parallel layers."""
     of_attention = 2 * w.norm + (w.hidden if w.has_bias else 0)
     if w.experts:
         return of_attention + w.hidden * w.experts + (w.experts if w.has_bias else 0)
@@ -116,12 +132,12 @@ def _whole(w: Widths) -> int:
 
 
 def _mlp(w: Widths) -> tuple[int, int]:
-    """(divided, whole) parameters of one MLP or one expert."""
+    """(divided over tp, whole on every rank): parameters of one MLP or one expert."""
     return w.hidden * w.fc1 + w.ffn * w.hidden + (w.fc1 if w.has_bias else 0), w.hidden if w.has_bias else 0
 
 
 def input_parameters(model: Model, tp: int) -> int:
-    """What the first stage holds before its layers: embedding, patches and positions, or convolutions."""
+    """Parameters before the layers of the first stage: an embedding, patches and positions, or convolutions."""
     w = widths(model)
     if model.family == "gpt":
         return padded_vocab_size(model, tp) // tp * w.hidden
@@ -134,7 +150,10 @@ def input_parameters(model: Model, tp: int) -> int:
 
 
 def output_parameters(model: Model, tp: int, *, is_first: bool) -> int:
-    """What the last stage holds after its layers: norm and output weights. Tied weights of one stage count once."""
+    """Parameters after the layers of the last stage: a norm and the output's weights.
+
+    Weights tied to an embedding count once if the stage holds both, that is, if it is the first stage as well.
+    """
     w = widths(model)
     if model.family == "vit":  # CLIP's last norm is left out, as LLaVA uses it
         return 0
@@ -145,7 +164,10 @@ def output_parameters(model: Model, tp: int, *, is_first: bool) -> int:
 
 
 def projector_parameters(model: Model, width: int, tp: int) -> int:
-    """An encoder's projection into language's `width`: a two-layer MLP, or one linear layer without an inner width."""
+    """Parameters of an encoder's projection into the language model's `width`.
+
+    It is an MLP of two layers; one linear layer if the model has no projector_hidden_size.
+    """
     w, inner = widths(model), model.projector_hidden_size
     if inner is None:
         return (w.hidden * width + width) // tp
@@ -158,12 +180,12 @@ def parameter_bytes(plan: Plan) -> int:
 
 
 def stage_parameters(module: ModulePlan, stage: int, width: int) -> Parameters:
-    """The parameters of one rank of one stage; none where the module has no model.
+    """The parameters of one rank of one stage; none if the module has no model.
 
     Args:
         module: the module.
-        stage: 0-based.
-        width: hidden size of language, into which encoders project.
+        stage: the stage's index in it, from 0.
+        width: hidden size of the language model, into which encoders project.
     """
     model, grid = module.model, module.grid
     if model is None or module.stages is None:

@@ -1,4 +1,4 @@
-"""From stages to work: which parts a stage has, and what the forward and backward passes of each must do.
+"""The work of a stage: which parts it has, and what the forward and backward passes of each must do.
 
 A part that neither trains nor is asked for the gradient of its input has no backward pass; facts.py has the rule.
 """
@@ -17,7 +17,8 @@ from .layers import LayerShape
 from .ops import Collective, CollectiveOp, MatMul, StagePart, StageWork, Work
 from .parameters import widths
 
-LOSS_BYTES = {True: 16, False: 56}  # per logit, forward and backward: one fused kernel, or passes in fp32
+# Bytes per logit that the cross entropy reads and writes, forward and backward together: fused, or kernels in fp32.
+LOSS_BYTES = {True: 16, False: 56}
 
 
 def stage_work(plan: Plan, stage: StageFacts) -> StageWork:
@@ -37,40 +38,50 @@ def stage_work(plan: Plan, stage: StageFacts) -> StageWork:
 
 
 def layer_part(shape: LayerShape, count: int, recompute: str, gradients: Gradients) -> StagePart:
-    """The transformer layers of a stage, with what recomputation adds to their backward pass."""
+    """The transformer layers of a stage, with what recomputation adds to their backward pass.
+
+    Args:
+        shape: the shape of a layer.
+        count: the number of layers.
+        recompute: `none`, `selective` or `full`, as in the spec.
+        gradients: what trains in the stage.
+    """
     forward = layers.forward(shape)
-    flows = gradients.before or gradients.body
-    backward = layers.backward(shape, trains=gradients.body) if flows else Work()
-    launches = 2 if flows else 1
-    if flows and recompute == "full":
+    has_backward = gradients.before or gradients.body
+    backward = layers.backward(shape, trains=gradients.body) if has_backward else Work()
+    launches = 2 if has_backward else 1
+    if has_backward and recompute == "full":
         backward, launches = backward + forward, 3
-    elif flows and recompute == "selective":
+    elif has_backward and recompute == "selective":
         backward += layers.core_forward(shape)
     return StagePart(name="layers", count=count, forward=forward, backward=backward, launches=launches)
 
 
-def _linear(name: str, matmuls: tuple[MatMul, ...], *, body: bool, before: bool, num_bytes: float) -> StagePart:
-    """A part of plain products, whose other kernels move `num_bytes` either way."""
+def _linear(name: str, matmuls: tuple[MatMul, ...], *, trains: bool, before: bool, num_bytes: float) -> StagePart:
+    """A part of linear layers, one after the other, whose other kernels move `num_bytes` in each direction.
+
+    `before` says whether a gradient must leave the part.
+    """
     backward: tuple[MatMul, ...] = ()
-    if body:
-        backward += tuple(product.weight_gradient for product in matmuls)
-    if before or body:  # also within the part: its first product's is left out only where nothing trains at all
-        backward += tuple(product.input_gradient for product in (matmuls if before else matmuls[1:]))
+    if trains:
+        backward += tuple(matmul.weight_gradient for matmul in matmuls)
+    if before or trains:  # between the layers of the part too; for the first layer only if it must leave the part
+        backward += tuple(matmul.input_gradient for matmul in (matmuls if before else matmuls[1:]))
     forward = Work(matmuls=matmuls, num_bytes=num_bytes, kernels=2)
     gradient = Work(matmuls=backward, num_bytes=num_bytes, kernels=2) if backward else Work()
     return StagePart(name=name, count=1, forward=forward, backward=gradient)
 
 
 def _hidden_collectives(shape: LayerShape) -> tuple[Collective, ...]:
-    """The sum of the embedding's or head's shares over tp, scattered under sequence parallelism."""
+    """The sum over tp of hidden values, or of their gradients; scattered under sequence parallelism."""
     if shape.tp == 1:
         return ()
-    how = CollectiveOp.REDUCE_SCATTER if shape.is_sequence_parallel else CollectiveOp.ALL_REDUCE
-    return (Collective(GroupKind.TP, how, _hidden_bytes(shape)),)
+    op = CollectiveOp.REDUCE_SCATTER if shape.is_sequence_parallel else CollectiveOp.ALL_REDUCE
+    return (Collective(GroupKind.TP, op, _hidden_bytes(shape)),)
 
 
 def _gathered_collectives(shape: LayerShape) -> tuple[Collective, ...]:
-    """Hidden values made whole again, where sequence parallelism has scattered them."""
+    """Hidden values gathered over tp, if sequence parallelism has scattered them."""
     if not shape.is_sequence_parallel:
         return ()
     return (Collective(GroupKind.TP, CollectiveOp.ALL_GATHER, _hidden_bytes(shape)),)
@@ -81,10 +92,11 @@ def _hidden_bytes(shape: LayerShape) -> float:
 
 
 def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
-    """Rows are copied, and backward added up: bytes, no products.
+    """The embedding: rows are copied in the forward pass and added up in the backward pass, without a matrix product.
 
-    MimoModel looks up only the tokens of text, and scatters the sequence itself once all are in their places: a sum
-    over tp under sequence parallelism too. Either way the gradient is gathered.
+    MimoModel looks up the tokens of text alone. It sums them over tp, under sequence parallelism too, because it
+    scatters the sequence itself once the tokens of all modules are in their places. The gradient is gathered in both
+    cases.
     """
     num_bytes = 4 * shape.tokens.per_rank * shape.w.hidden
     backward = Work(num_bytes=2 * num_bytes, kernels=2) if gradients.body else Work()
@@ -96,7 +108,7 @@ def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gra
     else:
         seq_length = plan.batch_sizes.seq_length
         placed = sum(tokens_handed_on(source, seq_length) for source in sources if source.model is not None)
-        text = shape.tokens.sequences * max(0, shape.tokens.length - placed)  # not yet over cp
+        text = shape.tokens.sequences * max(0, shape.tokens.length - placed)  # cp ranks share the sequence later
         summed = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, shape.element_bytes * text * shape.w.hidden)
         collectives = (summed,) if shape.tp > 1 else ()
     forward = Work(num_bytes=num_bytes, kernels=2, collectives=collectives)
@@ -104,30 +116,33 @@ def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gra
 
 
 def _head(module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
-    """The product with the vocabulary and the cross entropy."""
+    """The language model's head: the matrix product with the vocabulary, and the cross entropy."""
     assert module.model is not None  # noqa: S101
     vocab = padded_vocab_size(module.model, shape.tp) / shape.tp
     rows, settings = shape.tokens.per_rank, shape.settings
-    product = MatMul(rows, shape.w.hidden, vocab)
-    loss = rows * vocab * LOSS_BYTES[settings.fused_loss] / 2
+    logits = MatMul(rows, shape.w.hidden, vocab)
+    loss_bytes = rows * vocab * LOSS_BYTES[settings.fused_loss] / 2
     gather = _gathered_collectives(shape)
-    forward = Work(matmuls=(product,), num_bytes=loss, kernels=4, collectives=gather + _loss_collectives(shape))
+    forward = Work(matmuls=(logits,), num_bytes=loss_bytes, kernels=4, collectives=gather + _loss_collectives(shape))
     if not (gradients.before or gradients.body):
         return StagePart(name="head", count=1, forward=forward, backward=Work())
-    matmuls: tuple[MatMul, ...] = (product.input_gradient,)
-    num_bytes = loss
+    matmuls: tuple[MatMul, ...] = (logits.input_gradient,)
+    num_bytes = loss_bytes
     if gradients.body:
-        matmuls += (product.weight_gradient,)
+        matmuls += (logits.weight_gradient,)
         num_bytes += 2 * settings.gradient_bytes * vocab * shape.w.hidden
-    again = gather if gradients.body else ()  # for the gradient of the weights
+    again = gather if gradients.body else ()  # the gradient of the weights needs the whole input again
     collectives = again + _hidden_collectives(shape)
     backward = Work(matmuls=matmuls, num_bytes=num_bytes, kernels=4, collectives=collectives)
     return StagePart(name="head", count=1, forward=forward, backward=backward)
 
 
 def _loss_collectives(shape: LayerShape) -> tuple[Collective, ...]:
-    """The cross entropy over a divided vocabulary, per token in fp32: the largest logit, then the label's logit and
-    the sum of exponentials, which the fused kernel reduces together."""
+    """The sums of the cross entropy over a divided vocabulary, of fp32 values per token.
+
+    They are the largest logit, the label's logit and the sum of exponentials; the fused kernel reduces the last two
+    together.
+    """
     if shape.tp == 1:
         return ()
     each = 4 * shape.tokens.per_rank
@@ -137,20 +152,20 @@ def _loss_collectives(shape: LayerShape) -> tuple[Collective, ...]:
 
 
 def _encoder_input(module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
-    """Patches or convolutions as products over their windows. Every tp rank computes them whole."""
+    """An encoder's patches or convolutions as matrix products over windows, which every tp rank computes whole."""
     model, w, tokens = module.model, shape.w, shape.tokens
     assert model is not None  # noqa: S101
     rows = tokens.sequences * tokens.length
     if model.family == "vit":
         matmuls: tuple[MatMul, ...] = (MatMul(rows, 3 * (model.patch_size or 1) ** 2, w.hidden),)
-    else:  # two convolutions of width 3; the first sees twice as many frames
+    else:  # two convolutions of width 3; the second has stride 2, so that the first sees twice as many frames
         matmuls = (MatMul(2 * rows, 3 * (model.num_mel_bins or 0), w.hidden), MatMul(rows, 3 * w.hidden, w.hidden))
     num_bytes = 8.0 * rows * w.hidden
-    return _linear("input", matmuls, body=gradients.body, before=gradients.before, num_bytes=num_bytes)
+    return _linear("input", matmuls, trains=gradients.body, before=gradients.before, num_bytes=num_bytes)
 
 
 def _projector(plan: Plan, stage: StageFacts, shape: LayerShape) -> StagePart:
-    """The projection into language's width, over the tokens that language sees."""
+    """The projection into the language model's width, of the tokens that the language model sees."""
     module, gradients, tokens = stage.module, stage.gradients, stage.tokens
     model, tp, width = module.model, shape.tp, stage.language_width
     assert model is not None  # noqa: S101
@@ -161,13 +176,13 @@ def _projector(plan: Plan, stage: StageFacts, shape: LayerShape) -> StagePart:
     else:
         matmuls = (MatMul(rows, hidden, inner / tp), MatMul(rows, inner / tp, width))
     before = gradients.before or gradients.body
-    part = _linear("projector", matmuls, body=gradients.projector, before=before, num_bytes=8 * rows * width / tp)
+    part = _linear("projector", matmuls, trains=gradients.projector, before=before, num_bytes=8 * rows * width / tp)
     if tp == 1:
         return part
-    how = CollectiveOp.ALL_GATHER if inner is None else CollectiveOp.ALL_REDUCE
-    unit = shape.element_bytes
-    forward = part.forward + Work(collectives=(Collective(GroupKind.TP, how, unit * rows * width),))
+    op = CollectiveOp.ALL_GATHER if inner is None else CollectiveOp.ALL_REDUCE
+    each = shape.element_bytes
+    forward = part.forward + Work(collectives=(Collective(GroupKind.TP, op, each * rows * width),))
     backward = part.backward
-    if backward.matmuls:  # megatron-core sums the gradient of the input also where nothing before it trains
-        backward += Work(collectives=(Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, unit * rows * hidden),))
+    if backward.matmuls:  # megatron-core sums the gradient of the input even if nothing before it trains
+        backward += Work(collectives=(Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, each * rows * hidden),))
     return attrs.evolve(part, forward=forward, backward=backward)

@@ -1,4 +1,4 @@
-"""How many tokens a module works on: sequences, their length, and what it hands on, in tokens and bytes."""
+"""How many tokens a module works on: its sequences, their length, and what it hands on, in tokens and bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...plan import Plan
 
 @frozen(kw_only=True)
 class Tokens:
-    """One microbatch of one lane of a module.
+    """The tokens of one microbatch of one lane of a module.
 
     Attributes:
-        sequences: attended apart from one another; at least the samples, more where a sample has several images or
-            clips, begun ones included.
-        length: tokens of each, the class token included.
-        handed_on: tokens per sample that leave the module.
-        cp: ranks that share each sequence.
+        sequences: number of sequences, each attended on its own: one per sample, or one per image or clip if a sample
+            has several; an incomplete last one counts as a whole one.
+        length: tokens of each sequence, the class token included.
+        handed_on: tokens of each sample that leave the module.
+        cp: number of ranks that share each sequence.
     """
 
     sequences: float
@@ -30,11 +30,12 @@ class Tokens:
 
     @property
     def per_rank(self) -> float:
+        """Tokens of one rank: those of the lane over cp."""
         return self.sequences * self.length / self.cp
 
 
 def tokens_of(plan: Plan, module: ModulePlan) -> Tokens:
-    """The tokens of a module. If tokens_per_sample varies, one image or one full spectrogram per sample is assumed."""
+    """The tokens of a module. If its tokens_per_sample varies, each sample counts as one image or one full clip."""
     samples = plan.batch.samples_per_lane[module.name]
     cp = module.grid.size_of(Axis.CP)
     handed_on = tokens_handed_on(module, plan.batch_sizes.seq_length)
@@ -43,7 +44,7 @@ def tokens_of(plan: Plan, module: ModulePlan) -> Tokens:
     per_item = tokens_per_item(module.model)
     if per_item is None:
         return Tokens(sequences=samples, length=handed_on, handed_on=handed_on, cp=cp)
-    length = per_item + (module.model is not None and module.model.family == "vit")  # a vision encoder's class token
+    length = per_item + (module.model is not None and module.model.family == "vit")  # vision encoders add a class token
     return Tokens(sequences=samples * ceil(handed_on / per_item), length=length, handed_on=handed_on, cp=cp)
 
 
