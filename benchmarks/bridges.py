@@ -1,13 +1,14 @@
-"""One microbatch over a bridge, forward and backward, beside megatron-core's BridgeCommunicator, in the same run.
+"""Times one microbatch over a bridge, forward and backward, beside megatron-core's BridgeCommunicator in the same run.
 
     python benchmarks/bridges.py [--rounds 9]
 
-One lane on either side, tp 1, 2 and 4, tensors of 16 KB and 8 MB, real processes over loopback. Both bridges live in
-the same processes on the same groups and take turns, round by round; a round is some round trips, and its time that of
-the slowest rank. The ratio is the median of the rounds' ratios, with the lowest and the highest. To reach, with the
-strategy that the plan's rule picks here (leader): at most 0.5 of the stock time at 16 KB and 0.7 at 8 MB. Beside it
-stand the same with sample boundaries that travel, and slices, which cannot win on loopback: all ranks share its cores.
-The bytes that every rank sends are counted and must equal those of the plan's messages.
+There is one lane on either side, with tp 1, 2 and 4, tensors of 16 KB and 8 MB, and real processes over loopback. Both
+bridges live in the same processes on the same groups and take turns, round by round. A round is several round trips,
+and takes as long as its slowest rank. The ratio is the median of the rounds' ratios; the lowest and the highest stand
+beside it. With the strategy that the plan's rule picks here (leader), the bridge must take at most 0.5 of the stock
+bridge's time at 16 KB and 0.7 at 8 MB; the exit code is 1 if it does not. The same bridge is also timed with sample
+boundaries that travel, and with slices, which cannot win on loopback because all ranks share its cores. The bytes that
+every rank sends are counted and must equal those of the plan's messages.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from planner import Batch, Cluster, Model, Module, Output, Parallel, Plan, Spec, compile_spec  # noqa: E402
 
 HIDDEN, SAMPLES = 1024, 2
-TO_REACH = {4: 0.5, 2048: 0.7}  # by tokens of a microbatch: 16 KB and 8 MB of fp32
+TO_REACH = {4: 0.5, 2048: 0.7}  # tokens of a microbatch (16 KB and 8 MB of fp32) -> highest ratio allowed
 TRIPS = {4: 40, 2048: 4}
 
 
@@ -51,7 +52,7 @@ def main() -> int:
 
 
 def _row(tp: int, tokens: int, found: list[dict[str, Any]]) -> float:
-    """Prints one line; the ratio of fixed shapes."""
+    """Print one line, and return the ratio for fixed shapes."""
     rounds = [
         [max(rank["seconds"][kind][i] for rank in found) for i in range(len(found[0]["seconds"][kind]))]
         for kind in range(len(found[0]["seconds"]))
@@ -67,7 +68,10 @@ def _row(tp: int, tokens: int, found: list[dict[str, Any]]) -> float:
 
 
 def plan_of(tp: int, tokens: int, *, fixed: bool, sliced: bool = False) -> Plan:
-    """One lane of tp ranks to another. `sliced`: on nodes of one rank, where samples may be so long that slices pay."""
+    """The plan of one lane of tp ranks that feeds another.
+
+    With `sliced`, nodes have one rank each and samples may be so long that slices pay.
+    """
     model = Model(
         family="gpt",
         num_layers=1,

@@ -1,4 +1,4 @@
-"""What bridges.py runs on ranks."""
+"""What bridges.py runs on the ranks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def compare(texts: list[str], tokens: int, trips: int, rounds: int) -> dict[str, Any]:
-    """Seconds per round trip of the stock bridge and of ours on each plan, round by round; faults of the bytes sent."""
+    """Seconds per round trip by bridge (the stock one, then ours on each plan) and by round; and wrong byte counts."""
     plans = [Plan.from_json(text) for text in texts]
     with world() as context, device.ready():
         opened = []
@@ -77,15 +77,15 @@ def _ours(bridge: DisjointBridge, value: torch.Tensor) -> Callable[[], None]:
 
 
 def _bytes(bridge: DisjointBridge, plan: Plan, tokens: int) -> list[str]:
-    """One more round trip, its bytes against the plan's messages."""
+    """Make one more round trip and compare the bytes sent with the plan's messages."""
     before, elements = bridge.p2p.num_bytes_sent, tokens * plan.module("language").model.hidden_size  # type: ignore[union-attr,operator]
     _ours(bridge, _value(tokens, elements // tokens))()
     bridge.p2p.flush()
     planned = 0
     for way in ("forward", "backward"):
         for message in plan.traffic("images", "language", dist.get_rank(), way).sends:
-            part = message.elements(elements)
-            planned += 4 * (part.stop - part.start)
+            sent_elements = message.elements(elements)
+            planned += 4 * (sent_elements.stop - sent_elements.start)
     sent = bridge.p2p.num_bytes_sent - before
     return [] if sent == planned else [f"rank {dist.get_rank()}: {sent} bytes sent, {planned} planned"]
 

@@ -6,7 +6,7 @@ from planner import Batch, Cluster, Module, Output, Parallel, Spec
 
 
 def three_modules(world_size: int) -> Spec:
-    """Language on three quarters of the ranks, images and audio on an eighth each; tp 8 where there is room."""
+    """Language on three quarters of the ranks, images and audio on an eighth each; tp 8 from 1,024 ranks on."""
     quarter = world_size // 4
     tp, pp = (8, 4) if world_size >= 1024 else (2, 1)
     encoder_tp = 2 if world_size >= 1024 else 1

@@ -1,13 +1,14 @@
-"""Start-up of groups and step time on real processes, beside the way Megatron-Bridge starts, in the same run.
+"""Times the start-up of groups, and a training step, on real processes beside Megatron-Bridge's way in the same run.
 
     python benchmarks/start_up.py [--repeats 5] [8 16 32]
 
-The other way: on every rank, a HyperCommGrid per module creates all 14 kinds of groups, those of other ranks
-included, and the bridge creates its own (gloo here; megatron-core hard-codes NCCL). The two take turns, each on fresh
-processes: the second on the same ones would find sockets, threads and memory warm. A time is that of the slowest
-rank, the ratio one of medians over the repeats; below 1 is faster than the other way. To reach: start-up at most 0.4
-of it at every size; the exit code says whether it was. A step of a toy model at 8 processes is reported beside it:
-the executor's communicator and the stock one, both on the plan's groups, so that the ratio is the bridges' alone.
+Megatron-Bridge's way: on every rank, a HyperCommGrid for each module creates all 14 kinds of groups, including those of
+other ranks, and the bridge creates its own (with gloo here; megatron-core hard-codes NCCL). The two ways take turns,
+each on fresh processes, because the second one on the same processes would find sockets, threads and memory warm. A
+time is that of the slowest rank, and the ratio is that of the medians over all repeats; below 1, ours is faster.
+Start-up must take at most 0.4 of the other way at every size; the exit code is 1 if it does not. The step of a toy
+model on 8 processes is timed with the executor's communicator and with the stock one, both on the plan's groups, so
+that the ratio is that of the bridges alone.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main() -> int:
 
 
 def _step_time(text: str, repeats: int) -> None:
-    """The executor's communicator beside the stock one, both on the plan's groups, in turns on fresh processes."""
+    """Time the executor's communicator and the stock one in turns on fresh processes, both on the plan's groups."""
     from tests.executor.jobs import ranks  # noqa: PLC0415  found by the path set above
 
     ours, stock = [], []

@@ -1,4 +1,4 @@
-"""What start_up.py runs on ranks."""
+"""What start_up.py runs on the ranks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EXPERT = ["ep", "expt_tp", "expt_dp", ["expt_tp", "ep"], ["expt_tp", "ep", "pp"
 
 
 def ours(text: str) -> tuple[float, int]:
-    """Seconds of this rank for the plan's groups, and the communicators that it opened."""
+    """The seconds that this rank takes for the plan's groups, and the number of communicators that it opens."""
     plan = Plan.from_json(text)
     with _started(plan) as context:
         begun = time.perf_counter()
@@ -40,7 +40,7 @@ def ours(text: str) -> tuple[float, int]:
 
 
 def theirs(text: str) -> float:
-    """Seconds of this rank for all ranks' groups, created on every rank."""
+    """The seconds that this rank takes if every rank creates all ranks' groups."""
     plan = Plan.from_json(text)
     with _started(plan):
         begun = time.perf_counter()
@@ -60,7 +60,7 @@ def _started(plan: Plan) -> Iterator[Context]:
 
 
 def _create_all(module: ModulePlan) -> None:
-    """All 14 kinds of one module, and language's embedding groups."""
+    """Create all 14 kinds of groups of one module, and language's embedding groups."""
     grid, size = module.grid, module.grid.size_of
     made = HyperCommGrid(list(grid.sizes), [axis.value for axis in grid.order], grid.rank_offset, "gloo")
     expert = [Axis.EXPT_TP, Axis.EP, Axis.EXPT_DP, Axis.PP]
@@ -83,7 +83,7 @@ def _create_bridges(plan: Plan) -> None:
 
 
 def step(text: str, stock: bool) -> float:
-    """Median seconds of a few steps of the executor's trainer, with its own communicator or with the stock one."""
+    """The median seconds of a few steps of the trainer, with the executor's communicator or with the stock one."""
     plan = Plan.from_json(text)
     context = connect(TIMEOUT)
     with started(context, plan.digest, plan.world_size), _stock() if stock else nullcontext():
@@ -98,7 +98,7 @@ def step(text: str, stock: bool) -> float:
 
 @contextmanager
 def _stock() -> Iterator[None]:
-    """The trainer takes megatron-core's own communicator."""
+    """While active, the trainer takes megatron-core's own communicator."""
     with mock.patch.object(executor.commands.trainer, "build_communicator", _stock_communicator):
         yield
 

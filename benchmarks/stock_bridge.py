@@ -1,6 +1,6 @@
 """The peer of step time: megatron-core's own communicator and bridges, on the plan's groups.
 
-Independent of executor/bridge.py, so that it stays what it is when that changes.
+It is independent of executor/bridge/, so that it stays as it is when that changes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from planner import Bridge, GroupKind, Plan
 
 
 class StockBridge(BridgeCommunicator):
-    """The stock bridge; only its groups are given, because it would ask for NCCL."""
+    """The stock bridge, on given groups: it would create its own with NCCL."""
 
     def __init__(self, bridge: Bridge, grids: dict[str, Any], groups: ProcessGroups, dtype: Any) -> None:
         self._bridge, self._groups = bridge, groups
@@ -35,7 +35,7 @@ class StockBridge(BridgeCommunicator):
 
 
 class StockCommunicator(MultiModulePipelineCommunicator):
-    """The stock communicator of the pipeline schedule, for modules on ranks of their own."""
+    """The stock communicator of the pipeline schedule, for modules on their own ranks."""
 
     def __init__(self, plan: Plan, grids: dict[str, Any], groups: ProcessGroups, config: Any) -> None:
         self._plan, self._groups = plan, groups
@@ -49,4 +49,4 @@ class StockCommunicator(MultiModulePipelineCommunicator):
         ]
 
     def flush(self) -> None:
-        """What the executor's loop calls between steps: nothing is left to wait for, these sends are waited for."""
+        """Do nothing: the executor's loop calls this between steps, and these sends have been waited for."""
