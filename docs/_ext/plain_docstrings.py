@@ -40,9 +40,30 @@ def rewrite(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
                 found[-1:] = ["", "::", ""]
                 in_code = True
         found.append(line if in_code or not line.strip() else plain(line))
+    found = one_name_each(found)
     if what == "class" and (fields := list(fields_of(obj)) if hasattr(obj, "__attrs_attrs__") else []):
         found += ["", "Attributes:", *(f"    {key}: {plain(field.metadata['doc'])}." for key, field, _ in fields), ""]
     lines[:] = found
+
+
+_SEVERAL = re.compile(r"    (\w+(?:, \w+)+)(: .*)")
+
+
+def one_name_each(lines: list[str]) -> list[str]:
+    """Entries of a section that describe several names at once, `src, dst: ...`, as an entry for each name."""
+    found: list[str] = []
+    at = 0
+    while at < len(lines):
+        several = _SEVERAL.fullmatch(lines[at])
+        end = at + 1
+        while several and end < len(lines) and lines[end].startswith(" " * 8):
+            end += 1
+        names = several[1].split(", ") if several else [None]
+        for name in names:
+            found.append(f"    {name}{several[2]}" if several else lines[at])
+            found += lines[at + 1 : end]
+        at = end
+    return found
 
 
 def _ends_prose(lines: list[str]) -> bool:
