@@ -6,7 +6,11 @@ a spec list their fields, with the documentation that stands beside each field.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -43,7 +47,19 @@ def rewrite(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
     found = one_name_each(found)
     if what == "class" and (fields := list(fields_of(obj)) if hasattr(obj, "__attrs_attrs__") else []):
         found += ["", "Attributes:", *(f"    {key}: {plain(field.metadata['doc'])}." for key, field, _ in fields), ""]
+    if what == "class":
+        found += ["", *(f":ivar {name}: {plain(doc)}" for name, doc in cached_of(obj)), ""]
     lines[:] = found
+
+
+def cached_of(cls: type[Any]) -> Iterator[tuple[str, str]]:
+    """Cached properties with the first line of their docs: attrs takes them out of a class with slots."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    for node in tree.body if isinstance(tree, ast.ClassDef) else ():
+        if isinstance(node, ast.FunctionDef) and "cached_property" in map(ast.unparse, node.decorator_list):
+            doc = ast.get_docstring(node)
+            if doc and not node.name.startswith("_"):
+                yield node.name, doc.partition("\n\n")[0].replace("\n", " ")
 
 
 _SEVERAL = re.compile(r"    (\w+(?:, \w+)+)(: .*)")

@@ -201,14 +201,17 @@ class RankRole:
 
     @property
     def has_modality_modules(self) -> bool:
+        """Whether the rank is in any module other than language."""
         return any(name != MIMO_LANGUAGE_MODULE_KEY for name in self.modules)
 
     @property
     def has_language_module(self) -> bool:
+        """Whether the rank is in the language module."""
         return MIMO_LANGUAGE_MODULE_KEY in self.modules
 
     @property
     def modality_module_names(self) -> list[str]:
+        """The rank's modules other than language, in plan order."""
         return [name for name in self.modules if name != MIMO_LANGUAGE_MODULE_KEY]
 
     def is_first_stage(self, module_name: str) -> bool:
