@@ -1,9 +1,10 @@
-"""What autograd keeps of a real layer is what the prediction counts: every byte per token, on every rank.
+"""Law: autograd keeps of a real layer what the prediction counts, every byte per token, on every rank.
 
-Layers are megatron-core's local ones, in bf16, with norms that one kernel computes (LayerNorm: torch's RMSNorm is
-several on a CPU). Left out, each by its rule: integers and masks; numbers per token, visit and head, which no hidden
-size makes larger (statistics of norms, weights of visits); tables of rotary positions, the same in all samples. No
-grouped queries: local attention repeats keys and values for every head, flash attention does not.
+Layers are megatron-core's local ones, in bf16, with norms that one kernel computes: LayerNorm, since torch's RMSNorm
+takes several on a CPU. Each by a rule of its own, this leaves out integers and masks; numbers per token, expert and
+head, which no hidden size makes larger (statistics of norms, weights of experts); and tables of rotary positions, which
+are the same for all samples. There are no grouped queries: local attention, unlike flash attention, repeats keys and
+values for every head.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from planner.cost.work.layers import shape_of
 from planner.cost.work.tokens import tokens_of
 from tests.executor.jobs import ranks, specs
 
-FEW = 2  # experts that a token visits: numbers per token and visit are at most so many
+FEW = 2  # experts of a token: numbers per token and expert are at most as many
 FROZEN = {"language": Freeze(encoder=True, projection=True)}
 SP = {"tp": 2, "sequence_parallel": True}
 
@@ -61,20 +62,20 @@ PLANS = {
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_layer_keeps_what_is_predicted(name: str) -> None:
-    """All ranks of a module together: how many tokens an expert gets is the router's choice."""
+    """All ranks of a module are counted together, since the router chooses how many tokens an expert gets."""
     plan = PLANS[name]
     found = ranks.run(plan.world_size, "kept_jobs:kept_tensors", plan.to_json())
     for module in plan.modules:
         tokens = tokens_of(plan, module)
         trains = not module.freeze.encoder
         each = token_activations(shape_of(module, tokens, specs.LOCAL), module.recompute, trains=trains)
-        inner = [found[rank][module.name][1:] for rank in module.ranks]  # the first layer keeps the tables too
+        inner = [found[rank][module.name][1:] for rank in module.ranks]  # the first layer also keeps the tables
         for layers in zip(*inner, strict=True):
             kept = sum(num_bytes for layer in layers for shape, floats, num_bytes in layer if counts(shape, floats))
             assert kept == each * tokens.per_rank * len(module.ranks), module.name
 
 
 def counts(shape: tuple[int, ...], is_floating: bool) -> bool:
-    """Whether none of the rules above leaves a tensor out."""
+    """Whether a tensor counts, because none of the rules above leaves it out."""
     is_table = len(shape) == 4 and shape[1] == shape[2] == 1
     return is_floating and shape[-1] > FEW and not is_table

@@ -1,7 +1,8 @@
-"""megatron-core's schedule on our communicator runs any DAG of modules, and computes what one process computes.
+"""Law: megatron-core's schedule on our communicator runs any DAG of modules, and computes what one process computes.
 
-Megatron-LM core 0.19 keeps only the last gradient of a module that feeds several (its `grad_dict[src] =`): here they
-are summed. Megatron-LM #5370: both ends issue the same operations from the plan, so that no branch waits for another.
+megatron-core 0.19 keeps only the last gradient of a module that feeds several (`grad_dict[src] =`), while here they are
+summed. Both ends of an edge issue the same operations from the plan, so that no branch waits for another (Megatron-LM
+#5370).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ DAGS = {
 
 
 def check(plan: Plan, hidden: int, num_microbatches: int, tokens: list[int]) -> list[dict[str, Any]]:
-    """Every rank's gradient is that of one process."""
+    """Assert that the gradient of every rank is that of one process."""
     arguments = (plan.to_json(), tokens, hidden, num_microbatches)
     results: list[dict[str, Any]] = ranks.run(plan.world_size, "dag_jobs:gradients", *arguments)
     (expected,) = ranks.run(1, "dag_jobs:alone", *arguments)
@@ -61,14 +62,15 @@ def test_gradients_are_those_of_one_process(name: str) -> None:
 
 
 def test_large_tensors_do_not_stop_a_short_branch() -> None:
-    """A source on a short branch runs ahead of language by the depth of the long one; its gradients come back before it
-    is ready. With tensors of 6 MB no buffer of the network hides that."""
+    """A source on a short branch runs ahead of language by the depth of the long branch.
+
+    Its gradients come back before it is ready for them. With tensors of 6 MB, no buffer of the network hides that."""
     plan = DAGS["short branch beside a long one"]
     check(plan, hidden=256, num_microbatches=8, tokens=[1000] * len(TOKENS))
 
 
 def test_what_comes_over_an_edge_has_a_name_of_its_own() -> None:
-    """Two modules that feed one, and two ranks' modules fed by one, must not overwrite one another."""
+    """Two modules that feed one must not overwrite one another, nor must two that are fed by one."""
     results = check(DAGS["join"], hidden=4, num_microbatches=2, tokens=TOKENS)
     assert {r["module"]: r["inputs"] for r in results} == {
         "images": [],
@@ -80,7 +82,7 @@ def test_what_comes_over_an_edge_has_a_name_of_its_own() -> None:
 
 @pytest.mark.parametrize("without_grad", [True, False])
 def test_passes_without_backward(without_grad: bool) -> None:
-    """Under no_grad nothing waits for a gradient, and the next step trains; else the user is told before it hurts."""
+    """Under no_grad nothing waits for a gradient, and the next step trains. Without it, the user is told in time."""
     plan = DAGS["two outgoing edges"]
     said = ranks.run(plan.world_size, "dag_jobs:forward_only", plan.to_json(), TOKENS, 4, 6, without_grad)
     if without_grad:
@@ -90,7 +92,7 @@ def test_passes_without_backward(without_grad: bool) -> None:
 
 
 def test_memory_of_microbatches_is_used_again() -> None:
-    """As many buffers as microbatches are in flight, however many a step has."""
+    """There are as many buffers as microbatches in flight, however many microbatches a step has."""
     plan = DAGS["short branch beside a long one"]
     few, many = (check(plan, 4, num, TOKENS) for num in (8, 16))
     assert [r["allocated"] for r in few] == [r["allocated"] for r in many]

@@ -1,4 +1,4 @@
-"""Any rank of any world builds in one process without hardware, with the parameters that its sizes say."""
+"""Law: any rank of any world is built in one process without hardware, with the parameters that its sizes say."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def _module(plan: Plan, module: ModulePlan, rank: int) -> int:
         return total
     out, inner = plan.module("language").model.hidden_size, model.projector_hidden_size  # type: ignore[union-attr]
     assert out is not None
-    if inner is None:  # a single layer, its outputs divided
+    if inner is None:  # a single layer, whose outputs are divided
         return total + (width * out + out) // tp
     return total + (width * inner + inner) // tp + inner * out // tp + out
 
 
 def _layer(model: Model, tp: int) -> int:
-    """One transformer layer on one tp rank: products and their column biases divided, the rest whole."""
+    """One transformer layer on one tp rank: matrices and the biases of columns are divided, the rest is whole."""
     h, f = model.hidden_size or 0, model.ffn_hidden_size or 0
     q = (model.num_attention_heads or 0) * (model.kv_channels or 0)
     k = (model.num_query_groups or 0) * (model.kv_channels or 0)

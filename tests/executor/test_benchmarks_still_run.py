@@ -1,4 +1,4 @@
-"""What benchmarks do beside the executor's own code, once each and small: they stay runnable as it changes."""
+"""What benchmarks run beside the executor's own code, once and small, so that it stays runnable as that changes."""
 
 from __future__ import annotations
 

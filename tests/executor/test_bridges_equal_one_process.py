@@ -1,7 +1,8 @@
-"""A bridge by itself, on real ranks, gives the values and gradients that one process computes alone.
+"""Law: on real ranks, a bridge gives the values and gradients that one process computes alone.
 
-Any tp, cp and dp on either side, both forms of tensors, any tokens per sample (also none), all three strategies; and
-every rank sends the bytes that the plan says. Many layouts share one start of eight ranks.
+It does for any tp, cp and dp at either end, for both forms of tensors, for any number of tokens per sample (also none),
+and with all three strategies; and every rank sends the bytes that the plan says. Many layouts share one start of eight
+ranks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ORDERS = ("tp-cp-dp-pp", "dp-tp-cp-pp", "cp-dp-pp-tp", "tp-pp-cp-dp")
 
 @st.composite
 def sides(draw: st.DrawFn, most: int) -> dict[str, Any]:
-    """Axes of a module of at most that many ranks."""
+    """Axes of a module of at most `most` ranks."""
     found: dict[str, Any] = {}
     for axis in draw(st.permutations(("tp", "cp", "dp", "pp"))):
         found[axis] = draw(st.integers(1, min(most, 2 if axis == "pp" else 4)))
@@ -33,7 +34,7 @@ def sides(draw: st.DrawFn, most: int) -> dict[str, Any]:
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """Two modules apart or on shared ranks; sliced where the ranks are nodes of their own and samples may be long."""
+    """Two modules, apart or on shared ranks; sliced if each rank is a node of its own and samples are long."""
     shared, sliced = draw(st.booleans()), draw(st.booleans())
     if shared:
         one, other = (draw(sides(WORLD - 2)) | {"pp": 1} for _ in range(2))
@@ -44,7 +45,7 @@ def plans(draw: st.DrawFn) -> Plan:
         one = draw(sides(WORLD - 1))
         other = draw(sides(WORLD - _size(one)))
     form = draw(st.sampled_from([(2, None), (3, 0), (3, 1)]))
-    parts = 2 * one["cp"] if one["cp"] > 1 else 1  # the planner wants such a number of tokens
+    parts = 2 * one["cp"] if one["cp"] > 1 else 1  # the planner asks for such a number of tokens
     tokens = draw(st.one_of(st.none(), st.integers(1, 3).map(lambda times: times * parts)))
     return layout(one, other, Output(tensor_dims=form[0], batch_dim=form[1], tokens_per_sample=tokens), sliced=sliced)
 
@@ -54,10 +55,10 @@ def _size(axes: dict[str, Any]) -> int:
 
 
 def layout(images: dict[str, Any], language: dict[str, Any], output: Output, *, sliced: bool = False) -> Plan:
-    """`sliced`: sizes with which the rule chooses slices, where lanes have two ranks and tokens vary."""
+    """The plan of images and language. If `sliced`, the strategy is slices, for lanes of several ranks."""
     language = language | {"dp": language.get("dp", 1)}
     micro_size = lcm(images.get("dp", 1), language["dp"])
-    length = 3 * 2**20 if sliced else 96  # a lane's sample of that many tokens is over the rule's limit
+    length = 3 * 2**20 if sliced else 96  # a sample of so many tokens is over the limit of the rule
     model = Model(
         family="gpt",
         num_layers=2,
@@ -132,7 +133,7 @@ def test_cases(has_backward_groups: bool) -> None:
 
 
 def test_a_tensor_whose_batch_is_in_another_dim_is_refused() -> None:
-    """As many rows, but samples mixed: TransformerBlock hands on (tokens, samples, hidden)."""
+    """TransformerBlock hands on (tokens, samples, hidden): as many rows, but with samples mixed."""
     plan = layout({"dp": 1}, {"dp": 1, "tp": 2}, Output(tensor_dims=3, batch_dim=0, tokens_per_sample=3))
     said = ranks.run(1, "bridge_jobs:transposed", plan.to_json())[0]
     assert "a lane has 1 samples, along dim 0 of its tensor, got shape (3, 1, 6)" in said

@@ -1,4 +1,4 @@
-"""Memory is used again only when nothing can read it any more; on a rank, since the test process has no torch."""
+"""Law: memory is used again only if nothing can read it any more. Runs on a rank, since tests do not import torch."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Real ranks on gloo send what the prediction counts: every operation of a step, its bytes, exactly.
+"""Law: real ranks on gloo send exactly what the prediction counts, in every operation of a step.
 
-Compared on every rank, per communicator and operation: how many buffers of which size. What `mimo predict` prints is
-then what these buffers move by the ring algorithms. Nothing is within a tolerance. Left out, each by its rule:
+For every rank, communicator and operation the number of buffers of each size is compared, without any tolerance. What
+`mimo predict` prints is what the ring algorithms move for these buffers. Each by a rule of its own, this leaves out:
 
 - **over the world**: numbers of tokens, the loss, norms and the agreement on an update: 8 to 16 bytes a step.
 - **alone**: operations in a group of one rank, which megatron-core starts all the same. Nothing moves.
-- **integers**: shapes of hops, tokens per expert, boundaries of samples. A prediction is of values.
-- **scalars**: one number, reduced over a module's ranks: the norm of its gradients.
+- **integers**: shapes that stages send, tokens per expert, boundaries of samples. A prediction is of values.
+- **scalars**: one number, reduced over the ranks of a module: the norm of its gradients.
 - **padding** of the distributed optimizer's buffers, which depends on the order and size of each parameter.
 """
 
@@ -29,13 +29,13 @@ from tests.executor.jobs import ranks, specs
 
 SCALAR = 4  # bytes
 
-Sizes = dict[tuple[str, str], Counter[int]]  # by communicator and operation: how many buffers, by their bytes
+Sizes = dict[tuple[str, str], Counter[int]]  # number of buffers by their bytes, for each communicator and operation
 
 
 def plan_of(
     language: dict[str, Any], images: dict[str, Any], training: dict[str, Any] | None = None, **changes: Any
 ) -> Plan:
-    """A tiny plan in bf16 with one image in every sample, two microbatches."""
+    """A tiny plan in bf16, with one image in every sample and two microbatches."""
     made = specs.plan(language, images, fixed=True, **changes)
     chosen = Training(**({"optimizer": "adam"} | (training or {})))
     return compile_spec(attrs.evolve(made.to_spec(), training=chosen), world_size=made.world_size)
@@ -106,14 +106,14 @@ def test_every_operation_of_a_step_is_predicted(name: str) -> None:
     predicted = [predicted_sizes(work, number, rank) for number, rank in enumerate(found)]
     for number, (have, want) in enumerate(zip(recorded, predicted, strict=True)):
         assert without_exchanges(have) == without_exchanges(want), f"rank {number}"
-    # How many tokens an expert gets is the router's choice; how many all of them get together is not.
+    # The router chooses how many tokens an expert gets, but not how many all experts get.
     assert exchanged(recorded) == exchanged(predicted)
     for src, dst in plan.edges:
         check_bridge(work, src, dst, found)
 
 
 def recorded_sizes(rank: dict[str, Any]) -> Sizes:
-    """What a rank did, without what the rules leave out; bridges are another test's."""
+    """What a rank did, without what the rules leave out and without bridges, which have another test."""
     sizes: Sizes = {}
     for (communicator, operation, dtype), counts in rank["operations"].items():
         for num_bytes, count in counts.items():
@@ -150,7 +150,7 @@ def predicted_sizes(work: Workload, number: int, rank: dict[str, Any]) -> Sizes:
 
 
 def messages_of(work: Workload, name: str, stage: int) -> Iterator[tuple[Collective, int]]:
-    """The collectives of a rank in a step, with how often each happens."""
+    """The collectives of a rank in a step, each with the number of times that it happens."""
     key, num = Stage(name, stage), work.plan.batch.num_microbatches
     for part in work.works[key].parts:
         for message in part.forward.collectives + part.backward.collectives:
@@ -160,7 +160,7 @@ def messages_of(work: Workload, name: str, stage: int) -> Iterator[tuple[Collect
 
 
 def padded(work: Workload, message: Collective, num_elements: int) -> int:
-    """Bytes of padding in a message, by the rule above."""
+    """The bytes of padding in a message, by the rule above."""
     if message.kind != GroupKind.DP_CP:
         return 0
     gathers = message.op is CollectiveOp.ALL_GATHER
@@ -172,7 +172,7 @@ def without_exchanges(sizes: Sizes) -> Sizes:
 
 
 def exchanged(ranks_sizes: Sequence[Sizes]) -> dict[str, tuple[int, int]]:
-    """Per communicator, all-to-alls and their bytes, all ranks together."""
+    """The number of all-to-alls on each communicator, and their bytes, over all ranks."""
     found: dict[str, tuple[int, int]] = {}
     for sizes in ranks_sizes:
         for (communicator, operation), counts in sizes.items():
@@ -184,12 +184,12 @@ def exchanged(ranks_sizes: Sequence[Sizes]) -> dict[str, tuple[int, int]]:
 
 
 def is_bridges(rank: dict[str, Any], communicator: str) -> bool:
-    """Whether a communicator of several ranks is a bridge's; the plan's rule of sharing gives it to nothing else."""
+    """Whether a communicator of several ranks belongs to a bridge, which shares it with nothing else."""
     return "->" in communicator and rank["sizes"][communicator] > 1
 
 
 def check_bridge(work: Workload, src: str, dst: str, found: list[dict[str, Any]]) -> None:
-    """What crosses an edge, all ranks together, and what each rank's lane does by itself."""
+    """Assert what crosses an edge, over all ranks, and what the lane of each rank does by itself."""
     plan, num = work.plan, work.plan.batch.num_microbatches
     ways = dict(zip(("bridge_dst", "bridge_src"), work.crossings[src, dst], strict=True))
     sent: Counter[str] = Counter()
@@ -218,7 +218,7 @@ def check_bridge(work: Workload, src: str, dst: str, found: list[dict[str, Any]]
 
 @pytest.mark.parametrize("name", PLANS)
 def test_traffic_is_what_these_operations_move(name: str) -> None:
-    """Of every stage and kind: what `mimo predict --json` prints."""
+    """For every stage and kind, they move what `mimo predict --json` prints."""
     plan = PLANS[name]
     work = workload_of(plan, specs.LOCAL)
     for cost in predict(plan, settings=specs.LOCAL).stages:

@@ -1,4 +1,4 @@
-"""The commands on real ranks: results, and one clear message with a non-zero exit where something is wrong."""
+"""Law: on real ranks commands give results or, if something is wrong, one clear message and a non-zero exit code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS = {
 
 
 def one_message(outcomes: list[Outcome]) -> str:
-    """The only message of several failed ranks."""
+    """The only message of several ranks that failed."""
     assert all(code == 1 for code, _, _ in outcomes), outcomes
     messages = [err for _, _, err in outcomes if err.strip()]
     assert len(messages) == 1, messages
@@ -43,7 +43,7 @@ def test_check_prints_a_table_and_agrees() -> None:
 
 
 def test_train_and_reference_write_equal_metrics(tmp_path: Path) -> None:
-    """The README's second example on 4 CPU ranks, and the same on one."""
+    """The second example of the README on 4 CPU ranks, and on one."""
     files = tmp_path / "layout.jsonl", tmp_path / "reference.jsonl"
     outcomes = ranks.run(4, "jobs:command", "train", TINY, "--steps", "3", "--metrics", str(files[0]))
     assert [code for code, _, _ in outcomes] == [0] * 4
@@ -58,7 +58,7 @@ def test_train_and_reference_write_equal_metrics(tmp_path: Path) -> None:
 
 
 def test_a_plan_file_trains_as_its_spec(tmp_path: Path) -> None:
-    """Both are one plan: equal steps, and options that differ from the spec's count."""
+    """Both are one plan: their steps are equal, and options take precedence over the spec."""
     file = tmp_path / "plan.json"
     file.write_text(compile_spec(load_spec(TINY)).to_json())
     options = ("--steps", "2", "--dtype", "bf16", "--optimizer", "adam", "--lr", "0.001")
@@ -104,7 +104,7 @@ def test_versions_that_differ_are_one_message() -> None:
 
 
 def test_an_unknown_megatron_core_is_one_message() -> None:
-    """Bridge #4651: version skew was a KeyError 'View expert' deep inside."""
+    """Megatron-Bridge #4651: with two versions, a KeyError 'View expert' came from deep inside."""
     message = one_message(ranks.run(2, "jobs:command_with_version", "0.16.1", "check", TINY))
     assert "megatron-core 0.16.1 is not known here" in message
     assert "megatron-core>=0.19,<0.20" in message
@@ -117,7 +117,7 @@ def test_a_spec_with_faults_is_one_message(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_does_not_come_is_named() -> None:
-    """Three of four processes start; the store waits no longer than told."""
+    """Three of four processes start. The store waits no longer than it is told to."""
     outcomes = ranks.run(4, "jobs:command_without", 2, "check", TINY, "--timeout", "3")
     del outcomes[2]
     assert "ranks 2 did not come within 0:00:03" in one_message(outcomes)
@@ -126,10 +126,10 @@ def test_a_rank_that_does_not_come_is_named() -> None:
 @pytest.mark.parametrize("victim", [0, 3])
 @pytest.mark.parametrize("has_launcher", [True, False])
 def test_a_dead_rank_ends_the_run(victim: int, has_launcher: bool) -> None:
-    """The others notice and leave with an error: never a hang. One of them says so, in a line and no traceback."""
+    """The others notice, leave with an error and never hang. One of them says so, in a line without a traceback."""
     arguments = (victim, "train", TINY, "--timeout", "20")
     environment, store = {}, None
-    if has_launcher:  # as torchrun's agent, which outlives all ranks
+    if has_launcher:  # like torchrun's agent, which outlives all ranks
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         environment = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     outcomes = ranks.run_all(4, "jobs:command_with_a_death", *arguments, env=environment)
@@ -137,14 +137,14 @@ def test_a_dead_rank_ends_the_run(victim: int, has_launcher: bool) -> None:
     assert outcomes[victim] == "died without a word"
     assert all(code == 1 for code, _, _ in survivors)
     messages = [err for _, _, err in survivors if err.strip()]
-    most = 2 if victim and not has_launcher else 1  # rank 1 cannot know whether rank 0, and its store, spoke
+    most = 2 if victim and not has_launcher else 1  # rank 1 cannot know whether rank 0 spoke, as the store is gone
     assert 1 <= len(messages) <= most
     assert all(re.search("lost (another rank|the peer|one of the ranks)", message) for message in messages)
     assert not any("Traceback" in message for message in messages)
 
 
 def test_the_readmes_commands_under_torchrun(tmp_path: Path) -> None:
-    """Word by word, on 4 CPU ranks: `check` proves, `train` and its reference tell the same story."""
+    """Word by word on 4 CPU ranks: `check` proves the layout, and `train` and its reference print the same."""
     (block,) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     checked, trained, reference = (_run(line, tmp_path) for line in block.splitlines())
@@ -164,7 +164,7 @@ def test_the_readmes_commands_under_torchrun(tmp_path: Path) -> None:
 
 
 def _run(line: str, place: Path) -> str:
-    """Standard output of a command line of the README, with this interpreter."""
+    """The standard output of a command of the README, run by this interpreter."""
     program, *arguments = line.split()
     start = {"torchrun": [sys.executable, "-m", "torch.distributed.run"], "python": [sys.executable]}[program]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -176,12 +176,12 @@ def _run(line: str, place: Path) -> str:
 
 
 def test_ranks_of_tests_see_no_gpu() -> None:
-    """Tests start more ranks than a machine has GPUs, and compare with the CPU's numbers."""
+    """Tests start more ranks than a machine has GPUs, and compare with numbers of the CPU."""
     assert ranks.run(1, "jobs:visible_gpus") == [("", 0)]
 
 
 def test_predicted_stands_beside_measured() -> None:
-    """Of a CPU the output says that it is no GPU; rank 0 alone speaks."""
+    """On a CPU, the output says that it is no GPU. Rank 0 alone speaks."""
     outcomes = ranks.run(4, "jobs:command", "train", TINY, "--steps", "2")
     predicted, measured = outcomes[0][1].splitlines()[-2:]
     assert re.fullmatch(r"predicted  [\d.]+ ms a step, [\d.]+ MiB of rank 0 on h100, timed as bf16", predicted)

@@ -1,4 +1,4 @@
-"""Drawn layouts train like their one-rank reference: a few here, many with --long."""
+"""Law: drawn layouts train like their reference on one rank. A few are drawn, and many with --long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's encoders may feed one another, on ranks of their own or shared: as one rank that holds everything."""
+"""Law: a user's encoders may feed one another, apart or on shared ranks, and train like one rank that holds all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def layout(
     *,
     tokens: int | None = None,
 ) -> Plan:
-    """Modules in this order; images have a special token where they feed language. tokens: per sample of images."""
+    """A plan of modules in this order. Images have `tokens` per sample, and a special token if they feed language."""
     token = 7 if "language" in topology["images"] else None
     modules = {
         "images": Module(
@@ -59,7 +59,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_they_train_as_one_rank(name: str) -> None:
-    """Losses, gradient norms and every gradient."""
+    """Losses, gradient norms and every gradient are the same."""
     plan = LAYOUTS[name]
     results = ranks.run(plan.world_size, "chain_jobs:train", plan.to_json(), {})
     alone = ranks.run(1, "chain_jobs:train", plan.to_json(), {"reference": True})
@@ -84,7 +84,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_only_the_submodule_can_know_is_asked_for(name: str) -> None:
-    """Images have no special token, and their tokens vary: nothing else says whose rows are whose."""
+    """Images have no special token and any number of tokens, so that nothing else says whose rows are whose."""
     plan, (params, rule) = LAYOUTS["chain"], FAULTS[name]
     with pytest.raises(ranks.RankError, match=rule):
         ranks.run(plan.world_size, "chain_jobs:train", plan.to_json(), {"images": params})

@@ -1,4 +1,4 @@
-"""Groups on real ranks: members, sharing, and the cases that went wrong elsewhere."""
+"""Law: on real ranks, groups have the members of the plan and share what it says; with cases that failed elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.executor.jobs import ranks, specs
 from tests.executor.test_any_dag_is_scheduled import layout as chain
 from tests.executor.test_bridges_equal_one_process import layout
 
-# Two language pipelines: the layout in which embedding groups cross-talked (Megatron-Bridge #4985).
+# Two pipelines of language: the layout in which embedding groups were mixed (Megatron-Bridge #4985).
 TWO_PIPELINES = specs.plan({"tp": 1, "pp": 2, "dp": 2}, {"dp": 1})
 
 
 def test_embedding_groups_of_two_pipelines_do_not_cross_talk() -> None:
-    """Bridge #4985: logical groups [0, 2] and [1, 3] both reduced to 5.0 instead of 4.0 and 6.0."""
+    """Megatron-Bridge #4985: groups [0, 2] and [1, 3] both reduced to 5.0, instead of to 4.0 and 6.0."""
     assert TWO_PIPELINES.groups("language", "embd") == ((0, 2), (1, 3))
     sums = ranks.run(TWO_PIPELINES.world_size, "jobs:embedding_sums", TWO_PIPELINES.to_json())
     assert sums[:4] == [4.0, 6.0, 4.0, 6.0]  # of rank numbers counted from 1
@@ -67,7 +67,7 @@ def test_what_the_plan_counts_is_what_the_ranks_open(name: str, plan_of: PlanOf)
 
 
 def test_equal_ranks_share_a_communicator_within_a_lane_of_traffic_only() -> None:
-    """dp with dp_cp may share; ep with dp may not; a bridge shares with none; single ranks share one."""
+    """dp may share with dp_cp, but not with ep. A bridge shares with nothing. Groups of one rank share one."""
     plan = specs.plan(
         {"dp": 2, "ep": 2},
         {"dp": 2},

@@ -1,4 +1,4 @@
-"""Every lane takes its own samples of one global microbatch, whatever a tensor's rows count."""
+"""Law: every lane takes its own samples of one global microbatch, whatever the rows of a tensor stand for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_inputs_given_as_a_list_reach_the_lane_that_has_them() -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_bridge_2956_modules_meet_the_same_samples(name: str) -> None:
-    """Bridge #2956, #5525: sampled apart, modules met tokens and features of different samples."""
+    """Megatron-Bridge #2956, #5525: sampled apart, modules met tokens and features of different samples."""
     plan: Plan = LAYOUTS[name]
     (microbatches,) = ranks.run(1, "provider_checks:samples_met", plan.to_json())
     for met in microbatches:
@@ -51,7 +51,7 @@ def test_bridge_2956_modules_meet_the_same_samples(name: str) -> None:
 
 
 def grid_lanes(plan: Plan, module: str) -> list[int]:
-    """One rank of each lane, in lane order."""
+    """One rank of each lane, in the order of lanes."""
     slices = {plan.batch.slice(module, rank).start: rank for rank in plan.module(module).ranks}
     return [slices[start] for start in sorted(slices)]
 

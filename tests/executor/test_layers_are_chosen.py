@@ -1,4 +1,4 @@
-"""Transformer Engine's layers where a GPU and the package are, local ones else. None of them was built on a GPU."""
+"""Law: layers are Transformer Engine's if there are a GPU and the package, else local. None is built on a GPU here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_without_a_gpu_layers_are_local() -> None:
 
 
 def test_transformer_engines_layers_come_from_megatron_cores_own_specs() -> None:
-    """Norms live inside linear layers. The package's modules are stood in for: it is not installed with the tests."""
+    """Norms are inside linear layers. Stand-ins replace the modules of the package, which tests do not install."""
     (names,) = ranks.run(1, "layer_jobs:modules_of_a_block", "transformer_engine")
     assert names == {
         "qkv": "FusedLinear",
@@ -73,7 +73,7 @@ def test_context_parallelism_of_language_needs_transformer_engine() -> None:
 
 
 def test_only_transformer_engines_layers_are_told_of_context_parallelism() -> None:
-    """Local attention asserts at construction; a plan beyond it is still built on the meta device, to be counted."""
+    """Local attention asserts when it is made. A plan that it cannot run is still built on meta, to be counted."""
     text = specs.plan({"cp": 2}, {}).to_json()
     assert ranks.run(1, "layer_jobs:context_parallel_size", text, "transformer_engine") == [2]
     assert ranks.run(1, "layer_jobs:context_parallel_size", text, "local") == [1]

@@ -1,4 +1,4 @@
-"""Before anything runs, megatron-core's own grids and roles are compared with the plan's, in every kind of group."""
+"""Law: before anything runs, megatron-core's own grids and roles are compared with the plan's, kind by kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KINDS = [str(kind) for kind in GroupKind if not kind.startswith("bridge_")]
 EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2)}
 PLANS = [
     specs.plan({"tp": 2, "cp": 2, "pp": 2, "dp": 2, "ep": 4}, {"tp": 2, "dp": 2}, models=EXPERTS),
-    # pp in the middle: the expert view's box has it there, or cuts an expert axis in two around it.
+    # With pp in the middle, the box of the expert view has it there, or cuts an expert axis in two around it.
     specs.plan({"tp": 2, "dp": 2, "pp": 2, "ep": 2, "order": "tp-pp-cp-dp"}, {"pp": 2, "dp": 2}, models=EXPERTS),
     specs.plan({"tp": 2, "dp": 2, "pp": 2, "ep": 4, "order": "tp-pp-cp-dp"}, {"dp": 2}, models=EXPERTS),
     specs.plan({"dp": 4}, {"tp": 4}, fixed=True, placement="colocated"),
@@ -31,7 +31,7 @@ def test_every_kind_of_every_layout_is_megatrons_and_a_lost_rank_is_named() -> N
 
 
 def test_check_compares_them_too() -> None:
-    """The command, on a spec without models."""
+    """The command compares them, for a spec without models."""
     plan = str(DATA / "two_ranks.yaml")
     outcomes = ranks.run(2, "jobs:command_with_another_megatron", "check", plan)
     assert [code for code, _, _ in outcomes] == [1, 1]
@@ -40,7 +40,7 @@ def test_check_compares_them_too() -> None:
 
 
 def test_a_layout_that_no_box_expresses_is_left_to_the_planners_proof(plan_of: PlanOf) -> None:
-    """pp's stride cuts an expert axis unevenly: nothing to compare in the expert view, and nothing fails."""
+    """The stride of pp cuts an expert axis unevenly: the expert view has nothing to compare, and nothing fails."""
     plan = plan_of(DATA / "straddling.yaml")
     ((errors,),) = ranks.run(1, "jobs:compare_layouts", [plan.to_json()], ["tp", "ep"])
     assert set(errors) == {"tp"}

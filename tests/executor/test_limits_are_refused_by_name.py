@@ -1,4 +1,4 @@
-"""What megatron-core 0.19 cannot run is refused before any collective, with the rule and a remedy; the rest is not."""
+"""Law: what megatron-core 0.19 cannot run, and nothing else, is refused before any collective, with rule and remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.executor.jobs import specs
 
 
 def changed(plan: Plan, module: str, **changes: object) -> Plan:
-    """The plan with one module of its spec changed."""
+    """The plan after one module of its spec was changed."""
     spec = plan.to_spec()
     modules = dict(spec.modules) | {module: attrs.evolve(spec.modules[module], **changes)}
     return compile_spec(attrs.evolve(spec, modules=FrozenMap(modules)))
@@ -72,12 +72,12 @@ BEYOND = {
         "encoders that share ranks have pp = 1 or the same grid",
     ),
 }
-# What only the ready-made models cannot run: specs of a user's own may.
+# What the ready-made models cannot run, while a user's own may.
 OWN = {"cp", "cp_encoder", "two_edges", "chain", "no_token", "encoder_sp", "queries"}
 
 
 def chained(images: dict[str, int], audio: dict[str, int], language: dict[str, int], *edges: str) -> Plan:
-    """images -> audio -> language, and what `edges` say more."""
+    """The plan of images -> audio -> language, and of what `edges` add to it."""
     plan = specs.plan(language, images, audio_parallel=audio)
     return specs.routed(plan, {"images": ("audio", *edges), "audio": ("language",)})
 

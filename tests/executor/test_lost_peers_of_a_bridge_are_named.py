@@ -1,4 +1,4 @@
-"""Nothing hangs when a rank is lost in the middle of a transfer: the others name the edge and the peer, in time."""
+"""Law: nothing hangs if a rank is lost in the middle of a transfer. The others name the edge and the peer, in time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_peer_of_a_lost_leader_names_it(victim: int, peer: int, verb: str, h
     assert said.startswith(f"bridge images->language: lost the peer while {verb}")
     assert f"rank {victim}: " in said
     assert seconds < 2 * TIMEOUT
-    for rank in (0, 1, 4, 5):  # the other lanes have lost nobody
+    for rank in (0, 1, 4, 5):  # other lanes have lost nobody
         assert found[rank][0] == ""
 
 

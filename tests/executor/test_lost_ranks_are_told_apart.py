@@ -1,4 +1,4 @@
-"""A lost rank is two lines; a failure of this rank keeps its traceback. Texts are those of torch 2.15 and NCCL."""
+"""Law: a lost rank is two lines; a failure of this rank keeps its traceback. Texts are those of torch 2.15 and NCCL."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_description_has_the_first_line_and_the_place() -> None:
     ],
 )
 def test_what_torch_says_today(how: str, place: str, words: str) -> None:
-    """Real ranks: one is lost, the other's error is known for that, and says where it was."""
+    """Of two real ranks one is lost. The error of the other is recognized as that, and says where it was."""
     told = ranks.run_all(2, "lost_jobs:lose_rank_1", specs.plan({}, {}).to_json(), how)[0]
     assert isinstance(told, list), told
     lost, text = told

@@ -1,4 +1,4 @@
-"""What a command line or a spec cannot mean is one message on one rank, before any group, and never a traceback."""
+"""Law: misuse of a command line or spec is one message on one rank, before any group, and never a traceback."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ BEYOND = {
 
 @pytest.mark.parametrize("name", BEYOND)
 def test_what_cannot_be_trained_is_refused_before_the_ranks_agree(name: str, tmp_path: Path) -> None:
-    """Three ranks where the plan has four: who got as far as the agreement would say so instead."""
+    """The plan has four ranks, and three run: a rank that got as far as the agreement would say that instead."""
     (old, new), said = BEYOND[name]
     text = Path(TINY).read_text()
     assert text.count(old) == 1

@@ -1,4 +1,4 @@
-"""Member-only creation rests on how torch names groups: what does not hold is refused before it can hang."""
+"""Law: creation by members alone rests on how torch names groups. A torch that names otherwise is refused in time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REMEDY = r"Seen to hold on torch 2.15: pip install 'torch==2.15.\*'"
 
 
 def by_number_of_groups(ranks: Sequence[int], use_hashed_name: bool) -> str:
-    """torch 2.6: names by the number of groups that the rank holds."""
+    """The name in torch 2.6, which depends on the number of groups that the rank holds."""
     return f"{ranks} {len(distributed_c10d._world.pg_names)}"
 
 
@@ -59,7 +59,7 @@ def test_a_torch_without_it_is_refused(absent: str) -> None:
         delattr(distributed_c10d, absent)
         with pytest.raises(UnsupportedError, match=REMEDY):
             check_naming()
-        setattr(distributed_c10d, absent, None)  # for mock to put the real one back
+        setattr(distributed_c10d, absent, None)  # so that mock puts the real one back
 
 
 def test_ranks_stop_before_the_first_group() -> None:

@@ -1,4 +1,4 @@
-"""Layouts beyond the published sweep: each trains like its one-rank reference."""
+"""Law: layouts beyond the published sweep train like their reference on one rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIED = {"language": specs.language(untie_embeddings_and_output_weights=False)}
 EXPERTS = {"language": specs.language(num_moe_experts=4, moe_router_topk=2, ffn_hidden_size=32)}
 FROZEN = Freeze(encoder=True, projection=True)
 LAYOUTS: dict[str, Plan] = {
-    # The stock submodule would skip every layer of the second stage.
+    # megatron-core's own submodule would skip every layer of the second stage.
     "encoder_pp2": specs.plan({"tp": 2}, {"pp": 2}),
     "encoder_pp2_fan_out": specs.plan({"dp": 2}, {"pp": 2}),
     "encoder_deeper_than_language": specs.plan({}, {"pp": 4}),
@@ -30,7 +30,7 @@ LAYOUTS: dict[str, Plan] = {
     "colocated_fan_in_half": specs.plan({"tp": 2, "dp": 2}, {"dp": 4}, fixed=True, placement="colocated"),
     "colocated_fan_out": specs.plan({"dp": 4}, {"tp": 4}, fixed=True, placement="colocated"),
     "colocated_fan_out_half": specs.plan({"dp": 4}, {"tp": 2, "dp": 2}, fixed=True, placement="colocated"),
-    # Any ratio of lanes, and sample boundaries that travel.
+    # Lanes in any ratio, with boundaries of samples that travel.
     "three_to_two": specs.plan({"dp": 2}, {"dp": 3}, micro_size=6),
     "two_to_three": specs.plan({"dp": 3}, {"dp": 2}, micro_size=6),
     "fan_in_varying": specs.plan({"tp": 2}, {"dp": 2}),
@@ -51,7 +51,7 @@ LAYOUTS: dict[str, Plan] = {
             "images": specs.vision(projector_hidden_size=48),
         },
     ),
-    # Modules that share some ranks: encoders on part of language's ranks, on more than these, or beside them.
+    # Modules that share some ranks: encoders on a part of language's ranks, on more than those, or beside them.
     "encoder_on_some_ranks": specs.plan({"tp": 2, "dp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 0}),
     "encoder_on_more_ranks": specs.plan({"tp": 2, "rank_offset": 0}, {"dp": 4, "rank_offset": 0}),
     "encoder_on_the_first_stage": specs.plan({"tp": 2, "pp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 0}),
@@ -61,7 +61,7 @@ LAYOUTS: dict[str, Plan] = {
     "one_encoder_inside_one_apart": specs.plan(
         {"tp": 2, "rank_offset": 0}, {"dp": 2, "rank_offset": 0}, audio_parallel={"dp": 2, "rank_offset": 2}
     ),
-    # Ranks of two encoders and not of language: the two ways back run in one order everywhere.
+    # Ranks of two encoders and not of language: their backward passes run in one order on all ranks.
     "two_encoders_on_more_ranks": specs.plan(
         {"tp": 2, "rank_offset": 0}, {"dp": 4, "rank_offset": 0}, audio_parallel={"dp": 4, "rank_offset": 0}
     ),
@@ -76,7 +76,7 @@ LAYOUTS: dict[str, Plan] = {
     "frozen_encoder": specs.plan({"pp": 2}, {"pp": 2}, freeze={"images": Freeze(encoder=True)}),
     "frozen_encoder_and_projection": specs.plan({"pp": 2}, {"dp": 2}, fixed=True, freeze={"images": FROZEN}),
     "tied_embeddings": specs.plan({"tp": 2, "pp": 2}, {"dp": 1}, models=TIED),
-    # Bridge #4985: with two pipelines, embedding groups of each rank's own pipeline reduced across replicas.
+    # Megatron-Bridge #4985: with two pipelines, embedding groups reduced across replicas.
     "tied_embeddings_two_pipelines": specs.plan({"tp": 2, "pp": 2, "dp": 2}, {"dp": 1}, models=TIED),
     "dp_slowest": specs.plan({"tp": 2, "pp": 2, "dp": 2, "order": "tp-cp-pp-dp"}, {"dp": 2}),
     "grouped_queries_layer_norm": specs.plan(
@@ -109,7 +109,7 @@ TEXT_ONLY = [
 @pytest.mark.parametrize("plan", TEXT_ONLY)
 @pytest.mark.parametrize("text_only", [(0,), (1,), (0, 1)])
 def test_text_only_microbatches(plan: Plan, text_only: tuple[int, ...]) -> None:
-    """Megatron-LM #5285: a microbatch without images must not hang, nor change what the others teach."""
+    """Megatron-LM #5285: a microbatch without images must not hang, nor change what others contribute."""
     measure(plan, text_only=text_only).check()
 
 
@@ -128,10 +128,10 @@ SHARDED = [
 @pytest.mark.parametrize("distributed_optimizer", [False, True])
 @pytest.mark.parametrize("plan", SHARDED)
 def test_adam_trains_as_one_rank(plan: Plan, distributed_optimizer: bool) -> None:
-    """Adam turns the smallest gradients, which are rounding, into steps as large as any: hence the wider bound.
+    """Adam turns the smallest gradients, which are rounding errors, into steps as large as any. So the bound is wider.
 
-    A weight moves by 3e-3 in these steps; a shard that another lane overwrites, or that is never gathered, is off by
-    as much.
+    A weight moves by 3e-3 in these steps, and a shard that another lane overwrites, or that is never gathered, is off
+    by as much.
     """
     parity = measure(plan, distributed_optimizer=distributed_optimizer, **ADAM)
     assert parity.loss <= 1e-6
@@ -141,7 +141,7 @@ def test_adam_trains_as_one_rank(plan: Plan, distributed_optimizer: bool) -> Non
 
 @pytest.mark.parametrize("distributed_optimizer", [False, True])
 def test_bf16_runs_finite_and_close(distributed_optimizer: bool) -> None:
-    """No bound on weights: one step of bf16 near 1 is 8e-3, more than they move. The fp32 test has the number."""
+    """Weights have no bound: near 1, bf16 has steps of 8e-3, more than they move. The test in fp32 has the number."""
     parity = measure(SHARDED[0].values[0], distributed_optimizer=distributed_optimizer, dtype="bf16", **ADAM)
     assert parity.loss < 1e-2
     assert parity.grad_norm < 5e-2

@@ -1,4 +1,4 @@
-"""The library's names on real ranks: what a user's own loop trains is what Trainer trains."""
+"""Law: a user's own loop, made of the library's functions, trains what Trainer trains, on real ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOOPS: dict[str, tuple[Plan, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_of_ones_own_trains_like_the_trainer(name: str) -> None:
-    """Stock GPTModel, the user's specs and loop, the library's helpers; same plan, seed and data as Trainer."""
+    """GPTModel with a user's specs and loop and the library's helpers; the plan, seed and data are Trainer's."""
     plan, options = LOOPS[name]
     results = ranks.run(plan.world_size, "provider_jobs:own_loop", plan.to_json(), options)
     wanted = ranks.run(plan.world_size, "jobs:train", plan.to_json(), {"lr": 0.1})
@@ -60,7 +60,7 @@ def test_a_loop_of_ones_own_trains_like_the_trainer(name: str) -> None:
 
 @pytest.mark.parametrize("plan", [APART, TOGETHER], ids=["apart", "together"])
 def test_the_ready_providers_weights_are_filled(plan: Plan) -> None:
-    """Finite, replicas bit for bit equal (assemble compares), Trainer's start, and no matter of the layout."""
+    """They are finite, those of Trainer, the same in any layout, and bit for bit on replicas, as assemble asserts."""
     results = ranks.run(plan.world_size, "provider_jobs:llava", plan.to_json())
     trainers = ranks.run(plan.world_size, "provider_jobs:trainer_starts_from", plan.to_json())
     padded = specs.plan({}, {}, fixed=True, placement="colocated", models={"language": specs.language(vocab_size=256)})
@@ -77,7 +77,7 @@ def test_the_ready_providers_weights_are_filled(plan: Plan) -> None:
 
 
 def test_a_users_own_weights_are_drawn_alike_on_replicas() -> None:
-    """Both ways; and on the CPU each tensor is drawn whole, so that tp does not show in language's."""
+    """They are with either initialization. On the CPU tensors are drawn whole, so that tp does not change them."""
     divided = specs.plan({"tp": 2}, {"dp": 2}, fixed=True)
     models = {"language": specs.language(vocab_size=256)}
     whole = specs.plan({}, {"dp": 2}, fixed=True, models=models)
@@ -108,7 +108,7 @@ def test_a_users_own_weights_are_drawn_alike_on_replicas() -> None:
     ids=["mixed", "language_tp", "images_tp", "stages"],
 )
 def test_modules_on_shared_ranks_draw_weights_by_their_own_coords(plan: Plan) -> None:
-    """Replicas bit for bit (assemble compares), and no two parts of the model alike, without any broadcast."""
+    """Without a broadcast, replicas are equal bit for bit, as assemble asserts, and no two parts of the model are."""
     results = ranks.run(plan.world_size, "provider_jobs:drawn_without_broadcast", plan.to_json())
     assemble(results)
     parts = {(key, str(place)): data for parts in results for key, _, place, data in parts}
@@ -118,7 +118,7 @@ def test_modules_on_shared_ranks_draw_weights_by_their_own_coords(plan: Plan) ->
 
 
 def test_bridge_2879_frozen_parameters_are_on_the_device() -> None:
-    """Bridge #2879: frozen parameters stayed where they were made. `meta` stands for a GPU."""
+    """Megatron-Bridge #2879: frozen parameters stayed where they were made. `meta` stands for a GPU."""
     results = ranks.run(APART.world_size, "provider_jobs:devices", APART.to_json())
     for rank, result in enumerate(results):
         assert result["made"] == {"cpu"}
@@ -137,14 +137,14 @@ def test_a_spec_is_compiled_for_the_world() -> None:
 
 
 def test_modules_may_share_a_configuration() -> None:
-    """Each gets its own sizes."""
+    """Each module gets sizes of its own."""
     for rank, result in enumerate(ranks.run(APART.world_size, "provider_jobs:shared_config", APART.to_json())):
         assert (result["language"], result["stages"]) == (2, 2)
         assert result["projections"] == ([1] if "images" in APART.role(rank).modules else [])
 
 
 def test_an_encoder_that_is_not_megatrons() -> None:
-    """Without a configuration of its own, and whole on every tp rank: the layout must not show."""
+    """It has no configuration and is whole on every tp rank, and yet trains the same in any layout."""
     plans = [specs.plan({}, {"tp": 2}, fixed=True), specs.plan({"dp": 2}, {"dp": 2}, fixed=True)]
     divided, spread = (ranks.run(p.world_size, "provider_jobs:plain_encoder", p.to_json()) for p in plans)
     assert all(steps == divided[0] for steps in divided)
@@ -167,7 +167,7 @@ def test_the_ready_provider_builds_any_rank_without_storage() -> None:
 
 
 def test_dropout_on_shared_ranks_draws_from_each_modules_own_stream() -> None:
-    """Language on two tp ranks, images on the same ranks as two lanes, through the provider's own specs."""
+    """Language is on two tp ranks, and images are two lanes on the same ranks, by way of the user's specs."""
     arguments = ("provider_jobs:dropout", TOGETHER.to_json())
     first, again, reseeded = (ranks.run(2, *arguments, seed) for seed in (1, 1, 2))
     assert first == again

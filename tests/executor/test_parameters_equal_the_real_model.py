@@ -1,4 +1,4 @@
-"""Parameters per rank equal those of megatron-core's own model, built on the meta device: rank by rank, error zero."""
+"""Law: every rank has exactly as many parameters as megatron-core's own model, which is built on the meta device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _plan(language: dict[str, Any], model: Model, **changes: Any) -> Plan:
 
 
 def _staged(plan: Plan, **stages: tuple[int, ...]) -> Plan:
-    """The plan with the layers of each stage of some modules as given."""
+    """The plan with these numbers of layers per stage, for some modules."""
     spec = plan.to_spec()
     modules = {name: attrs.evolve(one, stages=stages.get(name)) for name, one in spec.modules.items()}
     return compile_spec(attrs.evolve(spec, modules=modules))
@@ -50,7 +50,7 @@ CASES: dict[str, Plan] = {
     "experts ep2": _plan({"dp": 2, "ep": 2}, EXPERTS),
     "experts ep4 tp2": _plan({"tp": 2, "dp": 2, "ep": 4}, EXPERTS),
     "experts ep2 expt_tp2 pp2": _plan({"tp": 2, "dp": 2, "pp": 2, "ep": 2, "expt_tp": 2}, EXPERTS),
-    "gpt3 experts ep4": _plan({"tp": 2, "dp": 2, "ep": 4}, GPT3_EXPERTS),  # megatron: no biases with expt_tp
+    "gpt3 experts ep4": _plan({"tp": 2, "dp": 2, "ep": 4}, GPT3_EXPERTS),  # megatron-core has no biases with expt_tp
     "encoders tp2 pp2": _plan({"tp": 2}, specs.language(), images={"tp": 2, "pp": 2}, audio_parallel={"tp": 2}),
     "uneven stages": _staged(_plan({"pp": 2}, TIED, images={"tp": 2, "pp": 2}), language=(1, 3), images=(3, 1)),
     "audio, one linear projection": _plan(
@@ -75,7 +75,7 @@ def counted(plan: Plan, rank: int) -> dict[str, int]:
 
 
 def chosen_ranks(plan: Plan) -> list[int]:
-    """All ranks of a small plan; of a large one the ends of every stage of every module."""
+    """All ranks of a small plan, or the first and last of every stage of a large one."""
     if plan.world_size <= 16:
         return list(range(plan.world_size))
     found = set()

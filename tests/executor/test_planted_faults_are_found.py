@@ -1,4 +1,4 @@
-"""A check that passes because nothing was checked is worse than none: each deliberate fault must be found."""
+"""Law: every planted fault is found. A check that passes because nothing was checked would be worse than none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAN = specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, fixed=True)
 
 
 def test_two_swapped_groups_fail_check_by_name() -> None:
-    """Rank 0 alone takes its dp group for its tp group: it reduces with rank 2 where the plan has rank 1."""
+    """Rank 0 alone takes its dp group for its tp group, and reduces with rank 2 in place of rank 1."""
     found = ranks.run(PLAN.world_size, "jobs:check", PLAN.to_json(), "swapped_groups", timeout=60)
     wrong = "with (count, sum, squares) ="
     assert found[0]["faults"] == [
@@ -29,7 +29,7 @@ def test_two_swapped_groups_fail_check_by_name() -> None:
 
 
 def test_two_groups_in_swapped_order_on_one_rank_end_in_an_error(tmp_path: Path) -> None:
-    """Equally large groups: their members look for rank 0 under other names, and give up in time. Never a hang."""
+    """The groups are equally large. Their members look for rank 0 under other names, and give up in time."""
     file = tmp_path / "plan.json"
     file.write_text(PLAN.to_json())
     outcomes = ranks.run(
@@ -41,7 +41,7 @@ def test_two_groups_in_swapped_order_on_one_rank_end_in_an_error(tmp_path: Path)
 
 
 def test_members_are_told_apart_where_their_squares_are_not() -> None:
-    """Equal counts, sums and sums of squares; and the largest world's hashes fit the tensor that sums them."""
+    """Their counts, sums and sums of squares are equal. Hashes of the largest world fit the tensor that sums them."""
     one, other = numbers_of((0, 3, 4, 5)), numbers_of((1, 2, 3, 6))
     assert one[:3] == other[:3] == [4, 12, 50]
     assert one != other
@@ -49,7 +49,7 @@ def test_members_are_told_apart_where_their_squares_are_not() -> None:
 
 
 def test_other_members_of_equal_squares_fail_check() -> None:
-    """The plan's group is (0, 3, 4, 5), the one that reduces (1, 2, 3, 6)."""
+    """The group of the plan is (0, 3, 4, 5), and the one that reduces is (1, 2, 3, 6)."""
     group = SimpleNamespace(kind="tp", index=0, owner="language", ranks=(0, 3, 4, 5))
     groups = mock.MagicMock(rank=3)
     groups.__iter__.return_value = [(group, None)]
@@ -69,7 +69,7 @@ def test_a_shifted_slice_fails_check() -> None:
 
 
 def test_a_gradient_of_the_wrong_size_fails_check() -> None:
-    """The right samples come back, twice as large: only the adjoint tells."""
+    """The right samples come back, twice as large, which only the test of the adjoint finds."""
     results = ranks.run(PLAN.world_size, "jobs:check", PLAN.to_json(), "doubled_gradient")
     (said,) = [fault for result in results for fault in result["faults"]]
     assert said.startswith("bridge images->language: <A x, y> = ")
@@ -78,6 +78,6 @@ def test_a_gradient_of_the_wrong_size_fails_check() -> None:
 
 @pytest.mark.parametrize("fault", ["unscaled_module", "shifted_slice"])
 def test_a_fault_breaks_parity(fault: str) -> None:
-    """A module scaled by another rule (Bridge #5555, #4959), or fed the samples of another lane (#2956, #5525)."""
+    """A module is scaled by another rule (Megatron-Bridge #5555, #4959), or has the wrong samples (#2956, #5525)."""
     parity = measure(PLAN, fault=fault)
     assert parity.weights > 1e-4

@@ -1,4 +1,4 @@
-"""What stands beside the measured numbers: which GPU is assumed, and when the two can be compared."""
+"""Law: predictions stand beside measured numbers, with the GPU that is assumed, if the two can be compared."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def llava(gpu: str) -> Plan:
 
 
 def as_planned(plan: Plan) -> SimpleNamespace:
-    """Settings of a run that the command line does not change."""
+    """The settings of a run that the command line does not change."""
     return SimpleNamespace(**attrs.asdict(plan.training))
 
 
 def steps(*seconds: float) -> list[SimpleNamespace]:
-    """What of a training step is read here."""
+    """What these tests read of a training step."""
     return [SimpleNamespace(seconds=each, memory_bytes=2**30 + i) for i, each in enumerate(seconds)]
 
 
@@ -41,7 +41,7 @@ def steps(*seconds: float) -> list[SimpleNamespace]:
         ("NVIDIA A100-SXM4-80GB", "a100"),
         ("NVIDIA H200", "h200"),
         ("NVIDIA B200", "b200"),
-        ("NVIDIA GH200 480GB", "h100"),  # the default: none of the known
+        ("NVIDIA GH200 480GB", "h100"),  # the default, since none of the known ones has that name
         ("cpu", "h100"),
     ],
 )
@@ -51,7 +51,7 @@ def test_the_gpu_is_the_device_by_its_name(device: str, gpu: str) -> None:
 
 
 def test_a_file_of_ones_own_is_compared_by_the_name_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its path says nothing of the GPU, and a name may say more than the GPU."""
+    """Its path says nothing about the GPU, and its name may say more than the GPU."""
     own = attrs.evolve(load_hardware("h100"), name="h100 in rack 7")
     own = attrs.evolve(own, product_tflops=attrs.evolve(own.product_tflops, value=400.0))
     file = tmp_path / "mine.yaml"

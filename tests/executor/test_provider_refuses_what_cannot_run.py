@@ -1,4 +1,4 @@
-"""What cannot run, or would train silently wrong, is refused by name: before any group, or on all ranks at once."""
+"""Law: what cannot run, or would train silently wrong, is refused by name, before any group or on all ranks at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGER = specs.plan({"dp": 2}, {"dp": 2}, fixed=True)
 
 
 def test_launches_end_before_any_group() -> None:
-    """Bridge #4651 is the version's case."""
+    """Megatron-Bridge #4651 is the case of the version."""
     assert GOOD.world_size == OTHER.world_size == BEYOND.world_size == 3
     others = [plan.to_json() for plan in (GOOD, GOOD, OTHER)]
     results = ranks.run(3, "provider_jobs:launches", GOOD.to_json(), others, BEYOND.to_json(), LARGER.to_json())
@@ -43,7 +43,7 @@ def test_what_megatron_core_derives_is_compared_with_the_plan() -> None:
 
 
 def test_a_loss_that_counts_no_tokens_stops_all_ranks() -> None:
-    """megatron-core takes two values for a mean; gradients would then be off by the number of tokens."""
+    """megatron-core takes two values for a mean, and gradients would be off by the number of tokens."""
     for said in ranks.run(3, "provider_jobs:bad_losses", GOOD.to_json()):
         assert "num_tokens = 0: the loss function returned two values" in said["two_values"]
         assert said["masked"] == "", "a batch that is masked as a whole has no gradients, and is none's fault"

@@ -1,4 +1,4 @@
-"""`torchrun --max-restarts`: the launcher's store outlives an attempt, and the next one reads nothing of it."""
+"""Law: under `torchrun --max-restarts`, whose store outlives an attempt, the next attempt reads nothing of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TWO_RANKS = str(DATA / "two_ranks.yaml")
 
 @pytest.fixture
 def launcher() -> Iterator[dict[str, str]]:
-    """The environment of workers whose launcher hosts the store, as torchrun's does; with the store itself."""
+    """The environment of workers whose launcher hosts the store, as torchrun does, and the store itself."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     hosted = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     yield hosted
@@ -24,7 +24,7 @@ def launcher() -> Iterator[dict[str, str]]:
 
 
 def test_an_attempt_does_not_read_the_verdict_of_the_one_before(launcher: dict[str, str], tmp_path: Path) -> None:
-    """The first attempt fails because plans differ; the second, with equal plans, runs on the same store."""
+    """The first attempt fails, because plans differ. The second, with equal plans, runs on the same store."""
     other = tmp_path / "other.yaml"
     other.write_text(Path(TWO_RANKS).read_text().replace("global_size: ", "global_size: 1"))
     first = ranks.run(
@@ -40,7 +40,7 @@ def test_an_attempt_does_not_read_the_verdict_of_the_one_before(launcher: dict[s
 
 
 def test_a_failure_of_a_later_attempt_is_told_too(launcher: dict[str, str]) -> None:
-    """Which rank speaks is decided anew: the speaker of the first attempt is gone."""
+    """Which rank speaks is decided anew, since the one that spoke in the first attempt is gone."""
     for attempt in ("0", "1"):
         env = launcher | {"TORCHELASTIC_RESTART_COUNT": attempt}
         outcomes = ranks.run(2, "jobs:command", "check", str(DATA / "faulty.yaml"), env=env)

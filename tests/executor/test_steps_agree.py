@@ -1,4 +1,4 @@
-"""What went wrong elsewhere in a training step, named by its issue."""
+"""Law: ranks agree on every step. Each test is named after the issue of a fault that another system had."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAN = specs.plan({"dp": 2}, {"dp": 1}, fixed=True)
 
 
 def test_megatron_lm_5331_and_bridge_5591_ranks_agree_whether_the_update_succeeded() -> None:
-    """One rank's gradients overflow: no rank updates, all say so, and the next step runs on all."""
+    """If the gradients of one rank overflow, no rank updates, all say so, and the next step runs on all."""
     victim = PLAN.module("images").grid.rank_offset
     for kept, said in ranks.run(PLAN.world_size, "jobs:train_with_bad_gradients", PLAN.to_json(), victim):
         assert all(kept)
@@ -22,7 +22,7 @@ def test_megatron_lm_5331_and_bridge_5591_ranks_agree_whether_the_update_succeed
 
 
 def test_megatron_lm_5234_transfers_run_in_their_edges_own_group() -> None:
-    """Cross-grid sends ran on the world group. Within a module stages are one deep here: all transfers are bridges'."""
+    """Sends between grids ran on the world group. Modules have one stage here, so that all transfers are of bridges."""
     for used in ranks.run(PLAN.world_size, "jobs:groups_of_transfers", PLAN.to_json()):
         assert {"isend", "irecv"} <= set(used), "every rank of this plan sends and receives"
         assert all(used[name] == ["images->language:bridge_p2p"] for name in used if name != "broadcast")
@@ -31,7 +31,7 @@ def test_megatron_lm_5234_transfers_run_in_their_edges_own_group() -> None:
 
 @pytest.mark.parametrize("owner", ["language", "images"])
 def test_megatron_lm_5331_one_ranks_nan_stops_all_at_the_same_step(owner: str) -> None:
-    """A maximum over the world forgets a NaN: one rank's gradients would go into its weights, and nobody would know."""
+    """A maximum over the world forgets a NaN, so that one rank would update from it and nobody would know."""
     plan = specs.plan({"tp": 2}, {"dp": 2}, fixed=True)
     told = ranks.run(plan.world_size, "jobs:train_with_nan", plan.to_json(), plan.module(owner).ranks[-1])
     for error, kept in told:
@@ -48,12 +48,12 @@ def test_megatron_lm_5331_one_ranks_nan_stops_all_at_the_same_step(owner: str) -
     ],
 )
 def test_bridge_4066_and_3197_encoder_gradients_do_not_depend_on_the_ratio_of_lanes(plan: Plan) -> None:
-    """They were off by encoder_dp / llm_dp. Weights after three steps are those of one rank, the encoder's too."""
+    """They were off by encoder_dp / llm_dp. After three steps all weights are those of one rank."""
     measure(plan).check()
 
 
 def one_microbatch(plan: Plan) -> Plan:
-    """Steps of one microbatch: gradients are complete after one backward pass."""
+    """The plan with steps of one microbatch, whose gradients are complete after one backward pass."""
     spec = plan.to_spec()
     return compile_spec(attrs.evolve(spec, batch=attrs.evolve(spec.batch, global_size=spec.batch.micro_size)))
 
@@ -63,13 +63,13 @@ def one_microbatch(plan: Plan) -> Plan:
 def test_megatron_lm_5285_text_only_batches_with_overlapped_reduction_do_not_hang(
     placement: str, text_only: tuple[int, ...]
 ) -> None:
-    """All samples without images, or those of some lanes: the encoder's hooks do not fire there."""
+    """All samples, or those of some lanes, have no images, so that the hooks of the encoder do not fire there."""
     plan = one_microbatch(specs.plan({"dp": 2}, {"dp": 2}, micro_size=2, placement=placement))
     measure(plan, text_only=text_only, overlap=True).check()
 
 
 def test_megatron_lm_5370_no_group_is_created_while_training() -> None:
-    """Bridge groups made on first use, by some ranks before others: a deadlock of 1F1B."""
+    """Groups of bridges were made when first used, on some ranks before others: 1F1B deadlocked."""
     plan = specs.plan({"tp": 2, "pp": 2}, {"dp": 2, "tp": 2})
     for counts in ranks.run(plan.world_size, "jobs:groups_made_while_training", plan.to_json()):
         assert len(counts) == 4
@@ -77,7 +77,7 @@ def test_megatron_lm_5370_no_group_is_created_while_training() -> None:
 
 
 def test_megatron_lm_5214_ranks_create_their_own_groups_only() -> None:
-    """Members alone, each communicator once: less than a fifth of what every rank creating every group makes."""
+    """Members alone make each communicator, once: less than a fifth of what all ranks making all groups would make."""
     plan = specs.plan({"tp": 2, "pp": 2}, {"dp": 2, "tp": 2}, fixed=True)
     created = ranks.run(plan.world_size, "jobs:groups_created", plan.to_json())
     for rank, made in enumerate(created):

@@ -1,4 +1,7 @@
-"""Random streams: apart between modules, lanes, stages and tp shards; equal where activations are replicated."""
+"""Law: every module, lane, stage and tp shard has a random stream of its own.
+
+Streams are equal only for activations that are replicated.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def shared(recompute: str) -> Plan:
     ids=["shared", "pipeline", "context"],
 )
 def test_seeds_are_equal_exactly_where_they_must(plan: Plan) -> None:
-    """Hidden states of one lane and stage are replicated over tp; nothing else draws from one stream twice."""
+    """Hidden states of a lane and stage are replicated over tp. No other two draw from the same stream."""
     default, divided = {}, {}
     for rank in range(plan.world_size):
         view = plan.view(rank)
@@ -63,7 +66,7 @@ def test_modules_that_share_a_rank_draw_from_streams_of_their_own() -> None:
 
 
 def test_masks_of_a_training_step() -> None:
-    """Defect g: one tracker, seeded from one module's tp coord, served all modules of a rank."""
+    """One tracker, seeded from the tp coord of one module, would serve all modules of a rank."""
     results = ranks.run(2, "rng_jobs:train_with_dropout", SHARED.to_json(), {})
     one, other = (result["masks"] for result in results)
     assert set(one) == {"language hidden", "language attention", "images hidden", "images attention"}
@@ -90,7 +93,7 @@ def test_a_run_repeats_by_its_seed_and_the_other_modules_draws_change_nothing() 
 
 @pytest.mark.parametrize("recompute", ["full", "selective"])
 def test_recomputed_layers_draw_the_same_masks(recompute: str) -> None:
-    """Recomputation runs outside of the module's forward; gradients would be those of another mask."""
+    """Recomputation runs outside the forward pass of the module, and might give gradients of another mask."""
     kept = ranks.run(2, "rng_jobs:train_with_dropout", shared("none").to_json(), {})
     recomputed = ranks.run(2, "rng_jobs:train_with_dropout", shared(recompute).to_json(), {})
     for want, got in zip(kept, recomputed, strict=True):

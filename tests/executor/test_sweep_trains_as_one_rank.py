@@ -1,4 +1,4 @@
-"""Every layout of the published LLaVA sweep up to eight ranks trains like the one-rank reference."""
+"""Law: every layout of the published LLaVA sweep with up to eight ranks trains like its reference on one rank."""
 
 from __future__ import annotations
 

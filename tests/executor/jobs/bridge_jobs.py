@@ -1,4 +1,4 @@
-"""Bridges by themselves on real ranks: values and gradients against a reference that one process computes alone."""
+"""Bridges alone on real ranks: their values and gradients, beside a reference that one process computes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HIDDEN = 6
 
 @contextmanager
 def world() -> Iterator[Context]:
-    """The default group alone: plans come later, one after another."""
+    """The default group and no other. The groups of plans come later, plan by plan."""
     context = connect(TIMEOUT)
     dist.init_process_group(
         device.backend(), store=context.store, rank=context.rank, world_size=context.world_size, timeout=TIMEOUT
@@ -42,9 +42,12 @@ def world() -> Iterator[Context]:
 
 
 def parity(cases: list[tuple[str, int]], has_backward_groups: bool) -> list[list[str]]:
-    """Per (plan, seed): what differs on this rank. Plans use the first ranks of the world, others wait.
+    """What differs on this rank, for each case. A plan uses the first ranks of the world, while the others wait.
 
-    `has_backward_groups`: operations are posted as with NCCL, in group calls, gradients in groups of their own.
+    Args:
+        cases: pairs of a plan's document and a seed.
+        has_backward_groups: whether operations are posted as with NCCL: in group calls, and with groups of their own
+            for gradients.
     """
     found = []
     with world() as context:
@@ -61,7 +64,7 @@ def parity(cases: list[tuple[str, int]], has_backward_groups: bool) -> list[list
 
 @attrs.frozen(eq=False)
 class Trial:
-    """One edge, `images -> language`, some microbatches of random values."""
+    """The edge `images -> language`, with a few microbatches of random values."""
 
     plan: Plan
     groups: ProcessGroups
@@ -91,10 +94,11 @@ class Trial:
         if output.tensor_dims == 3:
             return [int(torch.randint(0, 6, (1,), generator=generator))] * num
         drawn = torch.randint(0, 6, (num,), generator=generator)
-        return [0] * num if index == 1 and self.seed % 3 == 0 else drawn.tolist()  # a microbatch of text only
+        is_text_only = index == 1 and self.seed % 3 == 0
+        return [0] * num if is_text_only else drawn.tolist()
 
     def _samples(self, index: int, stream: int) -> list[torch.Tensor]:
-        """Per sample (tokens, hidden)."""
+        """The values of each sample: (tokens, hidden)."""
         generator = torch.Generator().manual_seed(1_000_000 * self.seed + 1000 * index + stream)
         return [torch.randn(size, self._hidden, generator=generator) for size in self._sizes(index)]
 
@@ -107,13 +111,13 @@ class Trial:
         return self.groups.view.coords[module][Axis.CP], self.plan.module(module).grid.size_of(Axis.CP)
 
     def _loss(self, values: list[torch.Tensor], index: int, samples: range, coord: int) -> torch.Tensor:
-        """What one cp rank of a destination computes: it depends on the coord, and is not linear in the values."""
+        """What one cp rank of the destination computes. It depends on the cp coord, and is not linear in the values."""
         weights = self._samples(index, 1 + coord)
         terms = [(torch.sin(value) * weights[sample]).sum() for sample, value in zip(samples, values, strict=True)]
         return torch.stack(terms).sum()
 
     def _reference(self, index: int) -> dict[str, torch.Tensor]:
-        """What this rank must hold: its lane's samples, and the gradients of its part of its lane's samples."""
+        """What this rank must hold: the samples of its lane, and the gradients of its own part of them."""
         samples = [value.requires_grad_() for value in self._samples(index, 0)]
         everyone = range(len(samples))
         for coord in range(self.plan.module("language").grid.size_of(Axis.CP)):
@@ -129,7 +133,7 @@ class Trial:
         return found
 
     def _tensor(self, samples: list[torch.Tensor]) -> torch.Tensor:
-        """In the dims that the plan says."""
+        """The samples as one tensor, in the dims that the plan says."""
         output = self.plan.module("images").output
         return torch.cat(samples) if output.tensor_dims == 2 else torch.stack(samples, dim=output.batch_dim or 0)
 
@@ -144,7 +148,7 @@ class Trial:
         return value
 
     def _gradient(self, value: torch.Tensor, index: int) -> torch.Tensor:
-        """Of this cp rank's loss, by autograd."""
+        """The gradient of this cp rank's loss, by autograd."""
         taken, dim = self.groups.view.batch_slices["language"], self.plan.module("images").output
         samples = range(self.plan.batch_sizes.micro_size)[taken]
         sizes = self._sizes(index)[taken]
@@ -167,7 +171,7 @@ class Trial:
         return values, gradients, end.p2p.num_bytes_sent
 
     def _run_apart(self, end: DisjointBridge) -> Any:
-        """As a pipeline does: the source is two microbatches ahead; the destination's gradients lag behind."""
+        """Send as a pipeline does: the source is two microbatches ahead, and the gradients lag behind."""
         values: dict[int, torch.Tensor] = {}
         gradients: dict[int, torch.Tensor] = {}
         if end.is_source:
@@ -200,7 +204,7 @@ class Trial:
         return values, gradients
 
     def _planned_bytes(self, index: int) -> int:
-        """From the plan's messages, of float32."""
+        """The bytes of float32 that this rank sends, by the messages of the plan."""
         sizes, total = self._sizes(index), 0
         for way in ("forward", "backward"):
             for message in self.plan.traffic("images", "language", self.groups.rank, way).sends:
@@ -223,8 +227,10 @@ def _difference(what: str, got: torch.Tensor | None, wanted: torch.Tensor | None
 
 
 def lost(text: str, victim: int, how: str, timeout: float) -> tuple[str, float]:
-    """Two microbatches, in the second of which one rank dies or falls silent between headers and rows: what this
-    rank said, and after how many seconds."""
+    """What this rank said of a lost peer, and after how many seconds.
+
+    There are two microbatches. In the second one, a rank dies or falls silent between headers and rows.
+    """
     plan = Plan.from_json(text)
     context = connect(TIMEOUT)
     dist.init_process_group("gloo", store=context.store, rank=context.rank, world_size=context.world_size)
@@ -270,7 +276,7 @@ def _destination(trial: Trial, end: DisjointBridge, index: int) -> None:
 
 
 def buffers() -> dict[str, Any]:
-    """Whether memory comes again, by what happened to it meanwhile."""
+    """Whether memory is given out again, by what refers to it."""
     pool = Pool(torch.float32, torch.device("cpu"))
     found: dict[str, Any] = {}
 
@@ -307,7 +313,7 @@ def buffers() -> dict[str, Any]:
 
 
 def transposed(text: str) -> str:
-    """What a source says of a tensor with samples and tokens exchanged."""
+    """What a source says of a tensor whose samples and tokens are exchanged."""
     output = Plan.from_json(text).module("images").output
     try:
         sizes_of(torch.zeros(3, 1, HIDDEN), output, 1, (0, 1))

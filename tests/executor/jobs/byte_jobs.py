@@ -1,7 +1,7 @@
-"""Every operation between ranks in one real step, with its bytes. Results are plain data.
+"""A record of every operation between ranks in one real step, with its bytes. Results are plain data.
 
-Recorded where all of them come together: at torch's ProcessGroup, below `torch.distributed`'s functions, which
-megatron-core binds under several names.
+Operations are recorded in torch's ProcessGroup, where all of them meet. The functions of `torch.distributed` above it
+would not do, since megatron-core binds them under several names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from executor.training.synthetic_data import Synthetic
 from planner import Plan
 from tests.executor.jobs import jobs
 
-# The operation, by the method that starts it, and the place of the argument that holds the whole buffer.
+# For each method that starts an operation: its name, and the index of the argument that holds the whole buffer.
 WHOLE = {
     "allreduce": ("all-reduce", 0),
     "allreduce_coalesced": ("all-reduce", 0),
@@ -42,13 +42,18 @@ WHOLE = {
 }
 UNEXPECTED = ("allgather_coalesced", "reduce", "gather", "gather_single", "gather_into_tensor", "scatter")
 
-Key = tuple[str, str, str]  # the communicator, by the names of its groups; the operation; the dtype
-Recorded = dict[Key, dict[int, int]]  # how many operations, by bytes of the whole buffer
+Key = tuple[str, str, str]  # the names of the communicator's groups, the operation, the dtype
+Recorded = dict[Key, dict[int, int]]  # number of operations, by the bytes of the whole buffer
 
 
 def recorded_step(text: str) -> dict[str, Any]:
-    """What one rank does in one step: `operations` (Recorded), the `sizes` of its communicators, the `names` of each
-    group's, and `padding`: per module, elements by which its gradient buffers are longer than their parameters."""
+    """What one rank does in one step, by these keys.
+
+    - operations: the operations, as Recorded.
+    - sizes: the number of ranks of each communicator.
+    - names: the communicator of each group.
+    - padding: the elements by which the gradient buffers of each module are longer than its parameters.
+    """
     plan = Plan.from_json(text)
     counts: dict[Key, Counter[int]] = {}
     with jobs.ready(plan) as (context, groups), ExitStack() as stack:
@@ -86,7 +91,7 @@ def recorded_step(text: str) -> dict[str, Any]:
 
             return call
 
-        for method in filter(partial(hasattr, dist.ProcessGroup), WHOLE):  # their names depend on torch's version
+        for method in filter(partial(hasattr, dist.ProcessGroup), WHOLE):  # the names depend on the version of torch
             real = getattr(dist.ProcessGroup, method)
             stack.enter_context(mock.patch.object(dist.ProcessGroup, method, recorded(method, real)))
         for method in filter(partial(hasattr, dist.ProcessGroup), UNEXPECTED):
@@ -101,12 +106,12 @@ def recorded_step(text: str) -> dict[str, Any]:
 
 
 def flat(value: Any) -> list[torch.Tensor]:
-    """The tensors of an argument, however deep in lists."""
+    """The tensors in an argument, however deep in lists they are."""
     return [value] if isinstance(value, torch.Tensor) else [tensor for each in value for tensor in flat(each)]
 
 
 def padding(module: Any) -> int:
-    """Elements of a module's gradient buffers that belong to no parameter."""
+    """The number of elements in a module's gradient buffers that belong to no parameter."""
     return sum(
         buffer.grad_data.numel() - sum(parameter.numel() for parameter in buffer.params) for buffer in module.buffers
     )

@@ -1,4 +1,4 @@
-"""Encoders that feed encoders, through the provider: a user's submodules of one linear layer each, and a loop."""
+"""Encoders that feed encoders, by way of the provider: a user's submodules of one linear layer, and a training loop."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.executor.jobs.provider_jobs import Loop, filled, parts_of, provider_o
 
 INPUT_SIZE = 6
 TOKENS = {"images": 7, "audio": 9}
-PLACES = {"images": 2, "audio": 12}  # where in a sample a module's tokens are
+PLACES = {"images": 2, "audio": 12}  # the place in a sample at which the tokens of a module begin
 
 
 class Mixer(MegatronModule):
-    """One layer over a module's own rows, to which a number per sample of what it was handed is added."""
+    """One layer over a module's own rows, to which it adds what it was handed, summed over each sample."""
 
     def __init__(self, config: Any, input_size: int, handed_size: int, pg_collection: Any = None) -> None:
         super().__init__(config=config)
@@ -31,7 +31,13 @@ class Mixer(MegatronModule):
         self.handed = torch.nn.Linear(handed_size, config.hidden_size, bias=False) if handed_size else None
 
     def forward(self, inputs: torch.Tensor, counts: torch.Tensor, handed: torch.Tensor | None = None) -> torch.Tensor:
-        """inputs: (rows, input size); counts: rows of each sample; handed: (other rows, handed size)."""
+        """The output of all rows.
+
+        Args:
+            inputs: the module's own rows: (rows, input size).
+            counts: the number of rows of each sample.
+            handed: the output of another module: (its rows, handed size).
+        """
         mixed = self.own(inputs)
         if self.handed is not None:
             assert handed is not None
@@ -42,9 +48,9 @@ class Mixer(MegatronModule):
 
 
 class MixedSubmodules(ModalitySubmodules):
-    """Uses hidden_states beside encoder_inputs; notes the tokens of each sample, if it is to.
+    """Submodules that use hidden_states beside encoder_inputs and, if told to, note the tokens of each sample.
 
-    Over cp every rank encodes all rows and hands on its part of each sample.
+    With cp, every rank encodes all rows, and hands on its own part of each sample.
     """
 
     def __init__(self, *args: Any, notes: bool = True, answers: bool = True, **kwargs: Any) -> None:
@@ -89,7 +95,7 @@ class Batch:
 
 @attrs.frozen
 class Drawn:
-    """Microbatches in which every sample has some rows of every encoder, perhaps none."""
+    """Microbatches in which a sample has any number of rows of each encoder, also none."""
 
     plan: Plan
 
@@ -117,7 +123,7 @@ class Drawn:
 
 
 def train(text: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Two steps: (loss, gradient norm, tokens) of each, and this rank's slices of the last gradients."""
+    """The loss, gradient norm and tokens of two steps, and this rank's slices of the last gradients."""
     original = Plan.from_json(text)
     plan = reference_of(original) if options.get("reference") else original
     fed = {dst for src, dst in plan.edges if src == "images"}

@@ -1,7 +1,7 @@
 """megatron-core's schedule over any DAG of small modules: one linear layer per stage, no MimoModel.
 
-What the communicator must do does not depend on models: chains of encoders, modules that feed several others, branches
-of unequal depth. One process alone computes the same sums.
+What the communicator has to do does not depend on models: it serves chains of encoders, modules that feed several
+others, and branches of unequal depth. One process alone computes the same sums.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ from tests.executor.jobs.jobs import TIMEOUT
 
 @attrs.frozen(eq=False)
 class Sizes:
-    """tokens: of each sample of a microbatch; rows are as wide as `hidden`."""
+    """The sizes of a step.
+
+    Attributes:
+        tokens: the number of tokens of each sample of a microbatch.
+        hidden: the width of every row.
+        num_microbatches: the number of microbatches.
+    """
 
     tokens: tuple[int, ...]
     hidden: int
@@ -43,13 +49,13 @@ def weight_of(module: str, stage: int, hidden: int) -> torch.Tensor:
 
 
 def data_of(module: str, microbatch: int, sizes: Sizes) -> list[torch.Tensor]:
-    """Per sample, rows that a module adds to what it receives."""
+    """The rows of each sample that a module adds to what it receives."""
     generator = torch.Generator().manual_seed(sum(map(ord, module)) * 1000 + microbatch)
     return [torch.randn(count, sizes.hidden, generator=generator) for count in sizes.tokens]
 
 
 class Stage(torch.nn.Module):
-    """One stage of one module of this rank, with the interface that the schedule wants of a model."""
+    """The stage of this rank's only module, with the interface that the schedule expects of a model."""
 
     def __init__(self, groups: ProcessGroups, sizes: Sizes, config: TransformerConfig) -> None:
         super().__init__()
@@ -77,7 +83,7 @@ class Stage(torch.nn.Module):
 
 
 def gradients(text: str, tokens: list[int], hidden: int, num_microbatches: int) -> dict[str, Any]:
-    """The loss and this rank's weight gradient of one step, summed over lanes."""
+    """The loss of one step, and the gradient of this rank's weight, summed over lanes."""
     plan, sizes = Plan.from_json(text), Sizes(tuple(tokens), hidden, num_microbatches)
     with world() as context, device.ready():
         groups = ProcessGroups(plan, context.rank, TIMEOUT)
@@ -101,7 +107,7 @@ def gradients(text: str, tokens: list[int], hidden: int, num_microbatches: int) 
 
 
 def forward_only(text: str, tokens: list[int], hidden: int, num_microbatches: int, without_grad: bool) -> str:
-    """Passes without backward and then a step; what was said, if anything."""
+    """What was said, if anything, of forward passes without backward ones and of the step after them."""
     plan, sizes = Plan.from_json(text), Sizes(tuple(tokens), hidden, num_microbatches)
     with world() as context, device.ready():
         groups = ProcessGroups(plan, context.rank, timedelta(seconds=8))
@@ -161,7 +167,7 @@ def _collection(groups: ProcessGroups) -> MultiModuleProcessGroupCollection:
 
 
 def alone(text: str, tokens: list[int], hidden: int, num_microbatches: int) -> dict[str, Any]:
-    """The same sums in one process: the loss, and the gradient of every (module, stage)."""
+    """The same sums in one process: the loss, and the gradient of each stage of each module."""
     plan, sizes = Plan.from_json(text), Sizes(tuple(tokens), hidden, num_microbatches)
     weights = {
         (module.name, stage): weight_of(module.name, stage, hidden)

@@ -1,4 +1,4 @@
-"""Deliberate faults, planted while a rank runs. Each must be found: `check` or parity fails, or the ranks stop."""
+"""Faults that are planted while a rank runs. Each must be found: `check` or parity fails, or the ranks stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from executor.groups.groups import ProcessGroups
 
 @contextmanager
 def planted(name: str, groups: ProcessGroups) -> Iterator[None]:
-    """Plant the fault of that name; none for an empty one."""
+    """Plant the fault of this name, or none if the name is empty."""
     if not name:
         yield
         return
@@ -28,7 +28,7 @@ def planted(name: str, groups: ProcessGroups) -> Iterator[None]:
 
 @contextmanager
 def swapped_groups(groups: ProcessGroups) -> Iterator[None]:
-    """Rank 0 takes language's dp group for its tp group and the other way around."""
+    """Rank 0 takes language's dp group for its tp group, and its tp group for its dp group."""
     if groups.rank == 0:
         kinds = {"tp": groups.get("language", "dp"), "dp": groups.get("language", "tp")}
         groups._opened = tuple(

@@ -1,4 +1,4 @@
-"""What tests run on ranks. Results are plain data: numpy arrays, numbers, text."""
+"""What most tests run on ranks: training, checks, commands. Results are plain data: numpy arrays, numbers, text."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def ready(plan: Plan, *, limited: bool = True) -> Iterator[tuple[Context, Proces
 
 
 def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dict[str, Any]:
-    """Train; returns the steps' metrics and the rank's slices of the final weights."""
+    """Train. Gives the metrics of the steps, and this rank's slices of the final weights."""
     original = Plan.from_json(text)
     plan = reference_of(original) if reference else original
     only = {name: tuple(options.get(name, ())) for name in ("text_only", "text_only_steps")}
@@ -76,7 +76,7 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
 
 @contextmanager
 def overlap(options: dict[str, Any]) -> Iterator[None]:
-    """Ask for gradients that are reduced while the backward pass runs, where the options do."""
+    """Reduce gradients while the backward pass runs, if the options ask for it."""
     asked = dataclasses.replace(default_config(), overlap_grad_reduce=options.get("overlap", False))
     with (
         mock.patch.object(executor.commands.trainer, "default_config", return_value=asked)
@@ -91,7 +91,7 @@ def train_reference(text: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_with_bad_gradients(text: str, victim: int) -> tuple[list[bool], str]:
-    """Two steps, the second with gradients of one rank said not to be finite: weights kept, and the error."""
+    """Take a second step in which one rank's gradients are said not to be finite: which weights are kept; the error."""
     plan = Plan.from_json(text)
     with ready(plan) as (context, groups):
         settings = TrainSettings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
@@ -111,7 +111,7 @@ def train_with_bad_gradients(text: str, victim: int) -> tuple[list[bool], str]:
 
 
 def train_with_nan(text: str, victim: int) -> tuple[str, bool]:
-    """One step in fp32 in which a rank's gradients hold a NaN: this rank's error, and whether its weights are kept."""
+    """Take a step in fp32 in which one rank's gradients hold a NaN: this rank's error; whether its weights are kept."""
     plan = Plan.from_json(text)
     with ready(plan) as (context, groups):
         settings = TrainSettings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
@@ -134,7 +134,7 @@ def train_with_nan(text: str, victim: int) -> tuple[str, bool]:
 
 
 def groups_made_while_training(text: str) -> list[int]:
-    """torch's count of groups before the trainer is built, then after it, and after each of two steps."""
+    """torch's count of groups before the trainer is built, after it is, and after each of two steps."""
     plan = Plan.from_json(text)
     world = dist.distributed_c10d._world
     with ready(plan) as (context, groups):
@@ -161,7 +161,7 @@ def groups_created(text: str) -> list[tuple[int, ...]]:
 
 
 def groups_of_transfers(text: str) -> dict[str, list[str]]:
-    """Per operation between ranks, the owners and kinds of the groups in which a step issues it."""
+    """For each operation between ranks, the owners and kinds of the groups in which a step issues it."""
     plan = Plan.from_json(text)
     found: dict[str, set[str]] = {}
     with ready(plan) as (context, groups), contextlib.ExitStack() as stack:
@@ -186,7 +186,7 @@ def groups_of_transfers(text: str) -> dict[str, list[str]]:
 
 
 def embedding_sums(text: str) -> float:
-    """Sum of rank numbers, counted from 1, over this rank's embedding group of language; 0 where it has none."""
+    """The sum of ranks, counted from 1, over this rank's embedding group of language; 0 if it has none."""
     with ready(Plan.from_json(text)) as (context, groups):
         group = groups.get("language", "embd")
         numbers = torch.tensor([float(context.rank + 1)])
@@ -196,7 +196,7 @@ def embedding_sums(text: str) -> float:
 
 
 def check(text: str, fault: str = "") -> dict[str, Any]:
-    """The executor's own check, with a deliberate fault if one is named."""
+    """What the executor's own check finds, with a planted fault if one is named."""
     with ready(Plan.from_json(text), limited=False) as (context, groups), faults.planted(fault, groups):
         check_layout(groups)
         found = executor.commands.check.check(groups, context.device)
@@ -204,7 +204,7 @@ def check(text: str, fault: str = "") -> dict[str, Any]:
 
 
 def communicators(text: str) -> dict[str, Any]:
-    """Counts, and per group the groups on the same communicator."""
+    """Counts, and for each group the groups on the same communicator."""
     with ready(Plan.from_json(text)) as (_, groups):
         named = [(f"{group.owner}:{group.kind}", opened) for group, opened in groups]
         shared = {name: {other for other, known in named if known is opened} for name, opened in named}
@@ -218,7 +218,7 @@ def communicators(text: str) -> dict[str, Any]:
 
 
 def grids(text: str) -> dict[str, Any]:
-    """Members of every group that megatron-core's optimizer and models ask a grid for."""
+    """The members of every group for which megatron-core's optimizer and models ask a grid."""
     asked = {
         "tp": ("tp", None),
         "dp": ("dp", None),
@@ -247,7 +247,7 @@ def grids(text: str) -> dict[str, Any]:
 
 
 def groups_under_older_naming(text: str) -> list[Any]:
-    """The fault that stops a rank under another torch's way of naming, and how many groups it has made by then."""
+    """What stops a rank if torch names groups as an older one did, and how many groups it has made by then."""
 
     def named(ranks: Any, use_hashed_name: bool) -> str:
         return f"{ranks} {len(dist.distributed_c10d._world.pg_names)}"
@@ -281,7 +281,7 @@ class WithOneRankLess:
 
 
 def compare_layouts(texts: list[str], kinds: list[str]) -> list[dict[str, str]]:
-    """Per plan, megatron-core's derivations for three of its ranks beside the plan's, then with a fault per kind."""
+    """For each plan, what megatron-core's comparison says, on three ranks, of a fault in each kind of group."""
     results = []
     for text in texts:
         plan = Plan.from_json(text)
@@ -309,7 +309,7 @@ def visible_gpus() -> tuple[str | None, int]:
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
-    """Run the executor's command line as one rank: exit code, standard output, standard error."""
+    """Run the executor's command line as one rank: its exit code, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = executor.commands.cli.main(arguments)
@@ -317,7 +317,7 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 
 def command_on_own_plan(plans: list[str], *arguments: str) -> tuple[int, str, str]:
-    """As `command`, each rank with a plan file of its own."""
+    """As `command`, but each rank has a plan file of its own."""
     return command(arguments[0], plans[int(os.environ["RANK"])], *arguments[1:])
 
 
@@ -341,7 +341,7 @@ def command_without(absent: int, *arguments: str) -> tuple[int, str, str]:
 
 
 def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
-    """As `command`, but rank 0 makes language's tp group in the place of its dp group, and the other way around."""
+    """As `command`, but on rank 0 language's tp group and its dp group change places in the order of creation."""
     real = ProcessGroups._create
 
     def create(self: ProcessGroups, group: Any, position: int) -> Any:
@@ -356,20 +356,20 @@ def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
 
 
 def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
-    """As `command`, with another version of megatron-core on every rank."""
+    """As `command`, but with another version of megatron-core on every rank."""
     with mock.patch("executor.megatron_limits.version", return_value=installed):
         return command(*arguments)
 
 
 def command_with_another_megatron(*arguments: str) -> tuple[int, str, str]:
-    """As `command`, with a megatron-core that would make other embedding groups."""
+    """As `command`, but with a megatron-core that would make other embedding groups."""
     other = {"embd": lambda ranks: [ranks[0], ranks[-1]]}
     with mock.patch.object(executor.library.compare, "_EMBEDDINGS", other):
         return command(*arguments)
 
 
 def command_with_version_on_one_rank(installed: str, *arguments: str) -> tuple[int, str, str]:
-    """As `command`, with another version of torch on rank 1 only."""
+    """As `command`, but with another version of torch on rank 1 alone."""
     other = Versions(torch=installed, megatron_core="0.19.2")
     if os.environ["RANK"] != "1":
         return command(*arguments)
@@ -378,7 +378,7 @@ def command_with_version_on_one_rank(installed: str, *arguments: str) -> tuple[i
 
 
 def parameters_of_ranks(text: str, ranks: list[int]) -> dict[int, dict[str, int]]:
-    """Parameters of each module of some ranks of any world, in this one process: meta device, fake process group."""
+    """The parameters of each module on some ranks, counted in this process on meta devices and a fake process group."""
     plan = Plan.from_json(text)
     found = {}
     for rank in ranks:

@@ -1,4 +1,4 @@
-"""What autograd keeps of every layer in one real forward pass. Results are plain data."""
+"""What autograd keeps of every layer in a real forward pass. Results are plain data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from executor.training.synthetic_data import Synthetic
 from planner import Plan
 from tests.executor.jobs import jobs
 
-Kept = tuple[tuple[int, ...], bool, int]  # a tensor's shape, whether its values are floating, bytes of its storage
+Kept = tuple[tuple[int, ...], bool, int]  # the shape of a tensor, whether it is of floats, the bytes of its storage
 
 
 def kept_tensors(text: str) -> dict[str, list[list[Kept]]]:
-    """Per module of a rank, what each of its layers keeps of the first microbatch; equal storages once."""
+    """For each module of a rank, what each of its layers keeps of the first microbatch, every storage once."""
     plan = Plan.from_json(text)
     with jobs.ready(plan) as (context, groups):
         settings = TrainSettings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
@@ -31,10 +31,10 @@ def kept_tensors(text: str) -> dict[str, list[list[Kept]]]:
 
 
 def _watched(layer: torch.nn.Module, seen: set[int]) -> list[Kept]:
-    """What the layer's first pass keeps, filled in when it runs. `seen`: storages that are counted already."""
+    """What the first pass of a layer keeps, filled in when it runs, without the storages that are in `seen`."""
     found: list[Kept] = []
     open_hooks: list[Any] = []
-    alive = []  # else another tensor could get the storage's address
+    alive = []  # so that no other tensor gets the address of a storage
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()

@@ -1,4 +1,4 @@
-"""What the tests of layers run on a rank, where megatron-core is imported."""
+"""What the tests of layers run on a rank, since their own process has no megatron-core."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from planner import Plan
 
 
 class FusedLinear:
-    """Stands for Transformer Engine's linear layer that holds a norm; without the package megatron-core has none."""
+    """Stands for Transformer Engine's linear layer that holds a norm, which megatron-core lacks without the package."""
 
 
 class Provider(LocalSpecProvider):
-    """Stands for megatron-core's provider of Transformer Engine's modules, with the method that only it answers."""
+    """Stands for megatron-core's provider of Transformer Engine's modules, with the methods that others lack."""
 
     def column_parallel_layer_norm_linear(self) -> type:
         return FusedLinear
@@ -39,7 +39,7 @@ CONFIG: Any = SimpleNamespace(num_moe_experts=None, normalization="RMSNorm")
 
 
 def modules_of_a_block(chosen: str) -> dict[str, str]:
-    """Names of the modules in the specs of a stage."""
+    """The names of the modules in the specs of a stage."""
     with (
         mock.patch.object(transformer, "choose_layers", return_value=Layers(chosen)),
         mock.patch.object(transformer, "HAVE_TE", True),
@@ -58,13 +58,13 @@ def modules_of_a_block(chosen: str) -> dict[str, str]:
 
 
 def context_parallel_size(text: str, chosen: str) -> int:
-    """What language's configuration says to these layers."""
+    """The context_parallel_size in language's configuration for these layers."""
     with mock.patch.object(transformer, "choose_layers", return_value=Layers(chosen)):
         return transformer.transformer_config(Plan.from_json(text).module("language"), float32).context_parallel_size
 
 
 def broken_transformer_engine() -> str:
-    """The error where the package is there and megatron-core could not import it."""
+    """The error if the package is installed, but megatron-core could not import it."""
     with mock.patch.object(transformer, "choose_layers", return_value=Layers.TRANSFORMER_ENGINE):
         try:
             transformer.layer_spec(CONFIG, AttnMaskType.causal)

@@ -19,7 +19,7 @@ SHORT = timedelta(seconds=2)
 
 
 def lose_rank_1(text: str, how: str) -> list[Any]:
-    """Whether rank 0 knows that the other is lost, and what it says."""
+    """Whether rank 0 knows that the other rank is lost, and what it says."""
     plan = Plan.from_json(text)
     context = connect(SHORT)
     with started(context, plan.digest, plan.world_size):
@@ -27,7 +27,7 @@ def lose_rank_1(text: str, how: str) -> list[Any]:
         try:
             if context.rank == 0:
                 waits(plan, how)
-        except Exception as error:  # the test asks what it was
+        except Exception as error:  # the test asks which one it was
             told = [is_lost_rank(error), describe(error, 0, SHORT)]
             dist.destroy_process_group = lambda: None  # type: ignore[assignment]  # it would wait for the lost rank
             return told
@@ -37,7 +37,7 @@ def lose_rank_1(text: str, how: str) -> list[Any]:
 
 
 def waits(plan: Plan, how: str) -> None:
-    """What rank 0 does with the other."""
+    """What rank 0 does together with the other rank."""
     if how == "skips a group":
         ProcessGroups(plan, 0, SHORT)
     time.sleep(0.2)

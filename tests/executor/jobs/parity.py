@@ -14,9 +14,14 @@ from tests.executor.jobs import ranks
 
 @attrs.frozen
 class Parity:
-    """Largest differences: of losses and gradient norms (relative), and of weights (absolute).
+    """The largest differences between a layout and its reference.
 
-    One step of float32 (1.2e-7 for a weight of 1) is the smallest difference there is, and counts as none.
+    The smallest difference of two float32 weights, 1.2e-7 for a weight of 1, counts as none.
+
+    Attributes:
+        loss: relative difference of the losses.
+        grad_norm: relative difference of the norms of gradients.
+        weights: absolute difference of the weights.
     """
 
     loss: float
@@ -24,16 +29,16 @@ class Parity:
     weights: float
 
     def check(self) -> None:
-        """The bounds that every layout must keep in fp32 with SGD."""
+        """Assert the bounds that every layout must keep in fp32 with SGD."""
         assert self.loss <= 1e-6, self
         assert self.grad_norm <= 1e-6, self
         assert self.weights <= 1e-7, self
 
 
 def measure(plan: Plan, **options: Any) -> Parity:
-    """Train the plan and its reference; replicas must be equal bit for bit, and all parameters present.
+    """Train the plan, and its reference without a distributed optimizer, and compare them.
 
-    The reference's optimizer is not distributed.
+    Replicas must be equal bit for bit, and all parameters must be there.
     """
     text = plan.to_json()
     results = ranks.run(plan.world_size, "jobs:train", text, options)
@@ -58,7 +63,7 @@ def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def assemble(parts_of_ranks: list[list[tuple[Any, ...]]]) -> dict[str, np.ndarray]:
-    """Global tensors from the slices of all ranks. Overlaps are replicas: equal bit for bit."""
+    """Global tensors, put together from the slices of all ranks. Replicas must be equal bit for bit."""
     tensors: dict[str, np.ndarray] = {}
     for parts in parts_of_ranks:
         for key, shape, place, data in parts:

@@ -1,4 +1,4 @@
-"""What the fork server imports once for all ranks. Its warnings are megatron-core's own."""
+"""What the fork server imports once for all ranks. The warnings that it hides are megatron-core's own."""
 
 import logging
 import warnings

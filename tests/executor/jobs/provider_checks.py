@@ -1,4 +1,4 @@
-"""Checks of the library that need no process group, but torch and megatron-core: what each bad input is told."""
+"""Checks of the library that need torch and megatron-core but no process group: what is said of each bad input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EMPTY = ModuleSpec(module=VisionModalitySubmodules, submodules={})
 def limits(
     plan: Plan, language: ModuleSpec | None = None, images: ModuleSpec | None = None, **options: Any
 ) -> list[tuple[str, str, str]]:
-    """Where, rule and remedy of every fault of specs that are otherwise sound."""
+    """The place, rule and remedy of every fault of these specs. A module that is not given is sound."""
     language = language or user_specs.language(plan, config=sound(plan))
     modalities = {"images": images or user_specs.images(plan)}
     dtype = options.pop("dtype", torch.float32)
@@ -48,7 +48,7 @@ def limits(
 
 
 def sound(plan: Plan, **changes: Any) -> Any:
-    """A language configuration that keeps every rule."""
+    """A configuration of language that keeps every rule, unless `changes` break one."""
     module = plan.module("language")
     if module.sequence_parallel:
         changes = {"sequence_parallel": True, "tensor_model_parallel_size": module.grid.sizes[0]} | changes
@@ -78,7 +78,7 @@ def plain(plan: Plan) -> ModuleSpec:
 
 
 def unfed(plan: Plan) -> ModuleSpec:
-    """Images' submodules where another encoder's output comes in."""
+    """Submodules of images that do not read the output of another encoder."""
     spec = user_specs.images(plan)
     spec.module = EncoderSubmodules
     return spec
@@ -89,7 +89,7 @@ def with_group(plan: Plan) -> ModuleSpec:
 
 
 def projection(plan: Plan, **changes: Any) -> ModuleSpec:
-    """Images whose projection's configuration is changed."""
+    """Images with a changed configuration of their projection."""
     spec = user_specs.images(plan)
     for name, value in changes.items():
         setattr(spec.submodules["input_projections"][0].params["config"], name, value)
@@ -97,7 +97,7 @@ def projection(plan: Plan, **changes: Any) -> ModuleSpec:
 
 
 def spec_faults() -> dict[str, list[tuple[str, str, str]]]:
-    """By name, what is said of specs with one fault each."""
+    """What is said of specs with one fault each, by a name for the fault."""
     vision = user_specs.vision_config
     return {
         "sound": [one for plan in (APART, STAGED, TOGETHER, SEQUENCE) for one in limits(plan)],
@@ -183,7 +183,7 @@ def half_precision(plan: Plan) -> Plan:
 
 
 def refusals() -> dict[str, str]:
-    """By name, what a call is told."""
+    """What calls are told, by a name for the call."""
     plan = APART
     grids = build_grids(plan, None)
     fsdp = DistributedDataParallelConfig(use_megatron_fsdp=True)
@@ -231,7 +231,7 @@ def refusals() -> dict[str, str]:
 
 
 def slices() -> dict[str, Any]:
-    """A nested batch cut for a lane, and for every rank of layouts; and what bad batches are told."""
+    """A nested batch that is cut for a lane, and what is said of bad batches."""
     rows = torch.tensor([0, 1, 2, 3])
     batch = {
         "ids": rows,
@@ -265,7 +265,7 @@ def of_rank(plan: Plan, rank: int, inputs: dict[str, Any], num_items: dict[str, 
 
 
 def listed_images() -> list[dict[str, Any] | None]:
-    """Per lane, the devices and values of images given as a list of tensors; `meta` stands for a GPU."""
+    """For each lane, the devices of images that are given as a list of tensors. `meta` stands for a GPU."""
     plan = specs.plan({}, {"dp": 2})
     images = [torch.tensor(0), torch.tensor(1)]
     found = []
@@ -277,7 +277,7 @@ def listed_images() -> list[dict[str, Any] | None]:
 
 
 def samples_met(text: str) -> list[dict[str, list[list[int]]]]:
-    """Per microbatch and module, the samples of each rank at a first stage, all from one order of samples."""
+    """For each microbatch and module, the samples that each rank of a first stage meets, from one order of samples."""
     plan = Plan.from_json(text)
     found = []
     for drawn in islice(GlobalOrder(num_samples=10, micro_size=4, seed=5, consumed_samples=4), 4):
@@ -311,7 +311,7 @@ def orders() -> dict[str, Any]:
 
 
 def parameters_on_meta(text: str, ranks: list[int]) -> dict[int, dict[str, int]]:
-    """Parameters of each module of some ranks of any world, in this one process: meta device, fake process group."""
+    """The parameters of each module on some ranks, counted in this process on meta devices and a fake process group."""
     plan = Plan.from_json(text)
     found = {}
     for rank in ranks:

@@ -1,4 +1,4 @@
-"""What the provider's tests run on ranks: a training loop of the user's own, with their own ModuleSpecs."""
+"""What tests of the provider run on ranks: a user's own training loop, with a user's own ModuleSpecs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEED = 1234
 
 @contextmanager
 def world() -> Iterator[int]:
-    """A default group as a user makes it, and nothing else."""
+    """A default group as a user makes it, and no other."""
     context = connect(jobs.TIMEOUT)
     dist.init_process_group(
         device.backend(), store=context.store, rank=context.rank, world_size=context.world_size, timeout=jobs.TIMEOUT
@@ -51,12 +51,12 @@ def provider_of(plan: Plan, **fields: Any) -> library.MimoModelProvider:
 
 
 def filled(models: list[Any]) -> None:
-    """A pre_wrap_hook: the weights that Trainer starts from."""
+    """A pre_wrap_hook that gives a model the weights that Trainer starts from."""
     initialize(models[0], SEED)
 
 
 class Loop:
-    """Steps with the library's helpers only, as docs/library.md shows."""
+    """A training loop made of the library's helpers alone, as docs/library.md shows."""
 
     def __init__(self, plan: Plan, model: Any, infra: MimoModelInfra, loss: Callable[..., Any]) -> None:
         self.plan, self.model, self.infra, self.loss = plan, model, infra, loss
@@ -100,7 +100,7 @@ class Loop:
 
 
 def own_loop(text: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Three steps with the user's specs; what was created, called, changed and frozen on the way."""
+    """Three steps with the user's specs, and what was created, called and changed on the way."""
     plan = Plan.from_json(text)
     with world() as rank:
         provider = provider_of(plan)
@@ -147,12 +147,12 @@ def own_loop(text: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def reducing(pairs: list[tuple[Any, Any]]) -> set[bool]:
-    """Whether the modules would reduce their gradients now."""
+    """Whether modules would reduce their gradients now."""
     return {group.is_last_microbatch for module, _ in pairs for group in module.bucket_groups}
 
 
 def plain(spec: Any) -> dict[str, Any]:
-    """A configuration's values; functions do not compare."""
+    """The values of a configuration without functions, which do not compare."""
     return {name: value for name, value in vars(spec.params["config"]).items() if not callable(value)}
 
 
@@ -163,7 +163,7 @@ def parts_of(model: Any) -> list[tuple[Any, ...]]:
 
 
 def bad_losses(text: str) -> dict[str, str]:
-    """What a step says on this rank, by what the loss function returns."""
+    """What a step says on this rank, by the kind of loss function."""
     plan = Plan.from_json(text)
     found = {}
     with world():
@@ -185,7 +185,7 @@ def bad_losses(text: str) -> dict[str, str]:
 
 
 def refusal(call: Callable[[], Any]) -> str:
-    """What a call says that refuses; empty where it does not."""
+    """What a call says if it refuses, else nothing."""
     try:
         call()
     except (ExecutorError, TypeError) as error:
@@ -194,7 +194,7 @@ def refusal(call: Callable[[], Any]) -> str:
 
 
 def launches(good: str, others: list[str], limited: str, larger: str) -> dict[str, Any]:
-    """What launches say that must end before any group, and how many groups there are then."""
+    """What launches say that must end before any group is made, and how many groups there are then."""
     plan = Plan.from_json(good)
     with world() as rank:
         before = len(dist.distributed_c10d._world.pg_map)
@@ -219,7 +219,7 @@ def launches(good: str, others: list[str], limited: str, larger: str) -> dict[st
 
 
 def plain_encoder(text: str) -> list[tuple[float, float, int]]:
-    """Three steps with an encoder that is no module of megatron-core's."""
+    """Three steps with an encoder that is not a module of megatron-core."""
     plan = Plan.from_json(text)
     with world():
         provider = provider_of(plan, modality_submodules_spec={"images": user_specs.plain_images(plan)})
@@ -229,7 +229,7 @@ def plain_encoder(text: str) -> list[tuple[float, float, int]]:
 
 
 def tied(text: str) -> list[list[Any]]:
-    """The tied weight on this rank as the user's modules draw it, and after two steps; none where it has none."""
+    """The tied weight of this rank, as the user's modules draw it and after two steps. Empty if the rank has none."""
     plan = Plan.from_json(text)
     with world() as rank:
         provider = provider_of(
@@ -247,7 +247,7 @@ def tied(text: str) -> list[list[Any]]:
 
 
 def shared_config(text: str) -> dict[str, Any]:
-    """Sizes in the configurations of a rank, where language and the projection were given one configuration."""
+    """The sizes in a rank's configurations after language and the projection were given the same one."""
     plan = Plan.from_json(text)
     with world():
         language, images = user_specs.language(plan), user_specs.images(plan)
@@ -263,7 +263,7 @@ def shared_config(text: str) -> dict[str, Any]:
 
 
 def another_grid(text: str) -> str:
-    """What provide() says where megatron-core derives other groups than the plan's: images' axes trade places."""
+    """What provide() says if megatron-core derives other groups than the plan's, from exchanged axes of images."""
     plan = Plan.from_json(text)
     with world():
         provider = provider_of(plan)
@@ -272,7 +272,7 @@ def another_grid(text: str) -> str:
 
 
 def spec_for_the_world(spec: Any) -> dict[str, Any]:
-    """A spec whose dp is left to the world."""
+    """The world of a spec that leaves dp to it, outside a launch and within."""
     outside = library.LlavaMimoProvider(plan=spec, bf16=False)
     before = outside.plan.world_size
     with world():
@@ -282,7 +282,7 @@ def spec_for_the_world(spec: Any) -> dict[str, Any]:
 
 
 def dropout(text: str, seed: int) -> dict[str, Any]:
-    """Two steps with dropout in the user's own specs: losses and norms, and the masks by module and kind."""
+    """Losses and norms of two steps with dropout in the user's specs, and the masks by module and kind."""
     plan = Plan.from_json(text)
     rates = {"hidden_dropout": 0.25, "attention_dropout": 0.25}
     with world(), recorded_masks() as masks:
@@ -298,7 +298,7 @@ def dropout(text: str, seed: int) -> dict[str, Any]:
 
 
 def llava(text: str) -> dict[str, Any]:
-    """The weights that the ready provider gives on this rank, before any hook and after wrapping."""
+    """The weights that the ready-made provider gives on this rank, before any hook and after wrapping."""
     plan = Plan.from_json(text)
     with world():
         provider = library.LlavaMimoProvider(plan=plan, bf16=False, seed=SEED)
@@ -317,7 +317,7 @@ def trainer_starts_from(text: str) -> dict[str, Any]:
 
 
 def drawn_by_the_specs(text: str) -> dict[str, Any]:
-    """Weights that the user's own modules draw, with and without use_cpu_initialization."""
+    """The weights that a user's modules draw, with and without use_cpu_initialization."""
     plan = Plan.from_json(text)
     found = {}
     with world():
@@ -329,7 +329,7 @@ def drawn_by_the_specs(text: str) -> dict[str, Any]:
 
 
 def drawn_without_broadcast(text: str) -> list[tuple[Any, ...]]:
-    """The weights that the user's modules draw on this rank, where no lane is given another's."""
+    """The weights that a user's modules draw on this rank if no lane is given those of another."""
     plan = Plan.from_json(text)
     with world():
         (model,) = provider_of(plan).provide_distributed_model(data_parallel_random_init=False)
@@ -337,7 +337,7 @@ def drawn_without_broadcast(text: str) -> list[tuple[Any, ...]]:
 
 
 def after_hooks(text: str) -> dict[str, Any]:
-    """The masks of a language module that a hook has put in, and the timeouts of the plan's groups, in seconds."""
+    """The dropout masks of a language module that a hook has put in, and the timeouts of groups in seconds."""
     plan = Plan.from_json(text)
     rates = {"hidden_dropout": 0.25, "attention_dropout": 0.25}
     with world(), recorded_masks() as masks:
@@ -356,7 +356,7 @@ def after_hooks(text: str) -> dict[str, Any]:
 
 
 def devices(text: str) -> dict[str, Any]:
-    """Where parameters lie once a frozen model was provided for another device than the one it was made on."""
+    """The devices of the parameters of a frozen model that was made on another device than it is provided for."""
     plan = Plan.from_json(text)
     with world(), mock.patch("executor.start.device.current", return_value=torch.device("meta")):
         provider = library.LlavaMimoProvider(plan=plan, bf16=False, freeze_modality_encoders={"images": True})
@@ -392,7 +392,7 @@ def colocated_config(text: str) -> dict[str, Any]:
 
 
 def precision(text: str) -> dict[str, Any]:
-    """dtypes by what is asked for; Float16Module as the mixed precision wrapper; one step of bf16."""
+    """The dtypes by what was asked for, with Float16Module as the wrapper, and a step in bf16."""
     from megatron.core.transformer.module import Float16Module  # noqa: PLC0415
 
     plan = Plan.from_json(text)

@@ -2,9 +2,9 @@
 
     results = run(8, "jobs:train", plan_json)
 
-The function is named, not passed, so that the test process itself need not import torch: by a file of this folder, or
-by any module ("benchmarks.start_up_jobs:step"). A rank's exception reaches
-the caller with its traceback; ranks that are still running then, or at the deadline, are killed - only these.
+The function is named rather than passed, so that the test's own process need not import torch. It is in a file of this
+folder, or in any module whose name has a dot ("benchmarks.start_up_jobs:step"). An exception on a rank reaches the
+caller with its traceback. Ranks that are still running then, or at the deadline, are killed, and no other process.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _context = multiprocessing.get_context("forkserver")
 
 
 class RankError(Exception):
-    """One or more ranks failed; the text holds their tracebacks."""
+    """One or more ranks failed. The text holds the traceback of the first."""
 
 
 def run(
     world_size: int, function: str, *args: Any, timeout: float = 120, env: dict[str, str] | None = None
 ) -> list[Any]:
-    """Call `function` ("module:name") with `args` on every rank; the results by rank.
+    """The results of `function` ("module:name") by rank, called with `args` on every rank.
 
     Raises:
         RankError: a rank raised, died, or did not finish within `timeout` seconds.
@@ -48,7 +48,7 @@ def run(
 def run_all(
     world_size: int, function: str, *args: Any, timeout: float = 120, env: dict[str, str] | None = None
 ) -> list[Any]:
-    """As `run`, but waits for every rank; a failed rank's result is the text of its error."""
+    """As `run`, but wait for every rank. The result of a rank that failed is the text of its error."""
     results, errors = _run(world_size, function, args, timeout, env or {}, stop_early=False)
     return [results.get(rank, errors.get(rank)) for rank in range(world_size)]
 
@@ -79,7 +79,7 @@ def _run(
 
 @functools.cache
 def _start_server() -> None:
-    """Start the process that imports everything and forks ranks. It finds modules by PYTHONPATH only, and no GPU."""
+    """Start the process that imports everything and forks ranks. It finds modules by PYTHONPATH alone, and no GPU."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     saved = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([saved] if saved else [])])
@@ -129,7 +129,7 @@ def _main(pipe: Connection, function: str, args: tuple[Any, ...], variables: dic
         module = f"{__package__}.{module}"
     try:
         value = ("ok", getattr(importlib.import_module(module), name)(*args))
-    except BaseException:  # whatever it was, the caller must see it
+    except BaseException:  # the caller must see it, whatever it is
         value = ("error", traceback.format_exc())
     pipe.send(value)
     pipe.close()

@@ -20,7 +20,7 @@ from tests.executor.jobs.jobs import ready
 
 
 def draws(text: str, seed: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Per module, what it draws from the default stream and in megatron-core's fork: modules take turns."""
+    """What each module draws from its default stream and in megatron-core's fork, as modules take turns."""
     with ready(Plan.from_json(text)) as (_, groups):
         seed_streams(groups, seed)
         streams = Streams(groups.view, seed)
@@ -31,12 +31,12 @@ def draws(text: str, seed: int) -> dict[str, tuple[list[float], list[float]]]:
                     default.extend(torch.rand(4).tolist())
                     with get_cuda_rng_tracker().fork():
                         divided.extend(torch.rand(4).tolist())
-                torch.rand(7)  # what others draw outside changes nothing
+                torch.rand(7)  # what others draw in between changes nothing
         return found
 
 
 def train_with_dropout(text: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Losses of two steps with dropout, and the masks that every module drew, by kind."""
+    """The losses of two steps with dropout, and the masks that every module drew, by kind."""
     plan = Plan.from_json(text)
     with ready(plan) as (context, groups), _dropout(), recorded_masks() as masks:
         settings = TrainSettings(
@@ -50,7 +50,7 @@ def train_with_dropout(text: str, options: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _dropout() -> Iterator[None]:
-    """The ready-made models, with dropout in hidden states and attention."""
+    """Give the ready-made models dropout in hidden states and attention."""
     real = executor.model.model.transformer_config
 
     def config(*args: Any) -> Any:
@@ -64,7 +64,7 @@ def _dropout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def recorded_masks() -> Iterator[dict[str, list[str]]]:
-    """Digests of all masks, by module and kind: language is 32 wide here and images 16."""
+    """The digests of all masks, by module and kind. Language is 32 wide here, and images are 16 wide."""
     found: dict[str, list[str]] = {}
 
     def dropout(tensor: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:

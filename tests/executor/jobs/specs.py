@@ -1,4 +1,4 @@
-"""Tiny plans for tests that train: the layout is the caller's, the sizes are these."""
+"""Tiny plans for tests that train. The caller chooses the layout, and the sizes are these."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from planner import Batch, Freeze, Model, Module, Output, Parallel, Plan, Spec, 
 from planner.cost.work.settings import EXECUTOR
 
 IMAGE_TOKENS = 4
-LOCAL = attrs.evolve(EXECUTOR, flash_attention=False)  # what the executor's models do without Transformer Engine
+LOCAL = attrs.evolve(EXECUTOR, flash_attention=False)  # what the executor's models assume without Transformer Engine
 
 
 def language(**changes: Any) -> Model:
@@ -70,7 +70,7 @@ def plan(
     models: dict[str, Model] | None = None,
     recompute: str = "none",
 ) -> Plan:
-    """A vision (and audio) language plan. `fixed`: one image per sample; else the number varies."""
+    """A plan of vision (and audio) and language. If `fixed`, each sample has one image; else the number varies."""
     chosen = {"language": language(), "images": vision(), "audio": audio()} | (models or {})
     frozen = freeze or {}
     modules = {
@@ -94,7 +94,7 @@ def routed(plan: Plan, topology: dict[str, tuple[str, ...]]) -> Plan:
 
 
 def alone(plan: Plan) -> Plan:
-    """The plan's language module, which nothing feeds."""
+    """The plan of its language module alone, which nothing feeds."""
     spec = plan.to_spec()
     return compile_spec(attrs.evolve(spec, modules={"language": spec.modules["language"]}, topology={}))
 

@@ -1,4 +1,4 @@
-"""ModuleSpecs as a user of megatron-core writes them: sizes of parallelism, groups and stages left out."""
+"""ModuleSpecs as a user of megatron-core writes them, without parallel sizes, groups or stages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class UserVision(VisionEncoder):
 
 
 class PlainVision(torch.nn.Module):
-    """An encoder that knows nothing of megatron-core: every tp rank holds all of it."""
+    """An encoder that knows nothing of megatron-core, so that every tp rank holds all of it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class PlainVision(torch.nn.Module):
 
 
 def config(**changes: Any) -> TransformerConfig:
-    """The sizes of specs.language(), and what every module must say."""
+    """A configuration with the sizes of specs.language(), and with what every module must say."""
     sizes: dict[str, Any] = {
         "num_layers": 4,
         "hidden_size": 32,
@@ -69,7 +69,7 @@ def config(**changes: Any) -> TransformerConfig:
 
 
 def vision_config(**changes: Any) -> TransformerConfig:
-    """The sizes of specs.vision()."""
+    """A configuration with the sizes of specs.vision()."""
     sizes: dict[str, Any] = {
         "hidden_size": 16,
         "ffn_hidden_size": None,
@@ -82,7 +82,7 @@ def vision_config(**changes: Any) -> TransformerConfig:
 
 
 def language(plan: Plan, **changes: Any) -> ModuleSpec:
-    """megatron-core's own GPT."""
+    """The spec of megatron-core's own GPT."""
     module = plan.module(MIMO_LANGUAGE_MODULE_KEY)
     params: dict[str, Any] = {
         "config": config(),
@@ -97,7 +97,7 @@ def language(plan: Plan, **changes: Any) -> ModuleSpec:
 
 
 def images(plan: Plan, **changes: Any) -> ModuleSpec:
-    """An encoder in megatron-core's own submodules where there is one stage, in those that run all stages elsewhere."""
+    """An encoder in megatron-core's own submodules if there is one stage, else in those that run all stages."""
     module = plan.module("images")
     encoder = ModuleSpec(module=UserVision, params={"config": vision_config(), "model": module.model} | changes)
     projector = ModuleSpec(
@@ -122,13 +122,13 @@ def images(plan: Plan, **changes: Any) -> ModuleSpec:
 
 
 def plain_images(plan: Plan) -> ModuleSpec:
-    """Images with the plain encoder; the projection has the only configuration."""
+    """Images with the plain encoder. The projection has the only configuration."""
     spec = images(plan)
     spec.submodules["encoders"] = {"vit": ModuleSpec(module=PlainVision, params={"width": 16})}
     return spec
 
 
 def summed_loss(loss_mask: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the schedule asks for: the sum of the tokens' losses, their number, and what is reported."""
+    """What the schedule asks for: the sum of the losses of all tokens, their number, and what is reported."""
     loss = (output.float() * loss_mask).sum()
     return loss, loss_mask.sum().to(torch.int), loss.detach()
