@@ -51,6 +51,7 @@ def _predict_runs(path: str, hardware: Hardware | None) -> int:
     from ..cost.measured.predict import predict_runs, predictions_text  # noqa: PLC0415
     from ..cost.timing.hardware import DEFAULT  # noqa: PLC0415
     from ..render.fits import accuracy_lines  # noqa: PLC0415
+    from ..render.style import plural  # noqa: PLC0415
 
     runs = read_runs(path)
     told = progress(f"predicting {len(runs.rows)} runs") if len(runs.rows) > _MANY_RUNS else None
@@ -58,7 +59,8 @@ def _predict_runs(path: str, hardware: Hardware | None) -> int:
     sys.stdout.write(predictions_text(found))
     sys.stdout.flush()
     if found.num_assumed:
-        print(f"{DEFAULT} is assumed if a spec names no cluster.gpu: give --gpu", file=sys.stderr)
+        rows = plural(found.num_assumed, "row")
+        print(f"{DEFAULT} is assumed for {rows}, whose spec names no cluster.gpu: give --gpu", file=sys.stderr)
     for line in accuracy_lines(found):
         print(line, file=sys.stderr)
     if found.faults:
