@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -80,6 +81,8 @@ def test_the_source_distribution_holds_tests_docs_and_examples(built: Path) -> N
 
 def test_a_fresh_environment_plans_as_the_checkout_does(fresh: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "llava_8gpu.yaml", tmp_path)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert run(fresh / "mimo", "--version", cwd=tmp_path) == f"mimo {project['version']}\n"
     planned = run(fresh / "mimo", "plan", "llava_8gpu.yaml", cwd=tmp_path)
     golden = (ROOT / "tests" / "golden" / "llava_8gpu.txt").read_text()
     assert planned == golden.removeprefix("exit 0\n").replace("examples/", "")
