@@ -4,7 +4,8 @@
 
 Every number is the median of several runs, with the spread from the fastest to the slowest in brackets. The last
 column compares with the limit; the exit code is 1 when one is missed. Without megatron-core the comparison is
-left out, visibly.
+left out, visibly. The start of the commands is compared with that of an earlier build (`--before`): a folder, or a
+commit, whose files git exports.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import tracemalloc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -34,7 +37,10 @@ from planner.render.rank_view import view_lines
 
 ROOT = Path(__file__).parent.parent
 WORLDS = (8, 1_024, 131_072, 1_048_576)
-COMPILE_MS, VIEW_US, STREAM_S, COMMAND_S = 50, 100, 20, 0.4
+COMPILE_MS, VIEW_US, STREAM_S, COMMAND_S, HELP_S, START_RATIO = 50, 100, 20, 0.4, 0.5, 0.75
+BEFORE = "b60500b"  # the last build that imported everything at once
+PLAN = ("-c", "import sys; from planner.cli import main; sys.exit(main())", "plan", "examples/llava_8gpu.yaml")
+HELP = ("-m", "executor", "--help")
 missed: list[str] = []
 
 
@@ -54,11 +60,11 @@ def seconds(run: Callable[[], object], repeats: int, inner: int = 1) -> list[flo
 
 def report(what: str, values: list[float], unit: str, limit: float | None = None) -> None:
     """One line: median, spread, and whether the limit holds."""
-    scale = {"s": 1.0, "ms": 1e3, "us": 1e6}[unit]
+    scale = {"s": 1.0, "ms": 1e3, "us": 1e6, "": 1.0}[unit]
     middle, low, high = (scale * value for value in (median(values), min(values), max(values)))
     verdict = ""
     if limit is not None:
-        verdict = f"limit {limit:g} {unit}: {'ok' if middle <= limit else 'MISSED'}"
+        verdict = f"limit {limit:g}{f' {unit}' if unit else ''}: {'ok' if middle <= limit else 'MISSED'}"
         if middle > limit:
             missed.append(what)
     print(f"  {what:<48} {middle:>9.2f} {unit:<2}  [{low:.2f} .. {high:.2f}]  {verdict}".rstrip())
@@ -100,17 +106,64 @@ def measure_passes(repeats: int) -> None:
 
 def measure_command(repeats: int) -> None:
     print("the command `mimo plan examples/llava_8gpu.yaml`, in a process of its own")
-    command = [sys.executable, "-m", "planner.cli", "plan", "examples/llava_8gpu.yaml"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as kept, tempfile.TemporaryDirectory() as empty:
+        run = in_a_process(ROOT, PLAN, Path(kept))
+        run()
+        report("wall time, compiled modules kept", seconds(run, repeats), "s", COMMAND_S)
+        bare = in_a_process(ROOT, PLAN, Path(empty), PYTHONDONTWRITEBYTECODE="1")
+        report("wall time, nothing compiled before", seconds(bare, repeats), "s")
+        helped = in_a_process(ROOT, HELP, Path(kept))
+        helped()
+        report("`python -m executor --help`", seconds(helped, repeats), "s", HELP_S)
+
+
+def in_a_process(tree: Path, command: Sequence[str], bytecode: Path, **environment: str) -> Callable[[], None]:
+    """Something that runs a command of the checkout `tree` once, with compiled modules in the folder `bytecode`."""
+    found = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    found |= {"PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(bytecode), **environment}
 
     def run() -> None:
-        subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([sys.executable, *command], cwd=tree, env=found, stdout=subprocess.DEVNULL, check=True)
 
-    report("wall time, compiled modules kept", seconds(run, repeats), "s", COMMAND_S)
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    with tempfile.TemporaryDirectory() as empty:
-        environment["PYTHONPYCACHEPREFIX"] = empty
-        report("wall time, nothing compiled before", seconds(run, repeats), "s")
+    return run
+
+
+def measure_start(before: str, pairs: int) -> None:
+    print(f"start-up, compiled modules kept, beside {before}: {pairs} pairs, one after the other")
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(before).resolve() if Path(before).is_dir() else exported(before, Path(folder) / "before")
+        if tree is None:
+            print(f"  left out: git has no commit {before} here, and there is no such folder")
+            return
+        for what, command, limit in (
+            ("`mimo plan examples/llava_8gpu.yaml`", PLAN, START_RATIO),
+            ("`python -m executor --help`", HELP, None),
+        ):
+            if command is HELP and importlib.util.find_spec("torch") is None:
+                print(f"  {what}: left out, torch is not installed, which the build before needs for it")
+                continue
+            ratios(
+                what, in_a_process(ROOT, command, Path(folder)), in_a_process(tree, command, Path(folder)), pairs, limit
+            )
+
+
+def ratios(what: str, now: Callable[[], None], then: Callable[[], None], pairs: int, limit: float | None) -> None:
+    """The time of one build as a share of another's, pair by pair: both halves of a pair see the same machine."""
+    now(), then()
+    found = [(seconds(now, 1)[0], seconds(then, 1)[0]) for _ in range(pairs)]
+    report(f"{what}, now", [one for one, _ in found], "ms")
+    report(f"{what}, before", [other for _, other in found], "ms")
+    report(f"{what}, ratio", [one / other for one, other in found], "", limit)
+
+
+def exported(commit: str, folder: Path) -> Path | None:
+    """The files of a commit in a folder of their own; None if git does not have it."""
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)  # noqa: S607
+    if archive.returncode:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder
 
 
 def measure_views(repeats: int) -> None:
@@ -175,11 +228,15 @@ def measure_peer(repeats: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--before", default=BEFORE, metavar="FOLDER_OR_COMMIT", help=f"the build to compare ({BEFORE})")
+    parser.add_argument("--pairs", type=int, default=15, help="runs of each build, for the ratios")
     options = parser.parse_args()
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}\n")
     for measure in (measure_compile, measure_passes, measure_command, measure_views, measure_peer):
         measure(options.repeats)
         print()
+    measure_start(options.before, options.pairs)
+    print()
     print(f"missed: {', '.join(missed)}" if missed else "every limit holds")
     return 1 if missed else 0
 
