@@ -1,4 +1,4 @@
-"""Flags and profiles of the tests: `--long` runs the wide sweeps, with many more examples for every law."""
+"""The flags and profiles of the tests. `--long` runs the wide sweeps, and many more examples of every law."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["planner.testing"]  # the fixture plan_of
 
-# Tests start more ranks than any machine has GPUs. Before torch is imported, here or in a process of the tests.
+# Tests start more ranks than any machine has GPUs. This is set before torch is imported, here or in another process.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-# No deadline: the machines that run this are shared. Each run draws other examples, and prints how to repeat
-# one that fails. Building a whole spec with hypothesis is slow by its nature, and large by intent.
+# There is no deadline, because the machines that run this are shared. Each run draws other examples, and prints how to
+# repeat one that fails. Drawing a whole spec is slow by its nature, and large by intent.
 _COMMON = settings(
     derandomize=False,
     deadline=None,

@@ -375,7 +375,9 @@ def test_4096_gpus_and_256_microbatches_have_no_more_operations_than_stages_and_
     assert prediction.timeline.num_operations == 2 * 256 * 33
 
 
-def test_own_hardware_and_faults_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_users_hardware_is_predicted_for_or_its_faults_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = str(EXAMPLES / "llava_8gpu.yaml")
     slow = tmp_path / "slow.yaml"
     text = hardware_text(load_hardware("h100"))
@@ -397,7 +399,7 @@ def test_own_hardware_and_faults_of_it(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "arguments", [["predict"], ["predict", "a", "--csv", "b"], ["predict", "--csv", "b", "--json"]]
 )
-def test_misuse(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_misuse_exits_2_with_a_message(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("mimo: ")
 

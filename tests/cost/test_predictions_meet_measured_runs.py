@@ -60,7 +60,7 @@ def test_times_of_sizes_left_out_of_many_nodes() -> None:
 
 
 @pytest.mark.parametrize(("name", "num_choices"), [("a100_single_node", 94), ("a100_multi_node", 4)])
-def test_order_and_choice(name: str, num_choices: int) -> None:
+def test_layouts_are_ranked_and_chosen_as_measured(name: str, num_choices: int) -> None:
     samples = samples_of(runs(name))
     seconds = predicted(samples, load_hardware("a100"))
     assert spearman(seconds, [sample.seconds for sample in samples]) >= 0.97

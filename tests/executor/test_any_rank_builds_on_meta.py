@@ -61,7 +61,7 @@ def _layer(model: Model, tp: int) -> int:
 
 
 @pytest.mark.parametrize("plan", [LARGE, SMALL], ids=["llama70b_1024gpu", "small"])
-def test_parameter_counts(plan: Plan) -> None:
+def test_parameters_are_those_that_the_sizes_say(plan: Plan) -> None:
     chosen = sorted({0, 1, plan.world_size // 2, plan.module("images").ranks[0], plan.world_size - 1})
     (found,) = ranks.run(1, "jobs:parameters_of_ranks", plan.to_json(), chosen)
     assert found == {rank: expected(plan, rank) for rank in chosen}

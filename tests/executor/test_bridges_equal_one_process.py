@@ -128,7 +128,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("has_backward_groups", [False, True], ids=["gloo", "as with NCCL"])
-def test_cases(has_backward_groups: bool) -> None:
+def test_chosen_layouts(has_backward_groups: bool) -> None:
     check([(plan, seed) for seed, plan in enumerate(CASES.values())], has_backward_groups=has_backward_groups)
 
 

@@ -28,7 +28,7 @@ def machine(*, gpu: bool, package: bool) -> mock.mock._patch_dict:
         (False, False, Layers.LOCAL),
     ],
 )
-def test_both_are_needed(gpu: bool, package: bool, chosen: Layers) -> None:
+def test_a_gpu_and_the_package_are_both_needed(gpu: bool, package: bool, chosen: Layers) -> None:
     with machine(gpu=gpu, package=package):
         assert choose_layers() is chosen
 

@@ -48,12 +48,12 @@ OWN = [
 
 
 @pytest.mark.parametrize("error", LOST, ids=str)
-def test_lost(error: Exception) -> None:
+def test_errors_of_lost_ranks_are_known(error: Exception) -> None:
     assert is_lost_rank(error)
 
 
 @pytest.mark.parametrize("error", OWN, ids=str)
-def test_own(error: Exception) -> None:
+def test_other_errors_are_not_taken_for_them(error: Exception) -> None:
     assert not is_lost_rank(error)
 
 

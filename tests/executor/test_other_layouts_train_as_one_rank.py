@@ -108,7 +108,7 @@ TEXT_ONLY = [
 
 @pytest.mark.parametrize("plan", TEXT_ONLY)
 @pytest.mark.parametrize("text_only", [(0,), (1,), (0, 1)])
-def test_text_only_microbatches(plan: Plan, text_only: tuple[int, ...]) -> None:
+def test_text_only_microbatches_train_as_one_rank(plan: Plan, text_only: tuple[int, ...]) -> None:
     """Megatron-LM #5285: a microbatch without images must not hang, nor change what others contribute."""
     measure(plan, text_only=text_only).check()
 

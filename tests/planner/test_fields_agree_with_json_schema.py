@@ -202,14 +202,14 @@ ANYTHING = st.recursive(
 @example([])
 @example({**DATA[0], "schema": None})
 @example({**DATA[0], "topology": {"2nd": []}})
-def test_rules_and_schema_agree(data: Any) -> None:
+def test_fields_and_schema_agree(data: Any) -> None:
     check(SPEC_TYPE, WHOLE, data)
 
 
 @pytest.mark.long
 @settings(max_examples=5000)
 @given(specs() | ANYTHING)
-def test_a_sweep_of_rules_and_schema_agrees(data: Any) -> None:
+def test_a_sweep_of_fields_and_schema_agrees(data: Any) -> None:
     check(SPEC_TYPE, WHOLE, data)
 
 

@@ -107,7 +107,9 @@ def test_explicit_offsets_override_placement() -> None:
         ((0, 8), (0, 8), ModuleLayout.MIXED),  # language inside both
     ],
 )
-def test_layouts(images: tuple[int, int], audio: tuple[int, int], layout: ModuleLayout) -> None:
+def test_layouts_follow_from_the_ranks_that_modules_share(
+    images: tuple[int, int], audio: tuple[int, int], layout: ModuleLayout
+) -> None:
     parallels = {
         name: {"dp": size, "rank_offset": offset}
         for name, (offset, size) in {"language": (0, 4), "images": images, "audio": audio}.items()

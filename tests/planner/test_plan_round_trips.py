@@ -15,7 +15,7 @@ from tests.strategies import Case, cases, planned, proven, simple
 
 
 @given(cases())
-def test_json(case: Case) -> None:
+def test_plans_survive_json(case: Case) -> None:
     plan = case.plan()
     text = plan.to_json()
     again = proven(Plan.from_json(text))
@@ -25,7 +25,7 @@ def test_json(case: Case) -> None:
 
 
 @given(cases())
-def test_pickle_and_copy(case: Case) -> None:
+def test_plans_survive_pickle_and_copy(case: Case) -> None:
     plan = case.plan()
     for again in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan)):  # noqa: S301  our own bytes
         assert again == plan

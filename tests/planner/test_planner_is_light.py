@@ -1,6 +1,6 @@
 """Law: planning loads nothing heavy, and nothing of the executor.
 
-What the files name is held by the contract of imports: test_rooms_import_downwards_only.py.
+The contract of imports holds what the files name: test_rooms_import_downwards_only.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HEAVY = ("torch", "numpy", "megatron", "networkx", "executor")
 
 @pytest.mark.parametrize("command", ["plan examples/llava_8gpu.yaml --verify", "predict examples/llava_8gpu.yaml"])
 def test_planning_loads_no_heavy_module(command: str) -> None:
-    """The whole command, not only the import: late imports count too."""
+    """The whole command is run, since late imports count too."""
     program = (
         f"import sys; from planner.cli import main; code = main({command.split()});"
         "print([name for name in sys.modules if name.split('.')[0] in sys.argv[1:]]); sys.exit(code)"

@@ -1,4 +1,4 @@
-"""Plan documents that a former release wrote are read for ever (DESIGN, semantics 15)."""
+"""Law: plan documents that a former release wrote are read for ever (DESIGN, semantics 15)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of consecutive integers, and their text, say which numbers there are."""
+"""Law: runs of consecutive integers, and their text, cover the numbers that they stand for, and no others."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def test_the_text_says_the_numbers(numbers: set[int]) -> None:
         ([3, 4, 5], "3-5"),
     ],
 )
-def test_texts(numbers: list[int], text: str) -> None:
+def test_texts_by_hand(numbers: list[int], text: str) -> None:
     assert runs_text(numbers) == text

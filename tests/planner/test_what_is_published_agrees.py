@@ -1,4 +1,4 @@
-"""What a release says of itself in several files is one thing: version, date, licence, and the tests it names."""
+"""Law: what a release says of itself in several files agrees: version, date, licence, and the tests it names."""
 
 from __future__ import annotations
 
