@@ -1,1 +1,1 @@
-"""What a plan will take: memory, time, traffic. Pure Python."""
+"""What a step of a plan will take: time, memory and traffic. Pure Python."""

@@ -1,4 +1,4 @@
-"""Plan -> prediction: what a step takes. The one file that knows the order of the parts."""
+"""Plan -> prediction: what a step takes. Only this file knows the order of the calculations."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from .work.stages import stage_work
 
 
 def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | None = None) -> Prediction:
-    """What a plan will take.
+    """Predict what a step of a plan takes.
 
     Args:
-        plan: the layout; modules without a model cost nothing.
-        hardware: the GPU; else the one that the spec's cluster names, else h100.
-        settings: what is assumed of the training software.
+        plan: the plan; modules without a model cost nothing.
+        hardware: the GPU; if left out, the one that the spec's cluster names, or h100 if it names none.
+        settings: what is assumed of the training software; if left out, `Settings()`.
 
     Raises:
-        PlanError: the spec names a GPU that is not known.
+        PlanError: the spec names an unknown GPU, or a hardware file that has faults.
     """
     gpu_given = hardware is not None or plan.gpu is not None
     hardware = hardware or load_hardware(plan.gpu or DEFAULT)
@@ -70,6 +70,7 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
 
 
 def _simulated(plan: Plan, durations: Durations) -> tuple[Timeline | None, str]:
+    """(the simulated pipeline, ""), or (None, which unit waits for which) if the schedule stops for good."""
     try:
         return simulate(plan, durations), ""
     except DeadlockError as error:
@@ -99,10 +100,10 @@ def _stage_cost(
 
 
 def model_flops(plan: Plan) -> float:
-    """FLOPs that a step's mathematics needs, whatever the layout: each module on one rank, nothing computed twice.
+    """FLOPs that the mathematics of a step needs, whatever the layout: each module on one rank, nothing computed twice.
 
-    Chowdhery et al. 2022 (PaLM), appendix B; causal attention counts half of its square. Frozen parts count what their
-    gradients need.
+    After Chowdhery et al. 2022 (PaLM), appendix B, but causal attention counts half of the square of scores. Frozen
+    parts count what the gradients that pass through them need.
     """
     total = 0.0
     for module in plan.modules:
@@ -111,7 +112,7 @@ def model_flops(plan: Plan) -> float:
         grid = Grid(rank_offset=0, order=module.grid.order, sizes=(1,) * len(module.grid.order))
         whole = attrs.evolve(module, grid=grid, stages=(sum(module.stages),), recompute="none")
         for part in stage_work(plan, facts_of_stage(plan, whole, 0, Settings())).parts:
-            again = part.backward.core_flops * (1 - 2 / FLASH_BACKWARD)  # scores that flash attention recomputes
+            again = part.backward.core_flops * (1 - 2 / FLASH_BACKWARD)  # flash attention recomputes its scores
             total += module.grid.num_lanes * part.count * (part.forward.flops + part.backward.flops - again)
     return total * plan.batch.num_microbatches
 
@@ -121,23 +122,23 @@ def _traffic(work: Workload, module: ModulePlan, index: int, rates: Rates) -> tu
     num, spans, stage = work.plan.batch.num_microbatches, work.spans[module.name], Stage(module.name, index)
     sums: dict[str, StageTraffic] = {}
 
-    def add(message: Collective, span: Span, times: int) -> None:
-        kind = str(message.kind)
-        before = sums.get(kind, StageTraffic(kind=kind, collectives=0, num_bytes=0.0, link="nvlink", seconds=0.0))
+    def add(collective: Collective, span: Span, times: int) -> None:
+        kind = str(collective.kind)
+        so_far = sums.get(kind, StageTraffic(kind=kind, collectives=0, num_bytes=0.0, link="nvlink", seconds=0.0))
         sums[kind] = StageTraffic(
             kind=kind,
-            collectives=before.collectives + times * message.count,
-            num_bytes=before.num_bytes + times * message.moved(span.size),
-            link="network" if span.crosses else before.link,
-            seconds=before.seconds + times * collective_seconds(message, span, rates),
+            collectives=so_far.collectives + times * collective.count,
+            num_bytes=so_far.num_bytes + times * collective.moved(span.size),
+            link="network" if span.crosses else so_far.link,
+            seconds=so_far.seconds + times * collective_seconds(collective, span, rates),
         )
 
     for part in work.works[stage].parts:
-        for message in part.forward.collectives + part.backward.collectives:
-            add(message, spans.get(message.kind, ALONE), num * part.count)
-    for message in work.updates[stage][0]:
-        add(message, spans.get(message.kind, ALONE), 1)
-    for before in (Stage(module.name, index - 1), stage):  # a microbatch's gradients go back, and itself on
-        if before in work.hops:
-            add(*work.hops[before], num)
+        for collective in part.forward.collectives + part.backward.collectives:
+            add(collective, spans.get(collective.kind, ALONE), num * part.count)
+    for collective in work.updates[stage][0]:
+        add(collective, spans.get(collective.kind, ALONE), 1)
+    for first in (Stage(module.name, index - 1), stage):  # gradients to the stage before, activations to the next
+        if first in work.hops:
+            add(*work.hops[first], num)
     return tuple(traffic for traffic in sums.values() if traffic.num_bytes)

@@ -101,9 +101,9 @@ def test_a_leader_takes_its_transfers_and_tells_its_lane(plan_of: PlanOf) -> Non
     sample = 2 * 576 * 4096
     there, back = (crossing_of(plan, bridge, way) for way in Direction)
     assert there.num_bytes == back.num_bytes == 4 * sample
-    messages = 2 * (2 * sample / RATES.nvlink + RATES.hop)
-    assert crossing_seconds(there, RATES) == pytest.approx(messages + 4 * sample / RATES.nvlink + RATES.hop)
-    assert crossing_seconds(back, RATES) == pytest.approx(messages + 2 * sample / RATES.nvlink + RATES.hop)
+    messages = 2 * (2 * sample / RATES.nvlink + RATES.latency)
+    assert crossing_seconds(there, RATES) == pytest.approx(messages + 4 * sample / RATES.nvlink + RATES.latency)
+    assert crossing_seconds(back, RATES) == pytest.approx(messages + 2 * sample / RATES.nvlink + RATES.latency)
 
 
 def test_slices_use_all_cards_and_then_gather() -> None:
@@ -112,7 +112,7 @@ def test_slices_use_all_cards_and_then_gather() -> None:
     (bridge,) = plan.bridges
     assert bridge.strategy is Strategy.SLICES
     total = 24 * 4096 * 256 * 2
-    seconds = total / 4 / RATES.network + RATES.hop + 3 / 4 * total / RATES.nvlink + 3 * RATES.hop
+    seconds = total / 4 / RATES.network + RATES.latency + 3 / 4 * total / RATES.nvlink + 3 * RATES.latency
     for way in Direction:
         assert crossing_seconds(crossing_of(plan, bridge, way), RATES) == pytest.approx(seconds)
 

@@ -324,11 +324,11 @@ def test_messages_cost_hops_and_bytes() -> None:
     message = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, 1e9, count=3)
     inside = span_of(range(8), 8)
     assert collective_seconds(message, inside, RATES) == pytest.approx(
-        3 * (2 * 7 / 8 * 1e9 / RATES.nvlink + 7 * RATES.hop)
+        3 * (2 * 7 / 8 * 1e9 / RATES.nvlink + 7 * RATES.latency)
     )
     across = span_of(range(0, 64, 8), 8)  # one rank in each of eight nodes
     assert collective_seconds(message, across, RATES) == pytest.approx(
-        3 * (2 * 7 / 8 * 1e9 / RATES.network + 7 * RATES.hop)
+        3 * (2 * 7 / 8 * 1e9 / RATES.network + 7 * RATES.latency)
     )
     assert collective_seconds(message, span_of([3], 8), RATES) == 0
 

@@ -69,7 +69,7 @@ def test_hops_leave_the_node_where_neighbouring_stages_do() -> None:
     )
     work = workload_of(compile_spec(spec))
     num_bytes = 4 * 512 * 256 * 2
-    inside, between = num_bytes / RATES.nvlink + RATES.hop, num_bytes / RATES.network + RATES.hop
+    inside, between = num_bytes / RATES.nvlink + RATES.latency, num_bytes / RATES.network + RATES.latency
     hops = durations_of(work, RATES).hops
     assert list(hops.values()) == pytest.approx([inside, between, inside, between])
     assert step_seconds(work, RATES) == pytest.approx(predict(work.plan).step_seconds)

@@ -1,1 +1,1 @@
-"""Bytes on a rank, the fullest ranks, and what would make a plan fit."""
+"""Bytes on a rank, the fullest rank of each module, and what would make a plan fit."""

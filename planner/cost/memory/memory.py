@@ -1,21 +1,22 @@
 """Bytes on one rank: states, activations of the microbatches in flight, logits, buffers, communicators.
 
-Activations per token and layer, in bf16 (Korthikanti et al. 2022, 4.1, with flash attention and grouped queries):
+Activations per token and layer, in bf16 (Korthikanti et al. 2022, section 4.1, with flash attention and grouped
+queries). h, q, k and f are the widths of hidden values, queries, keys and the MLP's inner value, s the sequence length:
 
-    inputs of two norms and their outputs  8h          whole, or over tp under sequence parallelism
-    two dropout masks                      2h          likewise, where there is dropout
-    queries keys values, then rotated      2(q + 2k) + 2(q + k)   over tp; only causal models rotate. With fewer query
-                                           groups than tp the first is whole, as gathered
-    attention's output                     2q          over tp
-    statistics of flash attention          4 heads     over tp; or the scores, 5 heads s
-    the MLP's two inner values             2(f1 + f)   over tp; f1 = 2f where it is gated
-    experts: those per visit, and          2h          the token as it came
+    two norms, inputs and outputs     8h                     over tp under sequence parallelism, else whole
+    two dropout masks                 2h                     likewise; only with dropout
+    queries, keys and values          2(q + 2k)              over tp; whole if there are fewer query groups than tp
+    queries and keys, rotated         2(q + k)               over tp; causal models only
+    attention's output                2q                     over tp
+    statistics of flash attention     4 per head             over tp; without it the scores, 5 s per head
+    the MLP's two inner values        2(f1 + f)              over tp; f1 = f, or 2f if it is gated
+    an expert's visit                 2(f1 + f) + 2h         as the MLP, over expt_tp, and the token as it came
 
-Selective recomputation drops the line of the statistics (or scores), full recomputation keeps the layer's input alone
-and one layer alive. Frozen weights need no input kept for their gradients: outputs of norms (but a router's), the
-MLP's second value and tokens as they came, and attention's output where no flash attention asks for it itself
-(megatron-core 0.19, tensor_parallel/layers.py, linear_with_frozen_weight; Transformer Engine likewise). How many
-microbatches a rank holds is the schedule's to say (schedule.py).
+Selective recomputation drops the line of the statistics or scores. Full recomputation keeps a layer's input alone, and
+one layer is alive at a time. Frozen weights have no gradients that need an input. Then the outputs of norms are not
+kept (except that of a router's norm), nor the MLP's second inner value, nor the tokens as they came, nor attention's
+output unless flash attention itself needs it (megatron-core 0.19, tensor_parallel/layers.py, linear_with_frozen_weight;
+Transformer Engine does the same). How many microbatches a rank holds follows from the schedule (schedule.py).
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ from ..work.parameters import Parameters, parameter_bytes
 from ..work.settings import Settings
 from ..work.tokens import edge_bytes
 
-WORKSPACE_BYTES = 32 * 2**20  # of one cuBLAS workspace on Hopper and later; on an A100 it is smaller
-COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, where it has been used
+WORKSPACE_BYTES = 32 * 2**20  # one cuBLAS workspace on Hopper and later; on an A100 it is smaller
+COMMUNICATOR_BYTES = 8 * 2**20  # NCCL's channel buffers of one communicator on one rank, once it has been used
 
 
 @frozen(kw_only=True)
 class Memory:
-    """Bytes on one rank, of one module's stage or of all that it holds.
+    """Bytes on one rank, for one stage or for all stages that it holds.
 
     Attributes:
-        states: weights, gradients, optimizer.
-        activations: of all microbatches in flight.
-        logits: of the last stage of a language model, of all microbatches in flight.
-        buffers: Transformer Engine's placeholder for weight gradients, what two stages of a module hand one another,
-            and what has come over bridges: activations of all microbatches in flight, and a gradient.
-        workspace: cuBLAS's, of a rank and of no module on it.
+        states: weights, gradients and optimizer state.
+        activations: activations of all microbatches in flight.
+        logits: logits of all microbatches in flight; on the last stage of a language model only.
+        buffers: Transformer Engine's placeholder for weight gradients, what two stages of a module hand to each other,
+            and what has come over bridges: activations of all microbatches in flight, and one gradient.
+        workspace: cuBLAS's workspaces, which belong to the rank and not to one of its modules.
     """
 
     states: float = 0.0
@@ -63,6 +64,7 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """All bytes."""
         return self.states + self.activations + self.logits + self.buffers + self.workspace
 
     def __add__(self, other: Memory) -> Memory:
@@ -71,9 +73,10 @@ class Memory:
 
 
 def state_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings: Settings) -> float:
-    """Weights, gradients and optimizer state: 18 bytes in bf16 with Adam, 6 + 12 / shards when shared out.
+    """Bytes of weights, gradients and optimizer state on one rank.
 
-    Master weights are kept where the model's are not fp32; Adam keeps two more values, SGD without momentum none.
+    With bf16 and Adam a trained parameter has 18 bytes, or 6 + 12 / shards if the state is shared out. There are master
+    weights unless the model itself is in fp32. Adam keeps two more values per parameter, SGD without momentum none.
     """
     weight = parameter_bytes(plan)
     master = 0 if plan.training.dtype == "fp32" else 4
@@ -88,39 +91,46 @@ def state_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings
 
 
 def token_activations(shape: LayerShape, recompute: str, *, trains: bool = True) -> float:
-    """Bytes that one layer keeps per token of a rank, until the backward pass. `trains`: its weights have gradients."""
+    """Bytes that one layer keeps per token of a rank, until the backward pass.
+
+    Args:
+        shape: the shape of the layer.
+        recompute: `none`, `selective` or `full`, as in the spec.
+        trains: whether the layer's weights have gradients.
+    """
     w, settings = shape.w, shape.settings
-    unit = shape.element_bytes / 2  # the formulas below are in bf16
+    scale = shape.element_bytes / 2  # the formulas below are in bf16
     if recompute == "full":
-        return unit * 2 * w.hidden / shape.split
+        return scale * 2 * w.hidden / shape.split
     norms = 8 if trains else 6 if w.experts else 4  # a router keeps its input, frozen or not
-    kept = unit * norms * w.hidden / shape.split
+    kept = scale * norms * w.hidden / shape.split
     if settings.dropout:
         kept += 2 * w.hidden / shape.split
-    kept += unit * 2 * (w.queries + 2 * w.keys) / (1 if shape.gathers_queries else shape.tp)
+    kept += scale * 2 * (w.queries + 2 * w.keys) / (1 if shape.gathers_queries else shape.tp)
     if shape.is_rotated:
-        kept += unit * 2 * (w.queries / shape.tp + shape.keys)
+        kept += scale * 2 * (w.queries / shape.tp + shape.keys)
     if trains or (settings.flash_attention and recompute == "none"):
-        kept += unit * 2 * w.queries / shape.tp
+        kept += scale * 2 * w.queries / shape.tp
     if recompute == "none":
-        kept += unit * core_activations(shape)
+        kept += scale * core_activations(shape)
     visits = expert_tokens(shape) / shape.tokens.per_rank if w.experts else 1
-    return kept + unit * visits * _visit_activations(shape, trains=trains)
+    return kept + scale * visits * _visit_activations(shape, trains=trains)
 
 
 def _visit_activations(shape: LayerShape, *, trains: bool) -> float:
-    """Bytes, at 2 a value, that one token leaves in an MLP, or in one expert."""
+    """Bytes in bf16 that one token leaves in an MLP, or in one expert."""
     w, divided = shape.w, 2 * shape.w.fc1
     if trains:
         divided += 2 * w.ffn
-    if not shape.settings.fused_activation:  # gated: both factors; then, where experts weigh visits, what is weighed
-        divided += (4 * w.ffn if w.is_gated else 0) + (2 * w.ffn if w.experts else 0)
-    came = 2 * w.hidden if w.experts and trains else 0
-    return divided / (shape.expt_tp if w.experts else shape.tp) + came
+    if not shape.settings.fused_activation:
+        divided += 4 * w.ffn if w.is_gated else 0  # both factors of the gate
+        divided += 2 * w.ffn if w.experts else 0  # the value that the router's weight multiplies
+    token = 2 * w.hidden if w.experts and trains else 0  # as it came to the expert
+    return divided / (shape.expt_tp if w.experts else shape.tp) + token
 
 
 def core_activations(shape: LayerShape) -> float:
-    """Bytes per token of the attention core: statistics per head, or what is kept of each score."""
+    """Bytes per token, in bf16, that the attention core keeps: statistics per head, or what it keeps of each score."""
     if shape.settings.flash_attention:
         return 4 * shape.w.heads / shape.tp
     return shape.settings.score_bytes * shape.w.heads * shape.tokens.length / shape.tp
@@ -156,10 +166,10 @@ def stage_memory(plan: Plan, stage: StageFacts, *, position: int | None = None) 
 
 
 def _logit_bytes(shape: LayerShape) -> tuple[int, int]:
-    """(kept until the backward pass, once more at its beginning or end) of each logit.
+    """Bytes of each logit: (kept until the backward pass, needed once more at its beginning or end).
 
-    Kept are the logits where the loss is fused, else their softmax in fp32, which takes the place of logits in fp32
-    and stands beside those in bf16 (megatron-core 0.19, tensor_parallel/cross_entropy.py).
+    With a fused loss the logits themselves are kept. Otherwise their softmax is kept in fp32; it overwrites logits in
+    fp32, and stands beside logits in bf16 (megatron-core 0.19, tensor_parallel/cross_entropy.py).
     """
     if shape.settings.fused_loss:
         return shape.element_bytes, shape.element_bytes
@@ -167,7 +177,7 @@ def _logit_bytes(shape: LayerShape) -> tuple[int, int]:
 
 
 def _activations(plan: Plan, stage: StageFacts, shape: LayerShape, held: float) -> float:
-    """Bytes of the activations of `held` microbatches."""
+    """Bytes of a stage's activations for `held` microbatches, without logits."""
     module, gradients = stage.module, stage.gradients
     assert module.model is not None  # noqa: S101
     count, rows = stage.num_layers, shape.tokens.per_rank
@@ -178,30 +188,39 @@ def _activations(plan: Plan, stage: StageFacts, shape: LayerShape, held: float) 
             shape.element_bytes * tokens * _projector_values(module.model, shape, gradients, stage.language_width)
         )
     one_layer = token_activations(shape, "none", trains=gradients.body) * rows
-    if not (gradients.before or gradients.body):  # nothing is kept: one layer is alive at a time
+    if not (gradients.before or gradients.body):  # without a backward pass, one layer is alive at a time
         return one_layer + held * handed_on
     kept = token_activations(shape, module.recompute, trains=gradients.body) * rows
-    # What is computed again is alive for one layer at a time.
+    # What is recomputed is alive for one layer at a time.
     return held * (count * kept + handed_on) + (one_layer - kept if count else 0.0)
 
 
 def _projector_values(model: Model, shape: LayerShape, gradients: Gradients, width: int) -> float:
-    """Values per token kept of a projector: its output, which the schedule holds; what its weights' gradients need,
-    its input and the inner value; and that before its activation, where any gradient passes."""
+    """Values that a projector keeps per token.
+
+    They are its output, which the schedule holds; its input and its inner value, if it trains; and the inner value
+    before the activation, if any gradient passes through it.
+    """
     inner = (model.projector_hidden_size or 0) / shape.tp
     passes = gradients.projector or gradients.body or gradients.before
     return width + (shape.w.hidden + inner if gradients.projector else 0) + (inner if passes else 0)
 
 
 def _interleaved(module: ModulePlan, settings: Settings) -> float:
-    """How much more an interleaved schedule holds: 1 + (p - 1) / (p v) (Korthikanti et al. 2022, appendix C)."""
-    pp, slices = module.num_stages, settings.stages_per_rank
-    return 1 + (pp - 1) / (pp * slices) if slices > 1 else 1.0
+    """The factor by which an interleaved schedule of v stages per rank holds more: 1 + (pp - 1) / (pp * v).
+
+    Korthikanti et al. 2022, appendix C.
+    """
+    pp, per_rank = module.num_stages, settings.stages_per_rank
+    return 1 + (pp - 1) / (pp * per_rank) if per_rank > 1 else 1.0
 
 
 def _placeholder(shape: LayerShape, gradients: Gradients) -> float:
-    """Transformer Engine's stand-in for the gradients of weights that are added up elsewhere: as large as the weights
-    of a layer, once per shape, so that all experts share one (pytorch/module/base.py, get_dummy_wgrad)."""
+    """Bytes of Transformer Engine's placeholder for weight gradients, which are accumulated elsewhere.
+
+    It is as large as the weights of a layer. There is one per shape, so that all experts share theirs (Transformer
+    Engine, pytorch/module/base.py, get_dummy_wgrad).
+    """
     if not (shape.settings.dummy_gradient and gradients.body):
         return 0.0
     w = shape.w
@@ -210,29 +229,32 @@ def _placeholder(shape: LayerShape, gradients: Gradients) -> float:
 
 
 def _between_stages(module: ModulePlan, shape: LayerShape) -> float:
-    """Two hidden tensors on the way between stages of a module."""
+    """Bytes of two hidden tensors on their way between the stages of a module."""
     return (
         2 * shape.element_bytes * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
     )
 
 
 def _received(plan: Plan, stage: StageFacts, num_held: int) -> float:
-    """What bridges bring, whole on each rank: to a first stage the rows of each source, kept for their gradient as
-    long as the microbatch is; to a last stage a gradient for each destination."""
+    """Bytes of what bridges bring, which is whole on each rank.
+
+    A first stage receives the tensor of each source, and holds it for its gradient as long as it holds the microbatch.
+    A last stage receives one gradient from each destination.
+    """
     name = stage.module.name
     samples = plan.batch.samples_per_lane[name]
     total = 0.0
     for src, dst in plan.pipeline.hops:
-        row = samples * edge_bytes(plan, plan.module(src), plan.module(dst))
+        tensor = samples * edge_bytes(plan, plan.module(src), plan.module(dst))
         if dst == name and stage.is_first:
-            total += num_held * row
+            total += num_held * tensor
         elif src == name and stage.is_last:
-            total += row
+            total += tensor
     return total
 
 
 def communicator_bytes(plan: Plan, rank: int) -> int:
-    """What the communicators that a rank opens cost it: one per distinct set of two or more ranks and lane."""
+    """Bytes of the communicators that a rank opens, those of two or more ranks; groups may share a communicator."""
     view = plan.view(rank)
     opened = {
         number for number, group in zip(plan.communicators(view), view.groups, strict=True) if len(group.ranks) > 1
@@ -241,5 +263,8 @@ def communicator_bytes(plan: Plan, rank: int) -> int:
 
 
 def excess(num_bytes: float) -> str:
-    """GiB that are too much: rounded up, so that a little is not 0.0, and to save as much is enough."""
+    """The GiB by which something is too large, as text.
+
+    They are rounded up, so that it is enough to save as much, and so that a little is not 0.0.
+    """
     return f"{ceil(10 * num_bytes / GIB) / 10:.1f}"

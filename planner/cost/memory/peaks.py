@@ -1,4 +1,4 @@
-"""Which rank needs most memory, whatever modules it holds."""
+"""Which rank of each module needs most memory, with all modules that it holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from .memory import WORKSPACE_BYTES, Memory, communicator_bytes, stage_memory
 
 @frozen(kw_only=True)
 class RankMemory:
-    """The rank of a module that needs most memory, all modules on it together. Bytes."""
+    """The rank of a module that needs most memory.
+
+    Attributes:
+        module: the module.
+        stage: the stage of it that the rank holds.
+        rank: the rank.
+        memory: bytes of all modules on the rank together.
+        communicators: bytes of the communicators that the rank opens.
+    """
 
     module: str
     stage: int
@@ -24,6 +32,7 @@ class RankMemory:
 
     @property
     def total(self) -> float:
+        """All bytes of the rank."""
         return self.memory.total + self.communicators
 
 
@@ -33,7 +42,7 @@ def first_rank(module: ModulePlan, stage: int) -> int:
 
 
 def position_at(plan: Plan, rank: int) -> int:
-    """Where a rank stands in the schedule, whatever modules it holds."""
+    """The position of a rank in the pipeline, with all stages that it holds."""
     return position_of(plan, [Stage(module.name, stage) for module, stage in _stages_on(plan, rank)])
 
 
@@ -43,7 +52,7 @@ def _stages_on(plan: Plan, rank: int) -> list[tuple[ModulePlan, int]]:
 
 
 def rank_memory(plan: Plan, rank: int, settings: Settings, facts: Facts | None = None) -> Memory:
-    """What all modules on a rank need, without communicators.
+    """The memory of all modules on a rank, without communicators.
 
     Args:
         plan: the plan.
@@ -59,9 +68,9 @@ def rank_memory(plan: Plan, rank: int, settings: Settings, facts: Facts | None =
 
 
 def peaks(plan: Plan, settings: Settings, facts: Facts | None = None) -> tuple[RankMemory, ...]:
-    """For each module, the rank that needs most memory, the lowest of several. Ranks that hold equal stages are alike.
+    """For each module, the rank that needs most memory; the lowest if several need as much.
 
-    The arguments are those of `rank_memory`.
+    Ranks that hold the same stages are alike. The arguments are those of `rank_memory`.
     """
     facts = facts_of(plan, settings) if facts is None else facts
     memory = {unit.ranks[0]: rank_memory(plan, unit.ranks[0], settings, facts) for unit in schedule_of(plan).units}

@@ -1,4 +1,4 @@
-"""Where a rank does not fit: what would make it fit, computed by making each change and counting again."""
+"""What would make a plan fit if a rank's memory is too small: each change is made, and the bytes are counted again."""
 
 from __future__ import annotations
 
@@ -16,17 +16,26 @@ from ..work.settings import Settings
 from .memory import excess
 from .peaks import RankMemory, peaks, rank_memory
 
-_WORTH = 0.1 * GIB  # what saves less is not worth a line
+_WORTH = 0.1 * GIB  # a change that saves less is not worth a line
 
-Setting = tuple[str, str]  # a key of the spec, and the module whose key it is, if any
-Written = dict[Setting, str]
+Key = tuple[str, str]
+"""A key of the spec, and the module that has it; "" if it is not a module's key."""
+
+Written = dict[Key, str]
+"""What to write into the spec: key -> value."""
 
 
 def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, settings: Settings) -> tuple[str, ...]:
-    """One line per change that helps a rank that is too full, the most helpful first; none where all fit.
+    """One line per change that helps a rank that is too full, the most helpful first; none if every rank fits.
 
-    Where no single change is enough, the most helpful ones together come before them. A change fits where every rank
-    of the module does after it.
+    If no single change is enough, a line with the most helpful ones together comes before them. A change is enough if
+    every rank of the module fits after it.
+
+    Args:
+        plan: the plan.
+        fullest: of each module, the rank that needs most memory.
+        hardware: the GPU.
+        settings: what is assumed of the training software.
     """
     limit = hardware.memory_bytes
     found: list[str] = []
@@ -38,7 +47,13 @@ def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, se
 
 @frozen
 class _Try:
-    """A changed plan: what to write for it, and the rank of the module that is then the fullest."""
+    """A changed plan.
+
+    Attributes:
+        written: what to write into the spec for it.
+        plan: the plan after the change.
+        fullest: the rank of the module that then needs most memory.
+    """
 
     written: Written
     plan: Plan
@@ -46,7 +61,7 @@ class _Try:
 
 
 def _of_rank(plan: Plan, peak: RankMemory, limit: float, settings: Settings) -> list[str]:
-    """What helps the fullest rank of a module."""
+    """The lines for the fullest rank of one module."""
     begun = _Try({}, plan, peak)
     tries = _better(begun, peak.rank, settings)
     together = begun
@@ -58,12 +73,12 @@ def _of_rank(plan: Plan, peak: RankMemory, limit: float, settings: Settings) -> 
 
 
 def _better(begun: _Try, rank: int, settings: Settings) -> list[_Try]:
-    """Every change more that is worth it, the best first."""
+    """Every further change that is worth it, the best first."""
     found = []
-    for setting, value, plan in _changes(begun.plan, rank):
+    for key, value, plan in _changes(begun.plan, rank):
         fullest = next(peak for peak in peaks(plan, settings) if peak.module == begun.fullest.module)
         if begun.fullest.total - fullest.total > _WORTH:
-            found.append(_Try(begun.written | {setting: value}, plan, fullest))
+            found.append(_Try(begun.written | {key: value}, plan, fullest))
     return sorted(found, key=lambda one: one.fullest.total)
 
 
@@ -79,15 +94,15 @@ def _line(one: _Try, peak: RankMemory, limit: float, settings: Settings) -> str:
     return f"{what} saves {saved / GIB:.1f} GiB on rank {peak.rank}, {fits}"
 
 
-def _changes(plan: Plan, rank: int) -> Iterator[tuple[Setting, str, Plan]]:
-    """Changes to the modules on a rank: what to write, and the plan with it. Each is one that the spec may have."""
+def _changes(plan: Plan, rank: int) -> Iterator[tuple[Key, str, Plan]]:
+    """The changes that could help a rank: (key, value to write, plan with it). The spec may have any of them."""
     for module in plan.modules:
         if rank not in module.grid or module.model is None:
             continue
         for how in ("selective", "full"):
             if module.recompute not in (how, "full"):
                 yield ("recompute", module.name), how, _with(plan, module.name, recompute=how)
-        # Language alone: a class token leaves the sequence of an encoder indivisible.
+        # Language only: with its class token, the sequence of an encoder cannot be divided.
         tp, share = module.grid.size_of(Axis.TP), plan.batch_sizes.seq_length // module.grid.size_of(Axis.CP)
         if module.is_language and tp > 1 and not module.sequence_parallel and share % tp == 0:
             yield ("sequence_parallel", module.name), "true", _with(plan, module.name, sequence_parallel=True)
@@ -101,5 +116,6 @@ def _changes(plan: Plan, rank: int) -> Iterator[tuple[Setting, str, Plan]]:
 
 
 def _with(plan: Plan, name: str, **changes: Any) -> Plan:
+    """The plan with other fields in one of its modules."""
     modules = tuple(attrs.evolve(one, **changes) if one.name == name else one for one in plan.modules)
     return attrs.evolve(plan, modules=modules)

@@ -1,1 +1,1 @@
-"""Who computes what and when: the schedule of a step, and its simulation."""
+"""Which rank computes what and when: the schedule of a step, and its simulation."""

@@ -1,4 +1,4 @@
-"""How long each operation of a schedule takes: the simulator's only numbers."""
+"""How long each operation of a schedule takes: the only numbers that the simulation needs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class Durations:
     """Seconds that every operation takes.
 
     Attributes:
-        passes: by (stage, direction), one microbatch on one lane; with its tensor, context and expert collectives.
-        hops: by stage that has one after it in its module, one transfer between the two, either direction.
-        edges: by (source, destination, direction), one microbatch over the edge: its messages, then the broadcast or
-            gather inside the lane. Where the modules share ranks, these compute nothing meanwhile.
+        passes: seconds of one microbatch on one lane of a stage, by (stage, direction); tensor, context and expert
+            collectives included.
+        hops: seconds of one transfer from a stage to the next of its module, in either direction, by the first of the
+            two.
+        edges: seconds of one microbatch over an edge, by (source, destination, direction): its messages, and what lanes
+            do before and after them. If the modules share ranks, these ranks compute nothing meanwhile.
 
     Raises:
         ValueError: a duration is negative or not finite.
@@ -49,7 +51,14 @@ class Durations:
         hop: Callable[[Stage], float] = lambda _: 0.0,
         edge: Callable[[str, str, Direction], float] = lambda _src, _dst, _way: 0.0,
     ) -> Durations:
-        """The durations of a plan from functions; transfers take no time where none are given."""
+        """The durations of a plan, from functions that give the seconds of each operation.
+
+        Args:
+            plan: the plan.
+            seconds: seconds of a stage's pass, by stage and direction.
+            hop: seconds of a transfer to the next stage of the module, by stage; no time if left out.
+            edge: seconds over an edge, by source, destination and direction; no time if left out.
+        """
         stages = [Stage(module.name, index) for module in plan.modules for index in range(module.num_stages)]
         return cls(
             passes=FrozenMap(((stage, way), seconds(stage, way)) for stage in stages for way in Direction),
@@ -59,5 +68,5 @@ class Durations:
 
     @classmethod
     def uniform(cls, plan: Plan, forward: float = 1.0, backward: float = 2.0) -> Durations:
-        """Every stage alike, transfers in no time: what the schedule alone does."""
+        """The same seconds for every stage, and none for transfers: what remains is the effect of the schedule."""
         return cls.of(plan, lambda _, direction: forward if direction is Direction.FORWARD else backward)

@@ -1,8 +1,8 @@
 """A timeline in the trace event format, which Perfetto (ui.perfetto.dev) and chrome://tracing read.
 
-Processes are modules, threads are units; an operation is a complete event ("ph": "X") with its start and duration in
-microseconds. What an operation waited for stands in its arguments, and a wait is an event of its own on the same
-thread, so that the gaps of a pipeline can be searched too.
+A module is a process, and a unit is a thread. An operation is a complete event ("ph": "X") with its start and duration
+in microseconds; its arguments say what it waited for. A wait is an event of its own on the same thread, so that the
+gaps of a pipeline can be searched as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MICROSECONDS = 1e6
 
 
 def trace_text(timeline: Timeline) -> Iterator[str]:
-    """The document, in pieces to write one after the other."""
+    """The JSON document, in pieces to write one after the other."""
     yield '{"displayTimeUnit": "ms", "traceEvents": [\n'
     separator = ""
     for event in trace_events(timeline):
@@ -27,7 +27,7 @@ def trace_text(timeline: Timeline) -> Iterator[str]:
 
 
 def trace_events(timeline: Timeline) -> Iterator[dict[str, Any]]:
-    """Names of processes and threads, then every operation and wait, unit by unit."""
+    """The names of processes and threads, then every operation and wait, unit by unit."""
     units = timeline.schedule.units
     modules = list(dict.fromkeys(stage.module for unit in units for stage in unit.stages))
     for process, module in enumerate(modules):
@@ -49,10 +49,10 @@ def _name(what: str, name: str, process: int, thread: int) -> dict[str, Any]:
 def _events(operation: Operation, process: int, thread: int) -> Iterator[dict[str, Any]]:
     at = {"ph": "X", "pid": process, "tid": thread}
     for wait in operation.waits:
-        yield at | _span(wait) | {"name": f"wait: {wait}", "cat": "wait"}
+        yield at | _times(wait) | {"name": f"wait: {wait}", "cat": "wait"}
     yield (
         at
-        | _span(operation)
+        | _times(operation)
         | {
             "name": f"{operation.stage.module} {operation.direction}",
             "cat": operation.direction.value,
@@ -65,5 +65,5 @@ def _events(operation: Operation, process: int, thread: int) -> Iterator[dict[st
     )
 
 
-def _span(what: Operation | Wait) -> dict[str, float]:
+def _times(what: Operation | Wait) -> dict[str, float]:
     return {"ts": what.start * MICROSECONDS, "dur": what.seconds * MICROSECONDS}

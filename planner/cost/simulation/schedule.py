@@ -1,8 +1,8 @@
-"""Who computes what in which order: the non-interleaved 1F1B schedule of megatron-core over a plan's stages.
+"""Which ranks compute what in which order: the non-interleaved 1F1B schedule of megatron-core over a plan's stages.
 
 The order is that of megatron-core 0.19.2, `forward_backward_pipelining_without_interleaving`: a unit runs
-w = min(total_stages - position - 1, m) forward passes (warm-up), then one forward and one backward pass in turn,
-then the w backward passes that are left (cool-down). Four stages in a row with two microbatches:
+w = min(stages - position - 1, m) forward passes (warm-up), where m is the number of microbatches, then one forward and
+one backward pass in turn, then the w remaining backward passes (cool-down). Four stages in a row with two microbatches:
 
     stage 0   F0 F1          B0 B1      w = 2 (of 3)
     stage 1      F0 F1    B0    B1      w = 2
@@ -13,13 +13,14 @@ then the w backward passes that are left (cool-down). Four stages in a row with 
 nothing: the order of operations depends on the stage alone, durations are given per stage and per edge, and every
 lane of a stage waits for at least one lane of each neighbour, whatever the two dp sizes are. So the lanes of a stage
 start and end every operation at the same instants (by induction over the operations; a test compares with a replay
-of every lane over the plan's transfers). Lanes that differ, by a slow node or by longer samples, are not modelled.
-Where modules share only some of their ranks, a stage is several units, and lanes of one may wait for different others:
-single passes can then be earlier than simulated; in no layout that was drawn is the step.
+of every lane over the plan's transfers). Lanes that differ because of a slow node or longer samples are not modelled.
+If modules share only some of their ranks, a stage has several units, and the lanes of a unit may wait for different
+units. Single passes can then be earlier than simulated; in none of the layouts that the tests drew was a whole step
+earlier.
 
-**Ranks of several modules** run them in one forward and one backward pass, in the order of the DAG; they receive from
-other ranks before it and send after it. What modules that share ranks hand to one another crosses inside the pass, just
-before the module that takes it. Where a stage stands is `Plan.pipeline`'s to say.
+**Ranks of several modules** run all of them in one forward and one backward pass, in the order of the DAG. They receive
+from other ranks before the pass and send after it. What modules that share ranks hand to each other crosses inside the
+pass, just before the module that takes it. The position of each stage comes from `Plan.pipeline`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ from ...plan import Plan
 
 @attrs.frozen(order=True)
 class Stage:
-    """One pipeline stage of one module."""
+    """One pipeline stage of one module.
+
+    Attributes:
+        module: the name of the module.
+        index: the stage's index in it, from 0.
+    """
 
     module: str
     index: int
@@ -51,10 +57,10 @@ class Unit:
     """All ranks that hold the same stages.
 
     Attributes:
-        ranks: ascending.
-        stages: in the order of the DAG.
-        position: 0-based place on the longest path.
-        num_warmup: forward passes before the first backward pass, were there enough microbatches.
+        ranks: the ranks, ascending.
+        stages: the stages that each of them holds, in the order of the DAG.
+        position: the stages' position in the pipeline that runs, from 0.
+        num_warmup: forward passes before the first backward pass, if there are enough microbatches.
     """
 
     ranks: Sequence[int]
@@ -67,10 +73,10 @@ class Unit:
 
 
 class Call(IntEnum):
-    """What a unit does next: compute, or one of the communication calls of the schedule.
+    """What a unit does next: a pass, or one of the communication calls of the schedule.
 
-    UPSTREAM is with the stages before, DOWNSTREAM with those after. A call that sends one way and receives the other
-    does both at once: `send_forward_recv_backward` is DOWNSTREAM with both microbatches given.
+    UPSTREAM calls exchange tensors with the stages before, DOWNSTREAM calls with those after. A call may send in one
+    direction and receive in the other at once: `send_forward_recv_backward` is DOWNSTREAM with both microbatches given.
     """
 
     FORWARD = 0
@@ -85,7 +91,7 @@ Step = tuple[Call, int, int]
 
 
 def program(num_warmup: int, num_microbatches: int) -> Iterator[Step]:
-    """The calls of a unit in megatron-core's order. `num_warmup` may exceed the number of microbatches."""
+    """The calls of a unit, in megatron-core's order. `num_warmup` may exceed the number of microbatches."""
     warmup = min(num_warmup, num_microbatches)
     for i in range(warmup):
         yield Call.UPSTREAM, i, NONE
@@ -106,7 +112,7 @@ def program(num_warmup: int, num_microbatches: int) -> Iterator[Step]:
 
 
 def computations(num_warmup: int, num_microbatches: int) -> Iterator[tuple[Call, int]]:
-    """The passes of a unit alone, in order: (FORWARD or BACKWARD, microbatch)."""
+    """The passes of a unit in order, without its communication: (FORWARD or BACKWARD, microbatch)."""
     for call, forward, backward in program(num_warmup, num_microbatches):
         if call is Call.FORWARD:
             yield call, forward
@@ -115,31 +121,33 @@ def computations(num_warmup: int, num_microbatches: int) -> Iterator[tuple[Call,
 
 
 def in_flight(num_warmup: int, num_microbatches: int) -> int:
-    """Microbatches whose activations a unit holds at its fullest: min(m, warm-up + 1)."""
+    """The most microbatches whose activations a unit holds at once: min(num_microbatches, num_warmup + 1)."""
     return min(num_microbatches, num_warmup + 1)
 
 
 def num_passes(plan: Plan) -> int:
-    """Passes that a simulation of the plan goes through: every stage, microbatch and direction."""
+    """The number of passes that a simulation of the plan goes through: every stage, microbatch and direction."""
     return 2 * plan.batch.num_microbatches * sum(module.num_stages for module in plan.modules)
 
 
 def position_of(plan: Plan, stages: Sequence[Stage]) -> int:
-    """Place in the schedule of ranks that hold these stages, given in plan order."""
+    """The position in the pipeline of ranks that hold these stages, which are given in plan order."""
     return plan.pipeline.position({stage.module: stage.index for stage in stages})
 
 
 def warmup_at(plan: Plan, position: int) -> int:
-    """Forward passes before the first backward pass at a place in the schedule."""
+    """The number of forward passes before the first backward pass, at a position in the pipeline."""
     return plan.pipeline.num_stages - position - 1
 
 
 @frozen
 class Hop:
-    """Two stages that hand microbatches to one another: within a module, or across an edge.
+    """Two stages that hand microbatches to each other: within a module, or across an edge.
 
     Attributes:
-        units: indices of the two units; equal ones where the tensors stay on their ranks.
+        units: indices of their two units; equal if the tensors stay on their ranks.
+        src: the stage that hands on activations.
+        dst: the stage that takes them, and hands back gradients.
         is_shared: whether the two modules share ranks, so that the tensors cross inside a pass.
     """
 
@@ -150,6 +158,7 @@ class Hop:
 
     @property
     def is_edge(self) -> bool:
+        """Whether the two stages are of different modules."""
         return self.src.module != self.dst.module
 
     def __str__(self) -> str:
@@ -158,11 +167,14 @@ class Hop:
 
 @frozen
 class Schedule:
-    """The units of a plan and what joins them. Its size depends on the number of stages, not on microbatches.
+    """The units of a plan and the hops between them. Its size depends on the number of stages alone.
 
     Attributes:
-        modules: names in the order of the DAG.
-        units: in that order, then by stage.
+        modules: the names of the modules, in the order of the DAG.
+        units: the units, by the first module that they hold, in that order, then by its stage.
+        hops: the hops within modules, then those across edges.
+        num_microbatches: microbatches of a step.
+        world_size: number of ranks.
     """
 
     modules: tuple[str, ...]
@@ -183,7 +195,7 @@ def schedule_of(plan: Plan) -> Schedule:
     hops = tuple(
         Hop(pair, src, dst, is_shared=(src.module, dst.module) in plan.pipeline.shared)
         for src, dst in _neighbours(plan)
-        for pair in _linked(plan, units, (src, holders[src]), (dst, holders[dst]))
+        for pair in _unit_pairs(plan, units, (src, holders[src]), (dst, holders[dst]))
     )
     return Schedule(modules, units, hops, plan.batch.num_microbatches, plan.world_size)
 
@@ -201,7 +213,10 @@ def _units(plan: Plan, modules: Sequence[str]) -> tuple[Unit, ...]:
 
 
 def _ranks_by_stages(plan: Plan) -> dict[tuple[Stage, ...], Sequence[int]]:
-    """The ranks of each set of stages, stages in plan order. Only ranks of modules that overlap are looked at."""
+    """The ranks that hold each set of stages, the stages in plan order.
+
+    Ranks are looked at one by one only if their module overlaps another.
+    """
     found: dict[tuple[Stage, ...], Sequence[int]] = {}
     stages_of: dict[int, tuple[Stage, ...]] = {}
     for module in plan.modules:
@@ -220,7 +235,7 @@ def _ranks_by_stages(plan: Plan) -> dict[tuple[Stage, ...], Sequence[int]]:
 
 
 def _neighbours(plan: Plan) -> Iterator[tuple[Stage, Stage]]:
-    """Stages that hand tensors to one another: along each module's pipeline, then across each edge."""
+    """The pairs of stages that hand tensors to each other: along each module's pipeline, then across each edge."""
     for module in plan.modules:
         for index in range(1, module.num_stages):
             yield Stage(module.name, index - 1), Stage(module.name, index)
@@ -228,20 +243,23 @@ def _neighbours(plan: Plan) -> Iterator[tuple[Stage, Stage]]:
         yield Stage(src, plan.module(src).num_stages - 1), Stage(dst, 0)
 
 
-def _linked(
+def _unit_pairs(
     plan: Plan, units: Sequence[Unit], src: tuple[Stage, list[int]], dst: tuple[Stage, list[int]]
 ) -> list[tuple[int, int]]:
-    """The pairs of units between which two neighbouring stages hand over tensors, ascending."""
+    """The pairs of units over which two neighbouring stages hand tensors to each other, ascending.
+
+    Each stage comes with the indices of its units.
+    """
     (one, senders), (other, receivers) = src, dst
     if len(senders) == len(receivers) == 1:
         return [(senders[0], receivers[0])]
-    unit_at = {rank: index for index in {*senders, *receivers} for rank in units[index].ranks}
+    unit_of = {rank: index for index in {*senders, *receivers} for rank in units[index].ranks}
     if one.module == other.module:
-        found = {(unit_at[g[one.index]], unit_at[g[other.index]]) for g in plan.groups(one.module, GroupKind.PP)}
+        found = {(unit_of[g[one.index]], unit_of[g[other.index]]) for g in plan.groups(one.module, GroupKind.PP)}
     else:
         bridge = plan.bridge(one.module, other.module)
         found = {
-            (unit_at[sender], unit_at[receiver])
+            (unit_of[sender], unit_of[receiver])
             for transfer in bridge.transfers
             for sender in bridge.src_broadcast[transfer.src_lane]
             for receiver in bridge.dst_broadcast[transfer.dst_lane]

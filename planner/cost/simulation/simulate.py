@@ -1,21 +1,23 @@
 """Plan + durations -> timeline: an event simulation of the 1F1B schedule.
 
-What is modelled. A unit (schedule.py) does one thing at a time, in the order of its program. Tensors start to move
-when both ends have reached the call that moves them, and arrive after the hop's seconds: megatron-core's
-non-interleaved schedule overlaps no communication with computation, and posts a receive only when it needs it.
-A receive holds its unit until the tensors are there. A send either
+What is modelled: a unit (schedule.py) does one thing at a time, in the order of its program. Tensors start to move
+when both ends have reached the call that moves them, and arrive after the seconds of the hop: megatron-core's
+non-interleaved schedule overlaps no communication with computation, and posts a receive only when it needs the tensors.
+A receive holds its unit until the tensors are there. A send is one of two kinds:
 
-- WAITED: holds its unit as well, until the tensors have been taken. So are sends within a pipeline
-  (`P2PCommunicator._communicate` waits for every request; the two directions of one call together), those inside a
-  pass, between modules that share ranks, and those of megatron-core's own bridges, edge by edge.
-- POSTED: goes on by itself, all edges of a call at once. Bridges must do so where branches differ in length:
+- WAITED: the send holds its unit as well, until the tensors have been taken. Sends within a module's pipeline are of
+  this kind (`P2PCommunicator._communicate` waits for every request, for both directions of a call together). So are
+  sends inside a pass, between modules that share ranks, and those of megatron-core's own bridges, one edge after the
+  other.
+- POSTED: the unit goes on at once, and all edges of a call move at the same time. Our bridges do this.
 
-Waited sends over edges stop for good where branches differ by two stages or more: the short branch wants to hand on
-its next microbatch while its destination wants to hand back a gradient first. `simulate` says who waits for whom.
+With waited sends over edges, a schedule whose branches differ by two stages or more stops for good: the short branch
+wants to hand on its next microbatch, while its destination wants to hand back a gradient first. `simulate` then says
+which unit waits for which.
 
-What is not modelled: lanes that differ, messages that share a wire, and collectives of tensor parallelism apart from
-the passes they belong to. Recorded: megatron-core 0.19.2, pipeline_parallel/schedules.py, p2p_communication.py,
-bridge_communicator.py.
+What is not modelled: lanes that differ, messages that share a link, and collectives of tensor parallelism apart from
+the passes that they belong to. The behaviour is that of megatron-core 0.19.2, pipeline_parallel/schedules.py,
+p2p_communication.py and bridge_communicator.py.
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ class Sends(StrEnum):
 
 
 class DeadlockError(RuntimeError):
-    """The schedule stops for good.
+    """The schedule stops for good, because units wait for each other in a circle.
 
     Attributes:
-        waiting: the units that wait for one another, in words.
-        rule: what is wrong, with them.
+        waiting: what each of these units waits for, in words.
+        rule: what is wrong, with what each unit waits for.
         remedy: what to change.
     """
 
@@ -54,22 +56,22 @@ class DeadlockError(RuntimeError):
 
 
 _REMEDIES = {
-    Sends.POSTED: "give modules that share ranks ranks of their own, or pp: 1",  # others never stop
+    Sends.POSTED: "give modules that share ranks ranks of their own, or pp: 1",  # no other layout stops
     Sends.WAITED: "post the sends over edges",
 }
 
 
 def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, hops: Sends = Sends.WAITED) -> Timeline:
-    """Run one step of a plan.
+    """Simulate one step of a plan.
 
     Args:
-        plan: the layout.
+        plan: the plan.
         durations: seconds of every pass and transfer; see `Durations.of`.
-        edges: sends between modules apart.
-        hops: sends between the stages of one module.
+        edges: the kind of sends between modules on ranks of their own.
+        hops: the kind of sends between the stages of one module.
 
     Raises:
-        DeadlockError: some units wait for one another.
+        DeadlockError: some units wait for each other in a circle.
         KeyError: a duration is missing.
     """
 
@@ -93,7 +95,11 @@ def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, h
 
 
 def _critical_path(workers: Sequence[Worker], pipes: Sequence[Pipes]) -> list[Segment]:
-    """From the last operation back to the start: at each instant, what the next thing on the path waited for."""
+    """The critical path, found from the last operation back to the start.
+
+    Before a pass comes what its unit did before it. Before tensors that cross a hop comes the last event of the end
+    that came later, the sender or the receiver.
+    """
     worker = max(workers, key=lambda worker: worker.now)
     passes: dict[int, list[tuple[Call, Stage, int]]] = {}
     at, found = len(worker.ends) - 1, []
@@ -118,14 +124,17 @@ def _critical_path(workers: Sequence[Worker], pipes: Sequence[Pipes]) -> list[Se
 
 
 def _circle(workers: Sequence[Worker], schedule: Schedule) -> tuple[str, ...]:
-    """Who waits for whom, from the first unit that is met twice on."""
+    """What each unit of a circle waits for, in words.
+
+    The walk begins at any unit that sleeps and goes on to the unit that it waits for, until it comes to one again.
+    """
     seen: list[int] = []
     at = next(worker.index for worker in workers if worker.asleep_on)
     while at not in seen:
         seen.append(at)
         waits = workers[at].asleep_on
         if waits is None:
-            break  # it ended without sending what the last one waits for; cannot be in a schedule
+            break  # the unit ended without sending what another waits for, which no schedule does
         at = waits[0].party(not waits[1])
     return tuple(_wait_in_words(workers[index], schedule) for index in seen[seen.index(at) :])
 

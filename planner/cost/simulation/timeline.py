@@ -1,6 +1,6 @@
-"""What a simulation found: every operation and wait of every unit, and how long the step's pipeline takes.
+"""What a simulation found: every operation and wait of every unit, and how long the pipeline takes.
 
-They are kept as columns of numbers, one track per unit, and become objects when they are asked for: a pipeline
+Each unit has a track of them, kept as columns of numbers. They become objects only when they are asked for: a pipeline
 of 64 stages and 256 microbatches has 32,768 operations. Times are seconds from the start of the first operation.
 """
 
@@ -16,12 +16,13 @@ from .schedule import Call, Hop, Schedule, Stage, Unit, computations, in_flight
 
 @frozen
 class Wait:
-    """A stretch in which a unit computes nothing, before one of its operations.
+    """A time in which a unit computes nothing, before one of its operations.
 
     Attributes:
-        hop: the two stages concerned.
-        direction: of the tensors waited for.
-        by_sender: the unit waits for its own tensors to be taken, instead of for those of another.
+        start, end: when the wait begins and ends.
+        hop: the two stages between which tensors are waited for.
+        direction: the direction in which these tensors move.
+        by_sender: whether the unit waits for its own tensors to be taken; otherwise it waits for tensors to come.
     """
 
     start: float
@@ -36,7 +37,7 @@ class Wait:
 
     @property
     def on(self) -> Stage:
-        """The stage that was waited for. Where the tensors stay on the unit, the one they come from."""
+        """The stage that the unit waits for; the one that the tensors come from if the unit holds both."""
         return self.hop.dst if (self.direction is Direction.FORWARD) == self.by_sender else self.hop.src
 
     def __str__(self) -> str:
@@ -51,8 +52,12 @@ class Operation:
     """One pass of one stage over one microbatch, on all ranks of a unit at once.
 
     Attributes:
-        unit: index of the unit in the schedule.
-        waits: what the unit waited for since the operation before it; none where it started as soon as that ended.
+        unit: the unit's index in the schedule.
+        stage: the stage that passes.
+        microbatch: the microbatch, from 0.
+        direction: whether the pass is forward or backward.
+        start, end: when the pass begins and ends.
+        waits: the unit's waits since its previous operation; empty if the pass began as soon as that one ended.
     """
 
     unit: int
@@ -69,7 +74,7 @@ class Operation:
 
     @property
     def waited_for(self) -> Wait | None:
-        """The longest of its waits."""
+        """The longest of the operation's waits; None if it has none."""
         return max(self.waits, key=lambda wait: wait.seconds, default=None)
 
 
@@ -77,22 +82,28 @@ PASS = -1
 
 
 def encode_wait(hop: int, direction: Direction, *, by_sender: bool) -> int:
-    """One number for a wait: the index of its hop, the direction of the tensors, and whether their sender waits."""
+    """A wait as one number.
+
+    Args:
+        hop: the index of its hop in the schedule.
+        direction: the direction in which the tensors move.
+        by_sender: whether their sender waits.
+    """
     return 4 * hop + 2 * (direction is Direction.BACKWARD) + by_sender
 
 
 def decode_wait(code: int) -> tuple[int, Direction, bool]:
-    """(index of the hop, direction, whether the sender waits) of a wait that `encode_wait` made a number of."""
+    """(index of the hop, direction, whether the sender waits) of a number that `encode_wait` made."""
     return code >> 2, Direction.BACKWARD if code & 2 else Direction.FORWARD, bool(code & 1)
 
 
 @frozen
 class Track:
-    """What one unit does as columns, operations and waits, each from the end of the one before it; the first from 0.
+    """What one unit does, as columns: its operations and waits, each of which begins when the one before it ends.
 
     Attributes:
-        ends: when each ends.
-        codes: PASS for an operation; for a wait, what `encode_wait` makes of it.
+        ends: when each of them ends; the first begins at 0.
+        codes: PASS for an operation, the number made by `encode_wait` for a wait.
     """
 
     ends: tuple[float, ...]
@@ -109,17 +120,24 @@ class Track:
 
     @property
     def busy(self) -> float:
-        """Seconds of its operations."""
+        """Seconds of the unit's operations, all together."""
         return sum(end - start for start, end, code in self if code == PASS)
 
     def __iter__(self) -> Iterator[tuple[float, float, int]]:
-        """(start, end, code) of each."""
+        """(start, end, code) of each operation and wait."""
         return zip((0.0, *self.ends), self.ends, self.codes, strict=False)
 
 
 @frozen
 class Segment:
-    """A stretch of the critical path: a pass of a stage, or tensors that cross a hop."""
+    """A segment of the critical path: a pass of a stage, or tensors that cross a hop.
+
+    Attributes:
+        start, end: when the segment begins and ends.
+        direction: the direction of the pass, or of the tensors.
+        microbatch: the microbatch, from 0.
+        where: the stage that passes, or the hop that is crossed.
+    """
 
     start: float
     end: float
@@ -138,8 +156,8 @@ class Timeline:
 
     Attributes:
         schedule: the units, their ranks, and the hops between them.
-        tracks: per unit of the schedule.
-        path: the critical path, earliest segment first: without a gap, from 0 to the makespan.
+        tracks: the track of each unit of the schedule.
+        path: the critical path, from 0 to the makespan without a gap, earliest segment first.
     """
 
     schedule: Schedule
@@ -148,31 +166,32 @@ class Timeline:
 
     @cached_property
     def makespan(self) -> float:
-        """Seconds until the last operation has ended. Gradient reduction and the optimizer come after it."""
+        """Seconds until the last operation has ended. The reduction of gradients and the optimizer come after it."""
         return max(track.end for track in self.tracks)
 
     @cached_property
     def busy(self) -> tuple[float, ...]:
-        """Seconds that each unit computes."""
+        """The seconds for which each unit computes."""
         return tuple(track.busy for track in self.tracks)
 
     @cached_property
     def gpu_seconds(self) -> float:
-        """Seconds that GPUs compute, all of them together."""
+        """The seconds for which GPUs compute, summed over all GPUs."""
         return sum(busy * len(unit.ranks) for busy, unit in zip(self.busy, self.schedule.units, strict=True))
 
     @property
     def bubble(self) -> float:
-        """The part of all GPU time in which a GPU computes nothing: 1 - sum of busy / (GPUs * makespan)."""
+        """The share of all GPU time in which a GPU computes nothing: 1 - gpu_seconds / (world_size * makespan)."""
         return 1 - self.gpu_seconds / (self.schedule.world_size * self.makespan) if self.makespan else 0.0
 
     @property
     def num_operations(self) -> int:
+        """Number of operations of all units."""
         return sum(track.num_operations for track in self.tracks)
 
     @cached_property
     def in_flight(self) -> tuple[int, ...]:
-        """Per unit, microbatches whose activations it holds at its fullest."""
+        """The most microbatches whose activations each unit holds at once."""
         return tuple(in_flight(unit.num_warmup, self.schedule.num_microbatches) for unit in self.schedule.units)
 
     def operations(self, unit: int) -> Iterator[Operation]:
@@ -190,7 +209,7 @@ class Timeline:
                 waits.append(Wait(start, end, hops[hop], direction, by_sender))
 
     def waits(self, unit: int) -> dict[str, float]:
-        """Seconds that a unit waits during the step, by what for; the longest first."""
+        """The seconds for which a unit waits in a step, by reason, the longest first."""
         found: dict[str, float] = {}
         for operation in self.operations(unit):
             for wait in operation.waits:
@@ -206,7 +225,7 @@ DIRECTIONS = {Call.FORWARD: Direction.FORWARD, Call.BACKWARD: Direction.BACKWARD
 
 
 def stage_passes(unit: Unit, num_microbatches: int) -> Iterator[tuple[Call, Stage, int]]:
-    """Every (FORWARD or BACKWARD, stage, microbatch) of a unit in order; backward passes its stages in reverse."""
+    """Every (FORWARD or BACKWARD, stage, microbatch) of a unit, in order. Backward, its stages come in reverse."""
     forward, backward = unit.stages, unit.stages[::-1]
     for call, microbatch in computations(unit.num_warmup, num_microbatches):
         for stage in forward if call is Call.FORWARD else backward:

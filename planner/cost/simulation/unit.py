@@ -1,7 +1,8 @@
-"""A unit at work: it runs its program, and tensors cross the channels between it and others.
+"""A unit at work: it runs its program, and tensors cross the channels between it and other units.
 
-Nothing is shared but channels: each keeps, per microbatch, when either end came to it, and says when it has been
-taken. A worker that must wait for that goes to sleep, and is woken by whoever comes to the other end (simulate.py).
+Workers share nothing but channels. A channel keeps, for each microbatch, when its sender and its receiver came to it,
+and from that when the microbatch has been taken. A worker that must wait for that goes to sleep; the worker that comes
+to the other end wakes it (simulate.py).
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from .timeline import PASS, Track, encode_wait
 
 
 class Channel:
-    """One hop in one direction. Microbatches cross it in order, and are numbered.
+    """One hop in one direction. Microbatches cross it in order.
 
     Attributes:
-        direction: the way the tensors move.
-        receiver_code, sender_code: a wait at either end, as `Track.codes` holds it.
+        hop: the hop.
+        direction: the direction in which the tensors move.
+        receiver_code, sender_code: the wait of the receiver and that of the sender, as in `Track.codes`.
         seconds: how long a microbatch is on its way.
         waited: whether a sender waits until its tensors have been taken.
-        offers, wants: per microbatch, when the sender and the receiver came to it.
-        offered_after, wanted_after: and after which of their events.
-        ends: per microbatch, when it has been taken.
-        asleep: a worker that waits here, at either end.
+        offers, wants: for each microbatch, when the sender and the receiver came to the channel.
+        offered_after, wanted_after: for each microbatch, the index of the last event of the sender, and of the
+            receiver, before that.
+        ends: for each microbatch, when it has been taken.
+        asleep: the worker that waits here, at either end; None if none does.
     """
 
     __slots__ = (
@@ -47,7 +50,7 @@ class Channel:
         self.asleep: Worker | None = None
 
     def party(self, sends: bool) -> int:
-        """Index of the unit at one end."""
+        """The index of the unit that sends, or of the unit that receives."""
         return self.hop.units[0] if (self.direction is Direction.FORWARD) == sends else self.hop.units[1]
 
 
@@ -74,15 +77,26 @@ class Pipes:
 
 
 Exchange = tuple[list[Channel], list[Channel]]
-"""(to send into, to receive from): all posted before any is waited for."""
+"""(channels to send into, channels to receive from): all are posted before any is waited for."""
 
 
 class Worker:
-    """A unit on its way through its program. `run` gives control back when it waits or has ended.
+    """A unit on its way through its program.
 
-    What it did are its *events*, as columns, because a few hundred thousand tuples would be looked at by the garbage
-    collector again and again: when each ended, and so the next began; PASS, or the code of the wait; the number of the
-    pass, or of the microbatch.
+    What it has done are its *events*: passes and waits. They are kept as columns, because the garbage collector would
+    look at a few hundred thousand tuples again and again.
+
+    Attributes:
+        index: the unit's index in the schedule.
+        unit: the unit.
+        num_microbatches: microbatches of a step.
+        now: when the last event ended.
+        num_passes: the number of passes so far.
+        ends: when each event ended, which is when the next began.
+        codes: PASS, or the code of the wait, as in `Track.codes`.
+        numbers: the number of the pass, or the microbatch that was waited for.
+        asleep_on: the channel that the worker waits for, and whether it is the sender; None if it does not wait.
+        run: the program, an iterator that gives control back when the worker must wait, and stops at its end.
     """
 
     def __init__(
@@ -105,15 +119,19 @@ class Worker:
     def _steps(
         self, schedule: Schedule, durations: Durations, pipes: Sequence[Pipes], way: Direction
     ) -> Iterator[float | Exchange]:
-        """A pass in the order of the DAG: seconds of each stage, after what comes to its module on shared ranks."""
+        """The steps of a pass, in the order of the DAG.
+
+        They are the seconds of each stage and, before them, the exchanges in which its module takes what comes from
+        modules on shared ranks.
+        """
         stages = {stage.module: stage for stage in self.unit.stages}
-        joined: dict[tuple[str, str], list[Channel]] = {}
+        shared: dict[tuple[str, str], list[Channel]] = {}
         for pipe in pipes:
             if pipe.hop.is_shared and self.index in pipe.hop.units:
                 channel = pipe.forward if way is Direction.FORWARD else pipe.backward
-                joined.setdefault((pipe.hop.src.module, pipe.hop.dst.module), []).append(channel)
+                shared.setdefault((pipe.hop.src.module, pipe.hop.dst.module), []).append(channel)
         for name in schedule.modules:
-            for (_, dst), channels in joined.items():
+            for (_, dst), channels in shared.items():
                 if dst == name:
                     outs, ins = ([one for one in channels if one.party(sends) == self.index] for sends in (True, False))
                     yield outs, ins
@@ -121,8 +139,8 @@ class Worker:
                 yield durations.passes[stages[name], way]
 
     def track(self) -> Track:
-        """Until the last pass; a unit then waits for the others."""
-        num_waits = self.codes[::-1].index(PASS)  # for what it sent last
+        """The unit's track, up to its last pass. What it waits for after that is the end of the step."""
+        num_waits = self.codes[::-1].index(PASS)  # waits after the last pass, for its last tensors to be taken
         stop = len(self.codes) - num_waits
         return Track(tuple(self.ends[:stop]), tuple(self.codes[:stop]))
 
@@ -146,7 +164,7 @@ class Worker:
         self.num_passes += 1
 
     def _exchange(self, outs: Sequence[Channel], ins: Sequence[Channel]) -> Iterator[None]:
-        """Post everything, then wait for what is to be waited for."""
+        """Post all channels, then wait for what comes, and for what is sent over channels that are waited for."""
         last = len(self.ends) - 1
         for channel in outs:
             channel.offers.append(self.now)
@@ -181,7 +199,7 @@ class Worker:
         self.numbers.append(number)
 
     def _settle(self, channel: Channel) -> None:
-        """If both ends have come to the next microbatch: say when it arrives, and wake who waits for it."""
+        """If both ends have come to the next microbatch, note when it has been taken and wake the worker that waits."""
         k = len(channel.ends)
         if min(len(channel.offers), len(channel.wants)) <= k:
             return
@@ -192,10 +210,10 @@ class Worker:
 
 
 def _exchanges(pairs: Sequence[tuple[Channel, Channel]]) -> list[Exchange]:
-    """Of (to send into, to receive from): what is posted together.
+    """The exchanges of one call of the schedule, from pairs of (channel to send into, channel to receive from).
 
-    Hops whose sends are posted are, all of them; those whose sends are waited for where they are of one edge or module:
-    other units are other lanes of it.
+    All hops whose senders do not wait are posted together. Hops whose senders wait are posted together if they belong
+    to the same edge or module: other units are then other lanes of it.
     """
     found: dict[tuple[str, str] | None, Exchange] = {None: ([], [])}
     for pair in pairs:

@@ -1,13 +1,17 @@
-"""Traffic and time of the bridges: one microbatch over an edge, either way, by the plan's messages.
+"""Traffic and time of the bridges: one microbatch over an edge in either direction, from the plan's messages.
 
-A crossing is up to three steps, one after the other, whatever the strategy:
+A crossing has up to three steps, one after the other, whatever the strategy:
 
-1. A sending side whose ranks share each sample over cp makes it whole: activations are gathered, gradients summed.
-2. The plan's messages, all at once; each rank's own ones over a wire follow one another.
-3. What ends a transfer in its lane: a broadcast from the leader, or a gather of slices. Ranks that gather each for
-   itself (modules on the same ranks) need none, and what they have themselves does not move.
+1. If the ranks of a sending lane share each sample over cp, they make it whole: activations are gathered, gradients
+   summed.
+2. The plan's messages move, those of different ranks at the same time. The messages of one rank over the same link
+   follow one another.
+3. The receiving lane shares out what has come: by a broadcast from the leader, or by a gather of what each rank
+   received. With the gather strategy (modules on the same ranks) every rank has received all that it needs, and what it
+   already had has not moved.
 
-Lanes repeat in blocks (bridges.py), and blocks repeat against the nodes: only blocks that differ are looked at.
+Lanes repeat in blocks (layout/bridges.py), and so does the way in which blocks lie on nodes. Only blocks that differ
+are looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +33,12 @@ from .timing import Rates, op_seconds
 
 @frozen
 class Load:
-    """Messages that one rank sends, or receives, over NVLink and over the network."""
+    """The messages that one rank sends, or those that it receives.
+
+    Attributes:
+        over_nvlink, nvlink_bytes: number of the messages inside the node, and their bytes.
+        over_network, network_bytes: number of the messages that leave the node, and their bytes.
+    """
 
     over_nvlink: int = 0
     nvlink_bytes: float = 0.0
@@ -38,12 +47,13 @@ class Load:
 
     @property
     def num_bytes(self) -> float:
+        """Bytes of all the messages."""
         return self.nvlink_bytes + self.network_bytes
 
 
 @frozen
 class LaneStep:
-    """A collective inside a lane, before the messages or after them."""
+    """A collective among the ranks of a lane, before the messages or after them."""
 
     op: CollectiveOp
     num_bytes: float
@@ -55,11 +65,12 @@ class Crossing:
     """One microbatch over an edge in one direction, counted and not timed.
 
     Attributes:
-        num_bytes: of all messages.
-        network_bytes: of them, what leaves a node.
-        rank_bytes: of the rank that sends most.
-        loads: of the ranks at either end; equal ones once.
-        before, after: what the lanes do by themselves; equal ones once. Different lanes do it at the same time.
+        num_bytes: total bytes of all messages.
+        network_bytes: total bytes of the messages that leave a node.
+        rank_bytes: bytes that the busiest sender sends.
+        loads: the distinct loads of senders and receivers.
+        before, after: the distinct steps of lanes before and after the messages. Lanes take their steps at the same
+            time.
     """
 
     num_bytes: float = 0.0
@@ -72,12 +83,13 @@ class Crossing:
 
 @frozen(kw_only=True)
 class BridgeCost:
-    """One edge, one microbatch.
+    """What one microbatch costs on an edge.
 
     Attributes:
-        name: `src->dst`.
-        forward, backward: what crosses.
-        forward_seconds, backward_seconds: how long it takes.
+        name: the edge, as `src->dst`.
+        strategy: how the bytes move.
+        forward, backward: what crosses the edge in each direction.
+        forward_seconds, backward_seconds: how long each crossing takes.
     """
 
     name: str
@@ -89,7 +101,7 @@ class BridgeCost:
 
     @property
     def ways(self) -> tuple[tuple[Direction, Crossing, float], ...]:
-        """(direction, what crosses, seconds) of both."""
+        """(direction, what crosses, seconds) of both directions."""
         return (
             (Direction.FORWARD, self.forward, self.forward_seconds),
             (Direction.BACKWARD, self.backward, self.backward_seconds),
@@ -97,7 +109,7 @@ class BridgeCost:
 
 
 def crossing_of(plan: Plan, bridge: Bridge, direction: Direction) -> Crossing:
-    """What crosses an edge in a direction; nothing where no model says how wide its tensor is."""
+    """What crosses an edge in a direction; nothing if no model says how wide its tensor is."""
     source, destination = plan.module(bridge.src), plan.module(bridge.dst)
     sample = edge_bytes(plan, source, destination)
     if not sample:
@@ -114,29 +126,29 @@ def crossing_of(plan: Plan, bridge: Bridge, direction: Direction) -> Crossing:
             crosses = message.sender // per_node != message.receiver // per_node
             total += weight * num_bytes
             network += weight * num_bytes * crosses
-            sent[message.sender] = _added(sent[message.sender], num_bytes, crosses)
-            received[message.receiver] = _added(received[message.receiver], num_bytes, crosses)
+            sent[message.sender] = _with_message(sent[message.sender], num_bytes, crosses)
+            received[message.receiver] = _with_message(received[message.receiver], num_bytes, crosses)
     ends = (source, destination) if direction is Direction.FORWARD else (destination, source)
     return Crossing(
         num_bytes=total,
         network_bytes=network,
         rank_bytes=max((load.num_bytes for load in sent.values()), default=0.0),
         loads=frozenset((*sent.values(), *received.values())),
-        before=_made_whole(plan, ends[0], sample, direction),
-        after=_ended(plan, bridge, ends[1], sample, direction),
+        before=_steps_before(plan, ends[0], sample, direction),
+        after=_steps_after(plan, bridge, ends[1], sample, direction),
     )
 
 
 def _distinct(bridge: Bridge, per_node: int) -> Iterator[tuple[Transfer, int]]:
-    """The transfers of the blocks that differ, each with the number of blocks that it stands for."""
+    """The transfers of the blocks that differ, each with the number of equal blocks that it stands for."""
     sides = bridge.src_broadcast, bridge.dst_broadcast
     num_blocks = gcd(len(sides[0]), len(sides[1]))
     per_block = len(bridge.transfers) // num_blocks
     period = num_blocks
     if num_blocks > 1:
         shifts = [side[len(side) // num_blocks][0] - side[0][0] for side in sides]
-        # Blocks a whole number of nodes apart on both sides are alike. Where a rank is at both ends, both must move on
-        # together, else it keeps more in one block than in another.
+        # Blocks that are a whole number of nodes apart on both sides are alike. If a rank can be at both ends, the two
+        # sides must also advance by the same number of ranks: otherwise one block moves less than another.
         if bridge.strategy is not Strategy.GATHER or shifts[0] == shifts[1]:
             period = lcm(*(per_node // gcd(per_node, shift) for shift in shifts))
     for block in range(min(period, num_blocks)):
@@ -145,13 +157,15 @@ def _distinct(bridge: Bridge, per_node: int) -> Iterator[tuple[Transfer, int]]:
             yield bridge.transfers[index], weight
 
 
-def _added(load: Load, num_bytes: float, crosses: bool) -> Load:
+def _with_message(load: Load, num_bytes: float, crosses: bool) -> Load:
+    """A load and one message more, which crosses the network or does not."""
     if crosses:
         return attrs.evolve(load, over_network=load.over_network + 1, network_bytes=load.network_bytes + num_bytes)
     return attrs.evolve(load, over_nvlink=load.over_nvlink + 1, nvlink_bytes=load.nvlink_bytes + num_bytes)
 
 
-def _made_whole(plan: Plan, sender: ModulePlan, sample: float, direction: Direction) -> frozenset[LaneStep]:
+def _steps_before(plan: Plan, sender: ModulePlan, sample: float, direction: Direction) -> frozenset[LaneStep]:
+    """What makes samples whole that the ranks of a sending lane share over cp."""
     span = spans_of(plan, sender.name).get(GroupKind.CP, ALONE)
     if span.size == 1:
         return frozenset()
@@ -159,9 +173,10 @@ def _made_whole(plan: Plan, sender: ModulePlan, sample: float, direction: Direct
     return frozenset([LaneStep(op, sample * plan.batch.samples_per_lane[sender.name], span)])
 
 
-def _ended(
+def _steps_after(
     plan: Plan, bridge: Bridge, receiver: ModulePlan, sample: float, direction: Direction
 ) -> frozenset[LaneStep]:
+    """What shares out the samples among the ranks of a receiving lane."""
     lanes = bridge.dst_broadcast if direction is Direction.FORWARD else bridge.src_broadcast
     if bridge.strategy is Strategy.GATHER or len(lanes[0]) == 1:
         return frozenset()
@@ -173,12 +188,12 @@ def _ended(
 
 
 def crossing_seconds(crossing: Crossing, rates: Rates) -> float:
-    """Seconds of a crossing: the busiest rank's messages, between the slowest lane's steps."""
+    """Seconds of a crossing: the slowest lane's step before, the busiest rank's messages, the slowest step after."""
     network = min(rates.network, rates.nvlink)
 
     def messages(load: Load) -> float:
-        nvlink = load.over_nvlink * rates.hop + load.nvlink_bytes / rates.nvlink
-        return max(nvlink, load.over_network * rates.hop + load.network_bytes / network)
+        nvlink = load.over_nvlink * rates.latency + load.nvlink_bytes / rates.nvlink
+        return max(nvlink, load.over_network * rates.latency + load.network_bytes / network)
 
     def lane(steps: frozenset[LaneStep]) -> float:
         return max((op_seconds(step.op, step.num_bytes, step.span, rates) for step in steps), default=0.0)
@@ -187,7 +202,7 @@ def crossing_seconds(crossing: Crossing, rates: Rates) -> float:
 
 
 def bridge_cost(bridge: Bridge, crossings: tuple[Crossing, Crossing], rates: Rates) -> BridgeCost:
-    """The cost of an edge from what crosses it forward and backward."""
+    """The cost of an edge, from what crosses it (forward, backward)."""
     forward, backward = crossings
     return BridgeCost(
         name=bridge.name,

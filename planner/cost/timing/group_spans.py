@@ -1,10 +1,11 @@
-"""Where a group's ranks are: how many of them share a node, and so which link carries its traffic.
+"""Which nodes a group spans, and with how many ranks in each: that decides which link carries its traffic.
 
-Node n holds the ranks n * gpus_per_node and on. Where a group has several ranks in a node, a ring over nodes enters by
-the network card of one of them and leaves by that of another: it uses its cards one way, and changes rails on its way
-to the next node. What it has of its cards is a constant of the hardware, ring_share. A single rank per node stays on
-its rail, and a whole node's ranks have rings enough to use every card both ways. No group is faster than NVLink carries
-its bytes on.
+Node n holds the ranks from n * gpus_per_node to (n + 1) * gpus_per_node - 1. If a group has several ranks in a node, a
+ring over nodes enters by the network card of one of them and leaves by that of another. It then uses each card in one
+direction only, and changes rails on its way to the next node. The share of the cards' bandwidth that it gets is a
+constant of the hardware, ring_share. A single rank per node stays on its rail, and the ranks of a whole node have
+enough rings to use every card in both directions. NVLink limits every group, because it carries the bytes inside the
+nodes.
 """
 
 from __future__ import annotations
@@ -19,13 +20,20 @@ from ...layout.groups import Family
 from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
 
-DEFAULT_PER_NODE = 8  # where the spec does not say
-_MAX_LOOKED_AT = 64  # groups of a kind repeat their pattern from node to node
+DEFAULT_PER_NODE = 8  # if the spec does not say
+_MAX_LOOKED_AT = 64  # enough of a kind's groups: their pattern repeats from node to node
 
 
 @attrs.frozen(order=True)
 class Span:
-    """A group: its size, the nodes it touches, the ranks in the node that holds fewest, and whether that is full."""
+    """The nodes that a group spans.
+
+    Attributes:
+        num_nodes: number of nodes with ranks of the group.
+        size: number of ranks of the group.
+        per_node: ranks of the group in the node that holds fewest of them.
+        is_full: whether these are all ranks of that node.
+    """
 
     num_nodes: int = 1
     size: int = 1
@@ -34,10 +42,11 @@ class Span:
 
     @property
     def crosses(self) -> bool:
+        """Whether the group's traffic crosses the network."""
         return self.num_nodes > 1
 
     def num_cards(self, ring_share: float) -> float:
-        """Network cards' worth of bandwidth that the group's rings have in a node."""
+        """Bandwidth that the group's rings have in and out of a node, in network cards."""
         return self.per_node * (1.0 if self.is_full or self.per_node == 1 else ring_share)
 
 
@@ -45,24 +54,24 @@ ALONE = Span()
 
 
 def gpus_per_node(plan: Plan) -> int:
-    """GPUs per node, by the spec or assumed."""
+    """GPUs per node: what the spec says, or the default."""
     return plan.gpus_per_node or DEFAULT_PER_NODE
 
 
 def span_of(ranks: Iterable[int], per_node: int) -> Span:
-    """The span of a set of ranks."""
+    """The span of a set of one or more ranks."""
     counts = Counter(rank // per_node for rank in ranks)
     fewest = min(counts.values())
     return Span(num_nodes=len(counts), size=sum(counts.values()), per_node=fewest, is_full=fewest == per_node)
 
 
 def spans_of(plan: Plan, owner: str) -> dict[GroupKind, Span]:
-    """Per kind of one owner's groups, the span that costs most: most nodes, then fewest ranks in one of them."""
+    """For each kind of a module's groups, the costliest span: the most nodes, then the fewest ranks in one of them."""
     per_node = gpus_per_node(plan)
-    return {family.kind: _worst(family, per_node) for family in plan.families_by_owner[owner]}
+    return {family.kind: _costliest(family, per_node) for family in plan.families_by_owner[owner]}
 
 
-def _worst(family: Family, per_node: int) -> Span:
+def _costliest(family: Family, per_node: int) -> Span:
     total = len(family)
     step = max(1, total // _MAX_LOOKED_AT)
     spans = {span_of(family.group(index).ranks, per_node) for index in range(0, total, step)}
@@ -70,7 +79,7 @@ def _worst(family: Family, per_node: int) -> Span:
 
 
 def hops_cross(plan: Plan, module: ModulePlan) -> tuple[bool, ...]:
-    """Per two neighbouring stages, whether a transfer between them leaves its node, for any of the ranks looked at."""
+    """For each two neighbouring stages of a module, whether any rank's tensors leave the node on the way."""
     per_node = gpus_per_node(plan)
     pipelines = plan.groups(module.name, GroupKind.PP)
     step = max(1, len(pipelines) // _MAX_LOOKED_AT)

@@ -1,7 +1,7 @@
-"""A GPU with its links, as data: numbers with their sources, from `planner/hardware/*.yaml` or a user's own file.
+"""A GPU and its links as data: numbers with their sources, from `planner/hardware/*.yaml` or a user's own file.
 
-Numbers of two kinds stand in a file: those of a data sheet, and rates that real runs reach, which `mimo calibrate`
-fits. They are physical: none belongs to a model size or a layout.
+A file has two kinds of numbers: those of data sheets, and rates that real runs reach, which `mimo calibrate` fits. All
+of them are physical: none belongs to a model size or a layout.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ DEFAULT = "h100"
 
 @frozen(kw_only=True)
 class Constant:
-    """A number and where it is from.
+    """A number and where it comes from.
 
-    A constant with a `start` is one that `mimo calibrate` fits: it starts there, and pays for leaving.
+    `mimo calibrate` fits the constants that have a `start`: a fit begins there, and is penalised for moving away.
     """
 
-    value: float = field(Positive(1e9), doc="the number, in the unit of its key")
-    source: str = field(Line(200), doc="a data sheet, a published measurement, a fit to measured runs")
-    start: float | None = field(Positive(1e9), default=None, doc="where a fit starts: published by others, or assumed")
+    value: float = field(Positive(1e9), doc="the number, in the unit that its key names")
+    source: str = field(Line(200), doc="a data sheet, a published measurement, or a fit to measured runs")
+    start: float | None = field(Positive(1e9), default=None, doc="where a fit starts: a published or an assumed value")
 
 
 _CONSTANT: FieldType = Record(Constant)
@@ -40,35 +40,41 @@ _CONSTANT: FieldType = Record(Constant)
 
 @frozen(kw_only=True)
 class Hardware:
-    """One kind of GPU in its nodes."""
+    """One kind of GPU, and the links in and between its nodes."""
 
     name: str = field(Line(), doc="name of the GPU")
-    num_sms: int = field(Integer(1), doc="streaming multiprocessors, which share out the tiles of a product")
+    num_sms: int = field(
+        Integer(1), doc="number of streaming multiprocessors, which share out a matrix product's tiles"
+    )
     memory_gib: Constant = field(_CONSTANT, doc="memory that a process can use")
-    peak_tflops: Constant = field(_CONSTANT, doc="dense bf16 by the data sheet: what MFU is measured against")
-    product_tflops: Constant = field(_CONSTANT, doc="bf16 that a large matrix product reaches")
+    peak_tflops: Constant = field(_CONSTANT, doc="dense bf16 rate of the data sheet, against which MFU is measured")
+    product_tflops: Constant = field(_CONSTANT, doc="bf16 rate that a large matrix product reaches")
     attention_share: Constant = field(_CONSTANT, doc="rate of flash attention's core over that of a large product")
     memory_gb_s: Constant = field(_CONSTANT, doc="memory bandwidth that kernels reach")
-    nvlink_gb_s: Constant = field(_CONSTANT, doc="one way, per GPU, that collectives in a node reach")
-    network_gb_s: Constant = field(_CONSTANT, doc="one way, per GPU, that collectives between nodes reach")
-    ring_share: Constant = field(
-        _CONSTANT, doc="share of its cards that a ring between nodes has with several ranks in a node, but not all"
+    nvlink_gb_s: Constant = field(
+        _CONSTANT, doc="bandwidth per GPU, in one direction, that collectives inside a node reach"
     )
-    hop_us: Constant = field(_CONSTANT, doc="latency of each of a ring's size - 1 hops")
-    kernel_us: Constant = field(_CONSTANT, doc="start and end of a kernel")
-    launch_ms: Constant = field(_CONSTANT, doc="time a CPU takes to launch one layer's forward pass")
+    network_gb_s: Constant = field(
+        _CONSTANT, doc="bandwidth per GPU, in one direction, that collectives between nodes reach"
+    )
+    ring_share: Constant = field(
+        _CONSTANT, doc="share of its cards' bandwidth that a ring gets with several, but not all, ranks of each node"
+    )
+    hop_us: Constant = field(_CONSTANT, doc="latency of a message, and of each of a ring's size - 1 steps")
+    kernel_us: Constant = field(_CONSTANT, doc="time to start and end a kernel")
+    launch_ms: Constant = field(_CONSTANT, doc="time that a CPU takes to launch one layer's forward pass")
     launch_wait: Constant = field(_CONSTANT, doc="share that launching takes longer per further rank of the tp group")
-    microbatch_ms: Constant = field(_CONSTANT, doc="host time of a stage per microbatch outside the layers")
-    scale_out: Constant = field(_CONSTANT, doc="factor on a stage's time where a job spans several nodes")
+    microbatch_ms: Constant = field(_CONSTANT, doc="host time of a stage per microbatch, outside the layers")
+    scale_out: Constant = field(_CONSTANT, doc="factor on a stage's time if a job spans several nodes")
 
     @property
     def memory_bytes(self) -> float:
-        """Memory that a process can use."""
+        """Bytes of memory that a process can use."""
         return self.memory_gib.value * GIB
 
 
 def constants(hardware: Hardware) -> dict[str, Constant]:
-    """Every constant of a hardware, by its key."""
+    """Every constant of a GPU, by its key."""
     return {name: value for name, value in attrs.asdict(hardware, recurse=False).items() if isinstance(value, Constant)}
 
 
@@ -81,10 +87,10 @@ def known_hardware() -> list[str]:
 
 
 def load_hardware(name: str) -> Hardware:
-    """A GPU by its name (`h100`), or the file of one (anything that ends in .yaml or .yml).
+    """The GPU of a name (`h100`, in any case), or of a file (any name that ends in .yaml or .yml).
 
     Raises:
-        PlanError: no such GPU, or its file has faults.
+        PlanError: there is no such GPU, or its file has faults.
     """
     is_file = name.endswith((".yaml", ".yml"))
     if not is_file and name.lower() not in known_hardware():
@@ -102,7 +108,15 @@ def load_hardware(name: str) -> Hardware:
 
 
 def parse_hardware(text: str | bytes, file: str = "<string>") -> Hardware:
-    """The GPU in a YAML text. Raises PlanError with every fault found."""
+    """The GPU that a YAML text describes.
+
+    Args:
+        text: the document.
+        file: its name, for messages.
+
+    Raises:
+        PlanError: the text has faults; all that were found.
+    """
     empty = ("a hardware file has name, num_sms and constants; the document is empty", "start from planner/hardware/")
     try:
         found, _ = parse_document(text, file, HARDWARE_TYPE, empty)
@@ -112,7 +126,7 @@ def parse_hardware(text: str | bytes, file: str = "<string>") -> Hardware:
 
 
 def hardware_text(hardware: Hardware) -> str:
-    """The file of a GPU, which `parse_hardware` reads back."""
+    """The YAML text of a GPU, which `parse_hardware` reads back."""
     lines = [f"name: {json.dumps(hardware.name)}", f"num_sms: {hardware.num_sms}"]
     for name, constant in constants(hardware).items():
         start = f", start: {_number(constant.start)}" if constant.start else ""
@@ -121,6 +135,6 @@ def hardware_text(hardware: Hardware) -> str:
 
 
 def _number(value: float) -> str:
-    """The shortest text that is read back as the same number."""
+    """A short text that is read back as exactly the same number."""
     short = f"{value:.6g}"
     return short if float(short) == value else repr(value)

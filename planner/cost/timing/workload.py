@@ -1,7 +1,7 @@
-"""Plan -> all of its work that does not depend on the GPU's constants, counted once; and what that takes on a GPU.
+"""The work of a plan, which no constant of the GPU changes, counted once; and how long it takes on a GPU.
 
-Ranks of a stage are alike, so everything is counted once per module and stage; a plan of 1,024 ranks costs what one of
-8 does.
+The ranks of a stage are alike, so everything is counted once per module and stage: a plan of 1,024 ranks takes no
+longer to count than one of 8 ranks with as many stages.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ class Workload:
     Attributes:
         plan: the plan.
         settings: what is assumed of the training software.
-        facts: of every stage, which memory reads too.
-        works: of one microbatch on each stage.
-        spans: of the groups of each module.
-        hops: by stage that has one after it, the transfer between the two; none where no model says how large it is.
-        crossings: one microbatch over each edge, forward and backward.
-        updates: of each stage, once per step: messages, and bytes of memory traffic.
-        held: the stages that a rank holds together, of every kind of rank.
+        facts: the facts of every stage, which memory reads too.
+        works: the work of one microbatch on each stage.
+        spans: the spans of each module's groups.
+        hops: what each stage hands to the next of its module, and the span of the two ranks; nothing for a module
+            without a model.
+        crossings: one microbatch over each edge, (forward, backward).
+        updates: the update of each stage, once per step: its collectives, and the bytes of its memory traffic.
+        held: for each kind of rank, the stages that it holds.
     """
 
     plan: Plan
@@ -83,12 +84,13 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
 
 
 def _is_like_the_one_before(stage: StageFacts) -> bool:
+    """Whether the stage before has the same work: both are inner stages, with as many layers."""
     layers, index = stage.module.stages, stage.index
     return layers is not None and index > 1 and not stage.is_last and layers[index] == layers[index - 1]
 
 
 def _hops(plan: Plan, module: ModulePlan, shape: LayerShape | None) -> Iterator[tuple[Stage, tuple[Collective, Span]]]:
-    """The transfers between a module's stages: its hidden states as each rank holds them, whole or a share."""
+    """What each rank hands to the next stage of its module: hidden states, whole or its share of them."""
     if shape is None:
         return
     shares = shape.tp if module.sequence_parallel or shape.settings.scattered_hops else 1
@@ -99,7 +101,7 @@ def _hops(plan: Plan, module: ModulePlan, shape: LayerShape | None) -> Iterator[
 
 
 def durations_of(work: Workload, rates: Rates) -> Durations:
-    """Seconds of every pass, hop and edge."""
+    """How long every pass, hop and crossing of an edge takes."""
     plan = work.plan
     scales_out = plan.world_size > gpus_per_node(plan)
     passes: dict[tuple[Stage, Direction], float] = {}
@@ -115,7 +117,7 @@ def durations_of(work: Workload, rates: Rates) -> Durations:
 
 
 def update_seconds(work: Workload, rates: Rates) -> dict[Stage, float]:
-    """Seconds of the update on every stage: reduction of gradients, optimizer, gathering of weights."""
+    """Seconds of the update on every stage: gradients are reduced, the optimizer steps, weights are gathered."""
     found = {}
     for stage, (collectives, num_bytes) in work.updates.items():
         spans = work.spans[stage.module]
@@ -127,5 +129,5 @@ def update_seconds(work: Workload, rates: Rates) -> dict[Stage, float]:
 
 
 def longest_update(work: Workload, updates: Mapping[Stage, float]) -> float:
-    """Seconds of the update on the rank that takes longest: of all its modules, one after the other."""
+    """Seconds of the update on the rank that takes longest. A rank updates its modules one after the other."""
     return max(sum(updates[stage] for stage in stages) for stages in work.held)
