@@ -16,6 +16,8 @@ The fixture is there in projects whose topmost conftest.py says
 
 The assertions need nothing but the planner. The strategies need hypothesis and the fixture needs pytest, which
 `pip install "mimo-planner[testing]"` brings; they are imported when they are first asked for.
+
+A conftest may import from here before pytest loads the fixture: no assertion needs rewriting (PYTEST_DONT_REWRITE).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The pytest fixture `plan_of`, which compiles each spec once per session. `planner.testing` says how to get it."""
+"""The pytest fixture `plan_of`, which compiles each spec once per session. `planner.testing` says how to get it.
+
+A conftest may import from here before pytest loads the fixture: no assertion needs rewriting (PYTEST_DONT_REWRITE).
+"""
 
 from __future__ import annotations
 

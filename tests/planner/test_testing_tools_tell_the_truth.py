@@ -141,6 +141,15 @@ def test_a_users_failing_test_says_what_differs(tmp_path: Path) -> None:
     assert "world: 4 -> 8 ranks" in done.stdout, done.stdout + done.stderr
 
 
+def test_a_conftest_may_import_before_it_names_the_plugin(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        'from planner.testing import PlanOf\npytest_plugins = ["planner.testing"]\nassert PlanOf\n'
+    )
+    (tmp_path / "test_it.py").write_text(f"def test_it(plan_of):\n    assert plan_of({str(TINY)!r}).world_size == 4\n")
+    done = pytest_run(str(tmp_path), "--rootdir", str(tmp_path), "-W", "error")
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
 def pytest_run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
