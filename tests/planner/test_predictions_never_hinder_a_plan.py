@@ -142,7 +142,7 @@ def test_another_gpu_may_be_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["plan", spec, "--gpu", "b201"]) == 1
     assert 'did you mean "b200"?' in capsys.readouterr().err
     assert main(["plan", spec, "--gpu", "b200", "--rank", "0"]) == 2
-    assert "--gpu is of the prediction" in capsys.readouterr().err
+    assert "--gpu is for the prediction" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["llava_8gpu", "llava_8gpu_colocated", "llama70b_1024gpu", "tiny_4rank"])
