@@ -1,10 +1,10 @@
-"""Rules of fields: what a value may be, said once, used four ways.
+"""Types of fields: what a value may be, said once and used in four ways.
 
-A rule parses plain data (from YAML, JSON or Python) with every fault collected, checks a class that is
-built directly in Python, encodes a value back to plain data, and describes itself as JSON Schema.
-Fields of the spec's classes carry their rule in attrs metadata; `item` is the only way to declare one.
+A field type parses plain data (from YAML, JSON or Python) and collects every fault; checks the values of an object
+that is built in Python; encodes a value as plain data again; and describes itself as JSON Schema. Every field of the
+spec's classes is declared with `field`, which keeps its type in the attrs metadata.
 
-    @attrs.frozen(kw_only=True)
+    @frozen(kw_only=True)
     class Batch:
         micro_size: int = field(Integer(1), doc="samples per microbatch")
 """
@@ -29,7 +29,7 @@ _MAX_SHOWN = 48
 
 
 class _Invalid:
-    """What `parse` returns beside a fault; never stored."""
+    """What `parse` returns when it has added a fault. It is never stored."""
 
 
 INVALID = _Invalid()
@@ -37,20 +37,20 @@ Schema = dict[str, Any]
 
 
 class FieldType(Protocol):
-    """What a field's value may be."""
+    """What the value of a field may be."""
 
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
-        """The value in its stored form, or INVALID with at least one fault added."""
+        """The value in the form in which it is stored, or INVALID after at least one fault was added."""
 
     def encode(self, value: Any) -> Any:
-        """The plain data (dict, list, str, int, float, bool) that parses back to `value`."""
+        """The plain data (dict, list, str, int, float, bool) that parses to `value`."""
 
     def schema(self, definitions: Schema) -> Schema:
-        """JSON Schema of the value; records add themselves to `definitions`."""
+        """The JSON Schema of the value. A record adds its own schema to `definitions` and refers to it."""
 
 
 def show(value: object) -> str:
-    """A short printable form of anything a user may have written."""
+    """A short printable form of anything that a user may have written."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to print integers of thousands of digits
@@ -59,8 +59,8 @@ def show(value: object) -> str:
 
 
 def suggest(word: str, known: list[str]) -> str:
-    """`did you mean "x"? ` when a known word is close, in whatever case, else nothing."""
-    from difflib import get_close_matches  # noqa: PLC0415  only wanted once something is wrong
+    """`did you mean "x"? ` if a known word is close to `word`, whatever its case; otherwise empty."""
+    from difflib import get_close_matches  # noqa: PLC0415  needed only once something is wrong
 
     spelt = {name.lower(): name for name in known}
     close = get_close_matches(word[:64].lower(), spelt, n=1)
@@ -72,7 +72,7 @@ def _did_you_mean(word: str) -> str:
 
 
 def _named(path: Path) -> str:
-    """What a rule is about: the key, with its place where it is an item of a list: `tp`, `stages[4]`."""
+    """What a message calls a value: its key and, if the value is part of a list, its index: `tp`, `stages[4]`."""
     start = max((at for at, part in enumerate(path) if isinstance(part, str)), default=0)
     return format_path(path[start:]) if path else "value"
 
@@ -93,7 +93,7 @@ def _wrong_type(value: object, wanted: str, path: Path, faults: Faults, hint: st
 
 @frozen
 class Integer:
-    """An integer in low .. high, both included."""
+    """An integer from `low` to `high`, both included."""
 
     low: int
     high: int = MAX_SIZE
@@ -117,7 +117,7 @@ class Integer:
 
 @frozen
 class Positive:
-    """A finite number above zero and at most `high`; stored as a float."""
+    """A number above zero and at most `high`, stored as a float."""
 
     high: float
 
@@ -153,7 +153,7 @@ class Flag:
 
 @frozen
 class Choice:
-    """One of a few words."""
+    """One of several words."""
 
     words: tuple[str, ...]
 
@@ -176,7 +176,7 @@ class Choice:
 
 @frozen
 class Name:
-    """A module's name."""
+    """The name of a module."""
 
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
         if not isinstance(value, str):
@@ -218,10 +218,10 @@ class Line:
 
 @frozen
 class Order:
-    """An order of the dense axes, written `tp-cp-dp-pp`; stored as a tuple of Axis, fastest first."""
+    """An order of the dense axes, fastest first: written as `tp-cp-dp-pp`, stored as a tuple of Axis."""
 
     def parse(self, value: Any, path: Path, faults: Faults) -> Any:
-        text = "-".join(map(str, value)) if isinstance(value, tuple) else value  # a tuple is the stored form
+        text = "-".join(map(str, value)) if isinstance(value, tuple) else value  # a tuple is how orders are stored
         if not isinstance(text, str):
             return _wrong_type(value, "an order such as tp-cp-dp-pp", path, faults)
         try:
@@ -241,7 +241,7 @@ class Order:
 
 @frozen
 class Array:
-    """A list; stored as a tuple."""
+    """A list, stored as a tuple."""
 
     item: FieldType
     max_items: int = 4096
@@ -266,7 +266,7 @@ class Array:
 
 @frozen
 class Table:
-    """A mapping from names to values; stored as a FrozenMap, in the order written."""
+    """A mapping from names to values, stored as a FrozenMap in the order in which it was written."""
 
     item: FieldType
     max_items: int = 256
@@ -298,9 +298,11 @@ class Table:
 
 @frozen
 class Record:
-    """An attrs class whose fields are declared with `item`.
+    """A mapping that becomes an object of an attrs class, whose fields are declared with `field`.
 
-    `shorthand` turns a boolean, written instead of the mapping, into the class's fields.
+    Attributes:
+        cls: the class.
+        shorthand: makes the mapping from a boolean that may be written in its place; None if none may.
     """
 
     cls: type[Any]
@@ -335,7 +337,7 @@ class Record:
 
     @staticmethod
     def _parse_field(field: attrs.Attribute[Any], value: Mapping[str, Any], found: Faults) -> Any:
-        """The parsed field; INVALID without a fault where the class's default applies."""
+        """The parsed value of a field; INVALID, without a fault, if the default of the class applies."""
         name = field.name
         if name not in value:
             if field.default is attrs.NOTHING:
@@ -344,24 +346,24 @@ class Record:
             return INVALID
         if value[name] is None and field.default is None:
             return INVALID
-        return field.metadata["rule"].parse(value[name], (name,), found)
+        return field.metadata["kind"].parse(value[name], (name,), found)
 
     def encode(self, value: Any) -> Any:
-        parts = ((name, rule, getattr(value, name)) for name, _, rule in fields_of(self.cls))
-        return {name: rule.encode(part) for name, rule, part in parts if part is not None}
+        parts = ((name, kind, getattr(value, name)) for name, _, kind in fields_of(self.cls))
+        return {name: kind.encode(part) for name, kind, part in parts if part is not None}
 
     def schema(self, definitions: Schema) -> Schema:
         name = self.cls.__name__
         if name not in definitions:
-            definitions[name] = {}  # before its fields, should one lead back here
+            definitions[name] = {}  # before those of its fields, in case one of them leads back here
             definitions[name] = self._definition(definitions)
         reference: Schema = {"$ref": f"#/$defs/{name}"}
         return {"anyOf": [{"type": "boolean"}, reference]} if self.shorthand else reference
 
     def _definition(self, definitions: Schema) -> Schema:
         properties = {}
-        for name, field, rule in fields_of(self.cls):
-            described = {"description": field.metadata["doc"], **rule.schema(definitions)}
+        for name, field, kind in fields_of(self.cls):
+            described = {"description": field.metadata["doc"], **kind.schema(definitions)}
             if isinstance(field.default, int | float | str):
                 described["default"] = field.default
             properties[name] = {"anyOf": [described, {"type": "null"}]} if field.default is None else described
@@ -375,48 +377,51 @@ class Record:
 
 
 def _remedy_for_key(key: str, cls: type[Any]) -> str:
-    """A key of a record inside this one was written a level too high; else it may be misspelt, or other software's."""
+    """What to do about an unknown key: it may belong one level deeper, to other software, or be misspelt."""
     fields = {name: field for name, field, _ in fields_of(cls)}
     for name, field in fields.items():
-        rule = field.metadata["rule"]
-        if key in _keys(rule):
+        kind = field.metadata["kind"]
+        if key in _keys(kind):
             return f"write it under `{name}`"
-        if isinstance(rule, Table) and key in _keys(rule.item):
+        if isinstance(kind, Table) and key in _keys(kind.item):
             return f"write it under one of `{name}`"
     same = next((name for name, field in fields.items() if key in field.metadata["elsewhere"]), None)
     suggestion = _did_you_mean(same) if same else suggest(key, list(fields))
     return f"{suggestion}otherwise remove it" if suggestion else "remove it"
 
 
-def _keys(rule: FieldType) -> list[str]:
-    return [name for name, _, _ in fields_of(rule.cls)] if isinstance(rule, Record) else []
+def _keys(kind: FieldType) -> list[str]:
+    return [name for name, _, _ in fields_of(kind.cls)] if isinstance(kind, Record) else []
 
 
 def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], FieldType]]:
-    """Name, attribute and rule of each field of `cls` that was declared with `item`."""
+    """Name, attrs attribute and type of each field of `cls` that was declared with `field`."""
     for field in attrs.fields(cls):
-        if "rule" in field.metadata:
-            yield field.name, field, field.metadata["rule"]
+        if "kind" in field.metadata:
+            yield field.name, field, field.metadata["kind"]
 
 
-def field(rule: FieldType, *, doc: str, default: Any = attrs.NOTHING, elsewhere: tuple[str, ...] = ()) -> Any:
-    """Declare a field with its rule; a default of None makes the key optional and nullable.
+def field(kind: FieldType, *, doc: str, default: Any = attrs.NOTHING, elsewhere: tuple[str, ...] = ()) -> Any:
+    """Declare a field of a spec's class. A value that is not of its type raises PlanError when the object is built.
 
-    `elsewhere` is what other software calls it, where that is no likeness: who writes it is told our name.
-
-    Building the class in Python applies the same rule: a bad value raises PlanError.
+    Args:
+        kind: what the value may be.
+        doc: what the field means, as a noun phrase.
+        default: the default. With None the key may be left out, or be null.
+        elsewhere: names of the field in other software that do not resemble ours. Someone who writes one of them is
+            told our name.
     """
 
     def convert(value: Any, field: attrs.Attribute[Any]) -> Any:
         if value is None and field.default is None:
             return None
         faults = Faults()
-        parsed = rule.parse(value, (field.name,), faults)
+        parsed = kind.parse(value, (field.name,), faults)
         faults.raise_errors()
         return parsed
 
     return attrs.field(
         default=default,
         converter=attrs.Converter(convert, takes_field=True),
-        metadata={"rule": rule, "doc": doc, "elsewhere": elsewhere},
+        metadata={"kind": kind, "doc": doc, "elsewhere": elsewhere},
     )

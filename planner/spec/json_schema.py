@@ -1,4 +1,4 @@
-"""JSON Schema of the spec, from the same rules that parse it: editors complete keys and mark mistakes."""
+"""The JSON Schema of specs, by which editors complete keys and mark mistakes. The types that parse specs make it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .spec import SPEC_TYPE
 
 
 def spec_schema() -> dict[str, Any]:
-    """The schema (draft 2020-12) of a spec."""
+    """The JSON Schema (draft 2020-12) of a spec."""
     definitions: dict[str, Any] = {}
     root = SPEC_TYPE.schema(definitions)
     return {

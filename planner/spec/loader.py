@@ -1,8 +1,8 @@
-"""YAML in, with the place of every key: text -> plain data + marks -> Spec.
+"""Reads YAML and keeps the place of every key: text -> plain data and places -> Spec.
 
-The YAML reader gives a graph of nodes with line and column. It is walked here, not by the reader's own
-constructor, which would drop duplicate keys and places and would expand aliases without limit. Limits are
-far above any real spec and make the worst input cost a few seconds at most.
+PyYAML makes a graph of nodes, each with its line and column. This file walks the graph itself: PyYAML's constructor
+would drop duplicate keys and all places, and would expand aliases without limit. The limits here are far above any real
+spec, and keep the worst input to a few seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TAG = "tag:yaml.org,2002:"
 _TEXT, _DATE = f"{_TAG}str", f"{_TAG}timestamp"
 _SCALARS = {_TEXT, _DATE, *(f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float"))}
 _TAGS = {yaml.MappingNode: {f"{_TAG}map"}, yaml.SequenceNode: {f"{_TAG}seq"}, yaml.ScalarNode: _SCALARS}
-# YAML 1.1 also reads 010 as 8, 1_0 as 10 and 1:30 as 90; editors, which follow 1.2, do not.
+# YAML 1.1 also reads 010 as 8, 1_0 as 10 and 1:30 as 90. Editors follow YAML 1.2 and do not.
 _SPELLINGS = {
     "int": re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)"),
     "float": re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
@@ -40,7 +40,7 @@ _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,4}")
 
 
 def load_spec(path: str | PathLike[str]) -> Spec:
-    """The spec in a YAML file, or on standard input for `-`.
+    """The spec in a YAML file, or on standard input if the path is `-`.
 
     Raises:
         PlanError: with every fault found, each with file:line:column.
@@ -51,15 +51,18 @@ def load_spec(path: str | PathLike[str]) -> Spec:
 
 
 def file_name(path: str | PathLike[str]) -> str:
-    """The name of an input in messages."""
+    """What messages call an input."""
     return "<stdin>" if str(path) == STDIN else str(path)
 
 
 def read_bytes(path: str | PathLike[str], max_bytes: int) -> bytes:
-    """The bytes of a file or of standard input, at most one more than `max_bytes`.
+    """The bytes of a file, or of standard input if the path is `-`.
+
+    Args:
+        max_bytes: the limit; of a longer input, one byte more than this is read.
 
     Raises:
-        PlanError: where they cannot be had.
+        PlanError: the input cannot be read.
     """
     name = file_name(path)
     try:
@@ -76,14 +79,14 @@ def read_bytes(path: str | PathLike[str], max_bytes: int) -> bytes:
 
 
 def check_size(data: bytes, path: str | PathLike[str]) -> None:
-    """Refuse what is too long for a spec. Raises PlanError."""
+    """Raise PlanError if an input is too long for a spec."""
     if len(data) > MAX_BYTES:
         rule = f"the document has at most {MAX_BYTES} bytes, got {len(data)} or more"
         raise _refusal(codes.TOO_LARGE, rule, "check that this is the right file", Mark(file_name(path), 1, 1))
 
 
 def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
-    """The spec in a YAML text; `file` is its name in messages.
+    """The spec in a YAML text. Messages call the text `file`.
 
     Raises:
         PlanError: with every fault found, each with file:line:column.
@@ -94,12 +97,13 @@ def parse_spec(text: str | bytes, file: str = "<string>") -> Spec:
 
 
 def parse_document(text: str | bytes, file: str, kind: FieldType, if_empty: tuple[str, str]) -> tuple[Any, Source]:
-    """What a rule makes of a YAML text, and the places of its keys.
+    """The value of a YAML document, and the places of its keys.
 
     Args:
-        text, file: the text and its name in messages.
-        kind: the rule of the whole document.
-        if_empty: rule and remedy of the fault of an empty document.
+        text: the document.
+        file: what messages call it.
+        kind: the type of the document as a whole.
+        if_empty: rule and remedy of the fault for an empty document.
 
     Raises:
         PlanError: with every fault found, each with file:line:column.
@@ -116,7 +120,7 @@ def parse_document(text: str | bytes, file: str, kind: FieldType, if_empty: tupl
     faults.raise_errors()
     value = kind.parse(data, (), faults)
     faults.raise_errors()
-    assert value is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
+    assert value is not INVALID  # noqa: S101  INVALID comes with a fault
     return value, source
 
 
@@ -125,7 +129,7 @@ def _refusal(code: Code, rule: str, remedy: str, mark: Mark) -> PlanError:
 
 
 def decode(data: bytes, file: str) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark."""
+    """The text of a file in UTF-8, or in UTF-16 if it has a byte order mark. Raises PlanError."""
     encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)
@@ -137,13 +141,13 @@ def decode(data: bytes, file: str) -> str:
 
 
 def _mark_at(text: str, position: int, file: str) -> Mark:
-    """The place of a character."""
+    """The place of the character at an index of the text."""
     before = text[:position]
     return Mark(file, before.count("\n") + 1, position - before.rfind("\n"))
 
 
 def _compose(text: str, file: str) -> yaml.Node | None:
-    """The document's graph of nodes; None for an empty document."""
+    """The graph of nodes of a document; None if it is empty. Raises PlanError if the text is no YAML."""
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -166,7 +170,7 @@ def _compose(text: str, file: str) -> yaml.Node | None:
 
 
 def _remedy(problem: str, begun: int, mark: Mark) -> str:
-    """What to look for where the text is no YAML: the place that the reader names is often after the slip."""
+    """What to look for if a text is no YAML. The place that PyYAML names is often after the mistake."""
     if "<block" in problem:
         return "check the indentation: all keys of a mapping, and all items of a list, start in one column"
     if "'\\t'" in problem:
@@ -175,7 +179,7 @@ def _remedy(problem: str, begun: int, mark: Mark) -> str:
 
 
 class _Walk:
-    """One walk over a graph of nodes: plain data, the place of every key, and what is wrong with the graph."""
+    """One walk over a graph of nodes, which gives plain data, the place of every key, and the faults of the graph."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -186,7 +190,7 @@ class _Walk:
         self._depth = -1  # the root is at depth 0
 
     def value(self, node: yaml.Node, path: Path) -> Any:
-        """The plain data of a node; the place noted is the value's until a key of the same path replaces it."""
+        """The plain data of a node. Its own place is noted; the place of its key, if it has one, replaces it."""
         self._place(path, node)
         self._enter(node)
         try:
@@ -195,7 +199,7 @@ class _Walk:
             self._depth -= 1
 
     def _enter(self, node: yaml.Node) -> None:
-        """Count a value; an alias counts as often as it is expanded."""
+        """Count a value. One that aliases repeat counts each time."""
         self._num_values += 1
         self._depth += 1
         if self._depth > MAX_DEPTH or self._num_values > MAX_VALUES:
@@ -210,7 +214,7 @@ class _Walk:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(part, (*path, i)) for i, part in enumerate(node.value)]
-        assert isinstance(node, yaml.ScalarNode)  # noqa: S101  YAML has no fourth kind of node
+        assert isinstance(node, yaml.ScalarNode)  # noqa: S101  the third and last kind of node
         return self._scalar(node, path)
 
     def _stop(self, node: yaml.Node) -> None:
@@ -237,7 +241,7 @@ class _Walk:
         return {**inherited, **found}
 
     def _bases(self, node: yaml.Node, path: Path) -> Iterator[dict[Any, Any]]:
-        """The mappings that `<<:` merges, first one strongest."""
+        """The mappings that `<<:` merges. Of two values for a key, that of the earlier mapping counts."""
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for part in parts:
             if isinstance(part, yaml.MappingNode):
@@ -256,7 +260,7 @@ class _Walk:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         if node.tag == _TEXT and node.style is None and _EXPONENT.fullmatch(node.value):
-            return float(node.value)  # a number in YAML 1.2 and in every editor; text in YAML 1.1
+            return float(node.value)  # text in YAML 1.1, but a number in YAML 1.2 and in every editor
         if node.tag in (_TEXT, _DATE):
             return node.value
         kind = node.tag.removeprefix(_TAG)

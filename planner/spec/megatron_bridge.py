@@ -1,12 +1,12 @@
-"""Megatron-Bridge's configuration -> Spec: the one file that knows its names, old and new.
+"""Megatron-Bridge's configuration -> Spec. This is the only file that knows Megatron-Bridge's names, old and new.
 
-Megatron-Bridge describes a layout by a parallelism object (or mapping) per module. Its current names end in
-`_size` (tensor_model_parallel_size, data_parallel_size); older ones are shorter (tensor_parallel,
-data_parallel), with `llm_module_name` and a deployment mode beside them.
+Megatron-Bridge describes a layout by one parallelism object (or mapping) per module. Its current names end in `_size`
+(tensor_model_parallel_size, data_parallel_size). Its older names are shorter (tensor_parallel, data_parallel), and come
+with `llm_module_name` and a deployment mode.
 
-Two differences to know of. Megatron-Bridge multiplies expert_tensor_parallel_size into the ranks of a module;
-here, as in megatron-core, the expert axes refactor the same ranks. And a batch has to be given: a layout
-without one cannot be checked.
+There are two differences. Megatron-Bridge multiplies expert_tensor_parallel_size into the ranks of a module; here, as
+in megatron-core, the expert axes refactor the same ranks. And here a batch has to be given, since a layout cannot be
+checked without one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def fields_from_parallelism(
     special_token_ids: Mapping[str, int] | None = None,
     topology: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """The fields of `Spec` that a Megatron-Bridge configuration gives; `Spec.from_parallelism` has the arguments.
+    """The fields of the `Spec` of a Megatron-Bridge configuration. `from_parallelism` (spec.py) explains the arguments.
 
     Raises:
         PlanError: with every fault found.
@@ -87,7 +87,7 @@ def fields_from_parallelism(
 
 
 def _check_names(names: list[str], llm: str, tokens: list[str], faults: Faults) -> None:
-    """There is one language model, and every token belongs to a module."""
+    """Check that one module is the language model, and that every token id belongs to a module."""
     if llm not in names:
         rule = f"llm_module_name is one of the modules {', '.join(map(str, names))}; got {llm!r}"
         faults.add(codes.NO_LANGUAGE, ("llm_module_name",), rule, suggest(llm, names) + "name the LLM")
@@ -102,7 +102,7 @@ def _check_names(names: list[str], llm: str, tokens: list[str], faults: Faults) 
 
 
 def _placement(mode: str | None, offsets: dict[str, int | None]) -> str | None:
-    """The placement that a mode means, where offsets do not say it."""
+    """The placement that a mode means; None if there is no mode, or if rank offsets say it."""
     if mode is None or any(offset is not None for offset in offsets.values()):
         return None
     return "disjoint" if mode == "heterogeneous" else "colocated"
@@ -113,7 +113,7 @@ def _placed(parallel: Parallel | None, offset: int | None) -> Parallel | None:
 
 
 def _sizes(name: str, given: Any, faults: Faults) -> Parallel | None:
-    """The sizes of one module; None where nothing was given, or with a fault added."""
+    """The sizes of one module; None if nothing was given for it, or if a fault was added."""
     if given is None:
         return None
     path = ("module_parallelisms", name)
@@ -139,12 +139,12 @@ def _sizes(name: str, given: Any, faults: Faults) -> Parallel | None:
 
 
 def _attributes(given: Any) -> dict[str, Any]:
-    """The sizes that a configuration object carries; it may have methods and properties of its own."""
+    """The sizes among the attributes of a configuration object, which may have others as well."""
     return {key: getattr(given, key) for key in _AXIS_OF_NAME if hasattr(given, key)}
 
 
 def _homogeneous(sizes: dict[str, Parallel | None], llm: str, faults: Faults) -> dict[str, Parallel | None]:
-    """One set of sizes for all modules; that of the experts concerns the language model only, which has them."""
+    """The same sizes for every module, except those of the experts, which only the language model has."""
     given = {name: parallel for name, parallel in sizes.items() if parallel is not None}
     if len(set(given.values())) > 1:
         listed = "; ".join(f"{name} {_listed(parallel)}" for name, parallel in given.items())
@@ -160,7 +160,10 @@ def _listed(parallel: Parallel) -> str:
 
 
 def _offsets(sizes: dict[str, Parallel | None], mode: str | None, faults: Faults) -> dict[str, int | None]:
-    """First rank per module. Megatron-Bridge's default is 0, so 0 everywhere says nothing but in that mode."""
+    """The first rank of each module; None for all of them if the offsets say nothing.
+
+    0 is Megatron-Bridge's default, so offsets that are all 0 say nothing.
+    """
     written = {name: parallel.rank_offset if parallel else None for name, parallel in sizes.items()}
     if mode in ("colocated", "homogeneous"):
         for name, offset in written.items():

@@ -1,7 +1,7 @@
-"""Model sizes: presets, and a model with every size filled in.
+"""Sizes of models: the presets, and a model with every size filled in.
 
-Sizes of the presets are those of the published configurations of lmsys/vicuna-7b-v1.5 (with LLaVA-1.5's
-padded vocabulary), openai/clip-vit-large-patch14-336 and openai/whisper-base.
+The presets have the sizes of the published configurations of lmsys/vicuna-7b-v1.5 (with LLaVA-1.5's padded
+vocabulary), openai/clip-vit-large-patch14-336 and openai/whisper-base.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _OF_FAMILIES = {
 
 
 def fill_in(model: Model, path: Path, faults: Faults) -> Model | None:
-    """`model` with its preset's sizes under its own and every default written out; None with a fault added."""
+    """The model with every size filled in: its own, else its preset's, else the default. None after a fault."""
     base = Model()
     if model.preset is not None:
         if model.preset not in PRESETS:
@@ -89,7 +89,7 @@ def fill_in(model: Model, path: Path, faults: Faults) -> Model | None:
 
 
 def _check_family(model: Model, base: Model, path: Path, faults: Faults) -> bool:
-    """The family is known, its sizes are there, and no other family's."""
+    """Check that the family is known, that the sizes it needs are there, and that no size belongs to another family."""
     if model.family is None:
         faults.add(
             codes.MISSING_SIZE,
@@ -118,7 +118,7 @@ def _check_family(model: Model, base: Model, path: Path, faults: Faults) -> bool
 
 
 def _check_heads(model: Model, path: Path, faults: Faults) -> None:
-    """The width of a head follows from hidden_size, unless it is written."""
+    """Check that hidden_size gives a whole width of a head, unless the width is written."""
     hidden, heads = model.hidden_size or 0, model.num_attention_heads or 1
     if model.kv_channels is None and hidden % heads:
         rule = f"hidden_size % num_attention_heads = {hidden} % {heads} = 0, got {hidden % heads}"
@@ -126,7 +126,7 @@ def _check_heads(model: Model, path: Path, faults: Faults) -> None:
 
 
 def _defaults(model: Model) -> dict[str, Any]:
-    """Sizes that follow where they were left out; megatron-core's TransformerConfig has the same defaults."""
+    """The default of every size that was left out. megatron-core's TransformerConfig has the same defaults."""
     hidden, heads = model.hidden_size or 0, model.num_attention_heads or 1
     defaults: dict[str, Any] = {
         "ffn_hidden_size": 4 * hidden,
@@ -145,6 +145,6 @@ def _defaults(model: Model) -> dict[str, Any]:
 
 
 def padded_vocab_size(model: Model, tp: int) -> int:
-    """The vocabulary of a language model, padded to a multiple of 128 * tp as megatron-core's users do."""
+    """The size of a language model's vocabulary, padded to a multiple of 128 * tp as megatron-core's users pad it."""
     multiple = 128 * tp
     return -(-(model.vocab_size or 1) // multiple) * multiple

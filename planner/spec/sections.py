@@ -1,7 +1,7 @@
-"""The sections of a spec, as frozen classes: cluster, batch, modules and training.
+"""The sections of a spec as frozen classes: cluster, batch, modules and training. `Spec` (spec.py) puts them together.
 
-Each field says what it may be and what it means; the JSON Schema and the table in docs/spec.md are made from
-these. `Spec` (spec.py) puts the sections together.
+Each field says what its value may be and what it means. The JSON Schema and the tables in docs/spec.md are made from
+this.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ _SIZE = Integer(1)
 
 @frozen(kw_only=True)
 class Cluster:
-    """The machines. With both numbers the world is nodes * gpus_per_node ranks."""
+    """The machines. If both numbers are given, the world has nodes * gpus_per_node ranks."""
 
     nodes: int | None = field(_SIZE, default=None, doc="number of nodes")
-    gpus_per_node: int | None = field(_SIZE, default=None, doc="GPUs (ranks) per node")
-    gpu: str | None = field(Line(255), default=None, doc="name of the GPU, such as h100, for predictions")
+    gpus_per_node: int | None = field(_SIZE, default=None, doc="number of GPUs per node, each of them one rank")
+    gpu: str | None = field(
+        Line(255), default=None, doc="name of the GPU, such as h100, or a hardware file, for predictions"
+    )
 
 
 @frozen(kw_only=True)
@@ -35,24 +37,30 @@ class Batch:
 
     global_size: int = field(_SIZE, doc="samples per optimizer step")
     micro_size: int = field(
-        _SIZE, doc="samples per microbatch of the whole model, shared out among each module's lanes"
+        _SIZE, doc="samples per microbatch of the whole model; each module shares them out among its lanes"
     )
     seq_length: int = field(_SIZE, doc="tokens per sample in the language module")
 
 
 @frozen(kw_only=True)
 class Parallel:
-    """Sizes of a module's axes. Axes left out are 1, but dp follows from the world where that is known."""
+    """The sizes of a module's axes. An axis that is left out has size 1, but dp follows from the number of ranks."""
 
     tp: int = field(_SIZE, default=1, doc="tensor-parallel size")
     cp: int = field(_SIZE, default=1, doc="context-parallel size")
-    pp: int = field(_SIZE, default=1, doc="pipeline-parallel size, in stages")
-    dp: int | None = field(_SIZE, default=None, doc="data-parallel size, in lanes")
+    pp: int = field(_SIZE, default=1, doc="pipeline-parallel size: the number of stages")
+    dp: int | None = field(
+        _SIZE,
+        default=None,
+        doc="data-parallel size: the number of lanes; it follows from the number of ranks if left out",
+    )
     ep: int = field(_SIZE, default=1, doc="expert-parallel size (language only)")
     expt_tp: int = field(_SIZE, default=1, doc="tensor-parallel size of the experts (language only)")
-    rank_offset: int | None = field(Integer(0), default=None, doc="first rank; on every module or on none")
-    order: tuple[Axis, ...] = field(Order(), default=DEFAULT_ORDER, doc="axis order, fastest first")
-    sequence_parallel: bool = field(Flag(), default=False, doc="split sequences over tp between the layers")
+    rank_offset: int | None = field(
+        Integer(0), default=None, doc="first rank of the module; for every module or for none"
+    )
+    order: tuple[Axis, ...] = field(Order(), default=DEFAULT_ORDER, doc="order of the axes, fastest first")
+    sequence_parallel: bool = field(Flag(), default=False, doc="whether sequences are split over tp between the layers")
 
 
 _FAMILIES = ("gpt", "vit", "audio")
@@ -62,14 +70,14 @@ _ACTIVATIONS = ("gelu", "quick_gelu", "silu", "relu")
 
 @frozen(kw_only=True)
 class Model:
-    """Sizes of a module's model: a preset, a family with its sizes, or a preset with some replaced.
+    """The sizes of a module's model: a preset, a family with its sizes, or a preset with some sizes replaced.
 
-    Names are those of megatron-core's TransformerConfig where it has them.
+    A size has the name that megatron-core's TransformerConfig gives it, if it has one there.
     """
 
     preset: str | None = field(Line(), default=None, doc="name of a preset")
     family: str | None = field(Choice(_FAMILIES), default=None, doc="kind of model")
-    num_layers: int | None = field(_SIZE, default=None, doc="transformer layers")
+    num_layers: int | None = field(_SIZE, default=None, doc="number of transformer layers")
     hidden_size: int | None = field(_SIZE, default=None, doc="width of the residual stream")
     ffn_hidden_size: int | None = field(
         _SIZE,
@@ -77,11 +85,11 @@ class Model:
         doc="inner width of the MLP; 4 * hidden_size if left out",
         elsewhere=("intermediate_size", "moe_intermediate_size"),
     )
-    num_attention_heads: int | None = field(_SIZE, default=None, doc="attention heads")
+    num_attention_heads: int | None = field(_SIZE, default=None, doc="number of attention heads")
     num_query_groups: int | None = field(
         _SIZE,
         default=None,
-        doc="key/value heads (GQA); num_attention_heads if left out",
+        doc="number of key/value heads (GQA); num_attention_heads if left out",
         elsewhere=("num_key_value_heads", "num_kv_heads"),
     )
     kv_channels: int | None = field(
@@ -91,40 +99,56 @@ class Model:
         elsewhere=("head_dim",),
     )
     num_moe_experts: int | None = field(
-        _SIZE, default=None, doc="experts per layer; dense if left out", elsewhere=("num_local_experts",)
+        _SIZE,
+        default=None,
+        doc="number of experts per layer; layers are dense if left out",
+        elsewhere=("num_local_experts",),
     )
     moe_router_topk: int | None = field(
         _SIZE,
         default=None,
-        doc="experts that each token visits; at most 2 if left out",
+        doc="number of experts that each token visits; at most 2 if left out",
         elsewhere=("num_experts_per_tok",),
     )
-    normalization: str | None = field(Choice(_NORMALIZATIONS), default=None, doc="LayerNorm if left out")
+    normalization: str | None = field(
+        Choice(_NORMALIZATIONS), default=None, doc="kind of normalization; LayerNorm if left out"
+    )
     activation: str | None = field(
-        Choice(_ACTIVATIONS), default=None, doc="gelu if left out", elsewhere=("hidden_act", "hidden_activation")
+        Choice(_ACTIVATIONS),
+        default=None,
+        doc="activation of the MLP; gelu if left out",
+        elsewhere=("hidden_act", "hidden_activation"),
     )
-    gated_linear_unit: bool | None = field(Flag(), default=None, doc="gated MLP (SwiGLU); false if left out")
-    add_bias_linear: bool | None = field(Flag(), default=None, doc="biases in linear layers; true if left out")
+    gated_linear_unit: bool | None = field(
+        Flag(), default=None, doc="whether the MLP is gated (SwiGLU); false if left out"
+    )
+    add_bias_linear: bool | None = field(
+        Flag(), default=None, doc="whether linear layers have biases; true if left out"
+    )
     untie_embeddings_and_output_weights: bool | None = field(
-        Flag(), default=None, doc="output weights of their own (gpt); false if left out"
+        Flag(), default=None, doc="whether the output layer has weights of its own (gpt); false if left out"
     )
-    vocab_size: int | None = field(_SIZE, default=None, doc="vocabulary before padding (gpt)")
-    max_positions: int | None = field(_SIZE, default=None, doc="longest sequence (gpt) or number of frames (audio)")
-    image_size: int | None = field(_SIZE, default=None, doc="side of the image in pixels (vit)")
-    patch_size: int | None = field(_SIZE, default=None, doc="side of a patch in pixels (vit)")
-    num_mel_bins: int | None = field(_SIZE, default=None, doc="mel bins of the spectrogram (audio)")
+    vocab_size: int | None = field(_SIZE, default=None, doc="size of the vocabulary before padding (gpt)")
+    max_positions: int | None = field(
+        _SIZE, default=None, doc="longest sequence in tokens (gpt), or number of frames (audio)"
+    )
+    image_size: int | None = field(_SIZE, default=None, doc="side of the image, in pixels (vit)")
+    patch_size: int | None = field(_SIZE, default=None, doc="side of a patch, in pixels (vit)")
+    num_mel_bins: int | None = field(_SIZE, default=None, doc="number of mel bins of the spectrogram (audio)")
     projector_hidden_size: int | None = field(
-        _SIZE, default=None, doc="inner width of the projector MLP (encoders); a single layer if left out"
+        _SIZE, default=None, doc="inner width of the projector MLP (encoders); the projector is one layer if left out"
     )
 
 
 @frozen(kw_only=True)
 class Output:
-    """Form of the tensor that a module hands on."""
+    """The form of the tensor that a module hands on."""
 
-    tensor_dims: int = field(Integer(2, 3), default=3, doc="2: (tokens, hidden); 3: with a batch dim")
-    batch_dim: int | None = field(Integer(0, 1), default=None, doc="position of the batch dim; 0 if left out")
-    tokens_per_sample: int | None = field(_SIZE, default=None, doc="tokens per sample; varies if left out")
+    tensor_dims: int = field(
+        Integer(2, 3), default=3, doc="number of dims: 2 for (tokens, hidden), 3 if there is a batch dim as well"
+    )
+    batch_dim: int | None = field(Integer(0, 1), default=None, doc="which of the dims is the batch dim; 0 if left out")
+    tokens_per_sample: int | None = field(_SIZE, default=None, doc="number of tokens per sample; it varies if left out")
 
     def __attrs_post_init__(self) -> None:
         if self.tensor_dims == 2 and self.batch_dim:
@@ -136,14 +160,16 @@ class Output:
 
 @frozen(kw_only=True)
 class Freeze:
-    """Parts without gradients. `freeze: true` freezes all, the only form for language."""
+    """The parts of a module that are not trained. `freeze: true` freezes all of it, the only form for language."""
 
-    encoder: bool = field(Flag(), default=False, doc="freeze the encoder")
-    projection: bool = field(Flag(), default=False, doc="freeze the projection into the language model's width")
+    encoder: bool = field(Flag(), default=False, doc="whether the encoder is frozen")
+    projection: bool = field(
+        Flag(), default=False, doc="whether the projection into the language model's width is frozen"
+    )
 
     @property
     def all(self) -> bool:
-        """Whether nothing of the module is trained."""
+        """Whether no part of the module is trained."""
         return self.encoder and self.projection
 
 
@@ -153,19 +179,23 @@ def _freeze_all(value: bool) -> Mapping[str, Any]:
 
 @frozen(kw_only=True)
 class Module:
-    """A node of the DAG."""
+    """A module: a node of the DAG."""
 
     parallel: Parallel | None = field(Record(Parallel), default=None, doc="sizes of the parallel axes")
     model: Model | None = field(Record(Model), default=None, doc="sizes of the model")
     output: Output = field(Record(Output), default=Output(), doc="form of the output tensor")
-    special_token_id: int | None = field(Integer(0), default=None, doc="id in input_ids where the output goes")
-    freeze: Freeze = field(Record(Freeze, shorthand=_freeze_all), default=Freeze(), doc="parts without gradients")
+    special_token_id: int | None = field(
+        Integer(0), default=None, doc="id in input_ids that marks where the output goes"
+    )
+    freeze: Freeze = field(Record(Freeze, shorthand=_freeze_all), default=Freeze(), doc="parts that are not trained")
     recompute: str = field(
         Choice(("none", "selective", "full")),
         default="none",
-        doc="activations to compute again in the backward pass",
+        doc="activations that the backward pass computes again",
     )
-    stages: tuple[int, ...] | None = field(Array(_SIZE), default=None, doc="layers of each stage, when uneven")
+    stages: tuple[int, ...] | None = field(
+        Array(_SIZE), default=None, doc="number of layers of each stage, if they differ"
+    )
 
 
 @frozen(kw_only=True)
@@ -173,6 +203,6 @@ class Training:
     """How the executor trains, and what predictions assume."""
 
     dtype: str = field(Choice(("bf16", "fp16", "fp32")), default="bf16", doc="dtype of parameters and activations")
-    optimizer: str = field(Choice(("adam", "sgd")), default="adam", doc="optimizer")
+    optimizer: str = field(Choice(("adam", "sgd")), default="adam", doc="the optimizer")
     lr: float = field(Positive(1e6), default=1e-4, doc="learning rate")
-    distributed_optimizer: bool = field(Flag(), default=False, doc="shard optimizer state over data parallelism")
+    distributed_optimizer: bool = field(Flag(), default=False, doc="whether the lanes share the state of the optimizer")

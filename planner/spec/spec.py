@@ -1,7 +1,7 @@
-"""The spec: everything that a person writes about one training run, and nothing that is derived.
+"""The spec: everything that a person writes about one training run, and nothing that is derived from it.
 
-YAML (loader.py) and Python build the same classes, and both meet the same rules (fields.py): an object
-that exists has valid fields. What concerns several modules at once is found by the passes.
+YAML (loader.py) and Python build the same classes, and the same field types (fields.py) check both: an object that
+exists has valid fields. Faults that concern several modules at once are found by the passes.
 
     Spec(
         batch=Batch(global_size=96, micro_size=4, seq_length=4096),
@@ -29,26 +29,26 @@ from .sections import MAX_MODULES, MIMO_LANGUAGE_MODULE_KEY, Batch, Cluster, Mod
 
 @frozen(kw_only=True)
 class Spec:
-    """Everything that a user writes about one training run. Raises PlanError on bad values.
+    """Everything that a user writes about one training run. Raises PlanError if a value is not valid.
 
-    `modules` and `topology` may be given as any mapping and are kept as FrozenMap.
+    `modules` and `topology` may be given as any mapping. They are stored as FrozenMap.
     """
 
     schema: int = field(Integer(1, 1), default=1, doc="version of this format")
     cluster: Cluster | None = field(
-        Record(Cluster), default=None, doc="machines; else the world is what the modules cover"
+        Record(Cluster), default=None, doc="the machines; if left out, the world is the ranks that the modules cover"
     )
-    batch: Batch = field(Record(Batch), doc="batch sizes")
+    batch: Batch = field(Record(Batch), doc="sizes of the batch")
     modules: Mapping[str, Module] = field(Table(Record(Module), MAX_MODULES), doc="the modules, by name")
     topology: Mapping[str, tuple[str, ...]] = field(
         Table(Array(Name(), MAX_MODULES)),
         default=FrozenMap(),
-        doc="module -> modules that it feeds; a module not mentioned feeds language",
+        doc="for each module, the modules that it feeds; a module that is not mentioned feeds language",
     )
     placement: str | None = field(
         Choice(("disjoint", "colocated")),
         default=None,
-        doc="disjoint (default) or colocated, without rank_offset",
+        doc="whether modules are disjoint or colocated, if none has a rank_offset; disjoint if left out",
     )
     training: Training = field(Record(Training), default=Training(), doc="training settings")
     source: Source | None = attrs.field(default=None, eq=False, repr=False)
@@ -134,7 +134,7 @@ def from_parallelism(
 
 
 def _check_language(modules: Mapping[str, Module], faults: Faults) -> None:
-    """Rules of one module that depend on whether it is the language module."""
+    """Check what depends on whether a module is the language module."""
     for name, module in modules.items():
         path: Path = ("modules", name)
         if name == MIMO_LANGUAGE_MODULE_KEY:
