@@ -6,12 +6,15 @@ uv run --extra executor --group docs sphinx-build -W --keep-going docs docs/_bui
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 import planner
+
+warnings.filterwarnings("ignore", module="megatron")  # what it says of packages that are not installed
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
