@@ -112,7 +112,7 @@ def _print_faults(error: PlanError) -> None:
     total = len(error.faults) + error.num_left_out
     shown = f" ({len(error.faults)} shown)" if error.num_left_out else ""
     first = error.faults[0].code if error.faults else NOT_JSON
-    print(f"{plural(total, 'fault')}{shown}; `mimo explain {first}` tells more of {first}", file=sys.stderr)
+    print(f"{plural(total, 'fault')}{shown}; `mimo explain {first}` tells more about {first}", file=sys.stderr)
 
 
 class _HelpFormatter(argparse.HelpFormatter):

@@ -401,6 +401,19 @@ def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], Field
             yield field.name, field, field.metadata["kind"]
 
 
+def _parsed(value: Any, field: attrs.Attribute[Any]) -> Any:
+    """The stored form of a value that a field is given in Python. Raises PlanError."""
+    if value is None and field.default is None:
+        return None
+    faults = Faults()
+    parsed = field.metadata["kind"].parse(value, (field.name,), faults)
+    faults.raise_errors()
+    return parsed
+
+
+_PARSED = attrs.Converter(_parsed, takes_field=True)  # one for all fields: attrs inspects every converter it is given
+
+
 def field(kind: FieldType, *, doc: str, default: Any = attrs.NOTHING, elsewhere: tuple[str, ...] = ()) -> Any:
     """Declare a field of a spec's class. A value that is not of its type raises PlanError when the object is built.
 
@@ -411,17 +424,8 @@ def field(kind: FieldType, *, doc: str, default: Any = attrs.NOTHING, elsewhere:
         elsewhere: names of the field in other software that do not resemble ours. Someone who writes one of them is
             told our name.
     """
-
-    def convert(value: Any, field: attrs.Attribute[Any]) -> Any:
-        if value is None and field.default is None:
-            return None
-        faults = Faults()
-        parsed = kind.parse(value, (field.name,), faults)
-        faults.raise_errors()
-        return parsed
-
     return attrs.field(
         default=default,
-        converter=attrs.Converter(convert, takes_field=True),
+        converter=_PARSED,
         metadata={"kind": kind, "doc": doc, "elsewhere": elsewhere},
     )
