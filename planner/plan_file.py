@@ -13,7 +13,7 @@ from typing import Any
 
 from .base import codes
 from .base.errors import Fault, Faults, Mark, Path, PlanError, Source
-from .document import PLAN_VERSION, VERSION_KEY, canonical, digest_of_fields, document
+from .document import PLAN_VERSION, VERSION_KEY, digest_of_fields, document
 from .layout.bridges import BYTES_OF, EdgeSizes, join, width_of
 from .layout.dag import stages_before
 from .passes.compile import compile_spec
@@ -69,8 +69,8 @@ def loads(text: str, file: str = _FILE) -> Plan:
         faults.extend(error, ("spec",))
         faults.raise_errors()
         raise  # unreachable: error had faults
-    if not _is_of_release_0_1(plan, fields):
-        _compare({**document(plan), "digest": plan.digest}, fields, (), faults)
+    _compare({**document(plan), "digest": plan.digest}, fields, (), faults)
+    if faults.has_errors and not _is_of_release_0_1(plan, fields):
         faults.raise_errors()
     return plan
 
@@ -78,8 +78,8 @@ def loads(text: str, file: str = _FILE) -> Plan:
 def _is_of_release_0_1(plan: Plan, fields: dict[str, Any]) -> bool:
     """Whether release 0.1 wrote this document of the plan, untouched since.
 
-    It counted the stages of every module on the longest path by themselves, also of modules that run in one pass, and
-    took a whole sequence for what an encoder hands on if tokens_per_sample varied. Nothing else differs.
+    That release counted the stages of every module on the longest path, even of modules that share ranks, and took an
+    encoder whose tokens_per_sample varies to hand on a whole sequence. It decided everything else as this one does.
     """
     modules = {module.name: module for module in plan.modules}
     before = stages_before(plan.edges, {name: module.num_stages for name, module in modules.items()})
@@ -91,7 +91,9 @@ def _is_of_release_0_1(plan: Plan, fields: dict[str, Any]) -> bool:
         num_bytes = None if hidden is None else tokens * hidden * BYTES_OF[plan.training.dtype]
         sizes = EdgeSizes(num_bytes, plan.gpus_per_node)
         edge["strategy"] = str(join(modules[src], modules[dst], plan.batch_sizes.micro_size, sizes).strategy)
-    return canonical({**former, "digest": digest_of_fields(former)}) == canonical(fields)
+    differences = Faults()
+    _compare({**former, "digest": digest_of_fields(former)}, fields, (), differences)
+    return not differences.has_errors
 
 
 def _read_json(text: str, file: str) -> dict[str, Any]:

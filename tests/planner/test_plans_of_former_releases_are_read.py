@@ -10,7 +10,7 @@ import pytest
 from planner import Plan, PlanError, Strategy
 from planner.document import digest_of_fields
 
-FOLDER = Path(__file__).parents[1] / "data" / "plans_0_1"
+FOLDER = Path(__file__).parents[1] / "data" / "plans_0.1"
 DOCUMENTS = sorted(FOLDER.glob("*.json"))
 
 
@@ -45,3 +45,5 @@ def test_an_edited_document_of_release_0_1_is_refused(path: Path) -> None:
             Plan.from_json(rewritten(text, **changed))
     with pytest.raises(PlanError):
         Plan.from_json(text.replace(json.loads(text)["digest"], "0" * 64))
+    with pytest.raises(PlanError, match="found inf"):
+        Plan.from_json(text.replace('"total_stages": ', '"total_stages": 1e9999, "more": '))
