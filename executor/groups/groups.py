@@ -124,15 +124,15 @@ class ProcessGroups:
     def _open_all(self) -> Iterator[dist.ProcessGroup]:
         """The process group of each of the rank's groups, created if the group is the first of its communicator."""
         for group, opener in zip(self.view.groups, self.plan.communicators(self.view), strict=True):
-            if group.position == opener:
-                self._created[opener] = self._create(group, group.position)
+            if group.creation_index == opener:
+                self._created[opener] = self._create(group, group.creation_index)
             yield self._created[opener]
 
     def _open_backward(self) -> Iterator[tuple[str, dist.ProcessGroup]]:
         """A second communicator for every group that carries a pipeline's transfers, created after all others."""
         for group in self.view.groups:
             if group.kind is GroupKind.BRIDGE_P2P:
-                yield group.owner, self._create(group, self.plan.num_groups + group.position)
+                yield group.owner, self._create(group, self.plan.num_groups + group.creation_index)
 
     def _connect(self) -> None:
         """Connect every group of a bridge, in the plan's order.

@@ -260,11 +260,11 @@ class Transfers(Sequence[Transfer]):
     def __getitem__(self, index: int | slice) -> Transfer | tuple[Transfer, ...]:
         if isinstance(index, slice):
             return tuple(self[i] for i in range(*index.indices(len(self))))
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
             raise IndexError(f"transfer {index} of {len(self)}")
         _, num_src, num_dst = self._blocks
-        block, step = divmod(position, num_src + num_dst - 1)
+        block, step = divmod(at, num_src + num_dst - 1)
         # Overlap number `step` of a block joins lanes i + k = step with i * D < (k + 1) * S and k * S < (i + 1) * D.
         src = ((step + 1) * num_src - 1) // (num_src + num_dst)
         return self._between(block * num_src + src, block * num_dst + step - src)

@@ -58,14 +58,14 @@ def communicators(groups: Sequence[Group], modules: Iterable[ModulePlan]) -> tup
     for group in groups:
         ranks = group.ranks
         if group.kind.is_bridge and len(ranks) > 1:
-            found.append(group.position)
+            found.append(group.creation_index)
             continue
         stream = stream_of(group.owner, group.kind, without_experts) if len(ranks) > 1 else None
         known = opened.setdefault(ranks, {})
-        chosen = next((position for position, used in known.items() if None in (stream, used) or stream == used), None)
-        position = group.position if chosen is None else chosen
-        known[position] = known.get(position) or stream
-        found.append(position)
+        chosen = next((opener for opener, used in known.items() if None in (stream, used) or stream == used), None)
+        opener = group.creation_index if chosen is None else chosen
+        known[opener] = known.get(opener) or stream
+        found.append(opener)
     return tuple(found)
 
 

@@ -2,7 +2,7 @@
 
 A grid's ranks are numbered in mixed radix, first axis fastest. Both views of a grid keep the pipeline axis
 and differ in how they factor the rest, so one class serves both: number the ranks of one stage by `flat`
-(their position among the stage's ranks, which is the other axes in mixed radix), then put pp back in:
+(their index among the stage's ranks, which is the other axes in mixed radix), then put pp back in:
 
     rank = offset + (flat // period) * period * num_stages + stage * period + flat % period
 
@@ -38,7 +38,7 @@ Digit = tuple[int, int]  # (size, stride)
 class Box(Sequence[int]):
     """An ascending arithmetic box of ranks: start plus every combination of multiples of the strides.
 
-    `dims` are (size, stride) pairs, slowest first, merged where they adjoin, so that equal sets of ranks
+    `dims` are (size, stride) pairs, slowest first, merged if they adjoin, so that equal sets of ranks
     have equal boxes. Four ranks 0 1 4 5 are Box(0, ((2, 4), (2, 1))).
     """
 
@@ -67,13 +67,13 @@ class Box(Sequence[int]):
     def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
         if isinstance(index, slice):
             return tuple(self)[index]
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
             raise IndexError(f"index {index} outside a box of {len(self)} ranks")
         rank = self.start
         for size, stride in reversed(self.dims):
-            rank += position % size * stride
-            position //= size
+            rank += at % size * stride
+            at //= size
         return rank
 
     def __contains__(self, rank: object) -> bool:
@@ -159,7 +159,7 @@ class AxisView:
 
     @cached_property
     def names(self) -> tuple[Axis, ...]:
-        """The axes in the order of `position`: fastest first, pp last."""
+        """The view's axes, fastest first, pp last."""
         return (*(axis for axis, _ in self.axes), Axis.PP)
 
     def coords(self, rank: int) -> dict[Axis, int]:
@@ -229,9 +229,9 @@ class Partition:
 
     @cached_property
     def linear(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """Per coord, its weight in a group's index and its share of the distance to the group's lowest rank.
+        """For each coord, its weight in a group's index and its share of the distance to the group's lowest rank.
 
-        Where every axis has one stride, both are sums over coords: ordering groups by lowest rank is mixed
+        If every axis has one stride, both are sums over coords: ordering groups by lowest rank is mixed
         radix over the axes across, by stride. None in the other views.
         """
         if not self.view.has_whole_axes:
@@ -249,16 +249,16 @@ class Partition:
         return tuple(weights), tuple(shares)
 
     def indices(self, rank: int) -> tuple[int, ...]:
-        """The position in enumeration order of the one group that holds `rank`."""
+        """The index, in enumeration order, of the one group that holds `rank`."""
         flat, stage = self.view.locate(rank)
-        position, weight = 0, 1
+        number, weight = 0, 1
         for size, stride in self._across:
-            position += flat // stride % size * weight
+            number += flat // stride % size * weight
             weight *= size
         if self._spans_stages:
-            return (position,)
-        first, count = self._block(position)
-        return (first * self.view.num_stages + stage * count + position - first,)
+            return (number,)
+        first, count = self._block(number)
+        return (first * self.view.num_stages + stage * count + number - first,)
 
     def translates(self) -> Translates | None:
         """The dims of every group and the lowest ranks of all; None in a view that is not aligned."""
@@ -272,8 +272,8 @@ class Partition:
     def _lowest(self, index: int) -> tuple[int, int]:
         """(flat, stage) of the lowest rank of a group.
 
-        Groups of one stage ascend with `position`; ordering all by lowest rank interleaves the stages in
-        blocks: the positions whose lowest flat lies in the same period come once for every stage.
+        Numbered by their coords across, the groups of one stage ascend; ordering all by lowest rank interleaves
+        the stages in blocks: the numbers whose lowest flat lies in the same period come once for every stage.
         """
         if self._spans_stages:
             return self._flat(index), 0
@@ -281,23 +281,24 @@ class Partition:
         stage, step = divmod(index - first * self.view.num_stages, count)
         return self._flat(first + step), stage
 
-    def _flat(self, position: int) -> int:
+    def _flat(self, number: int) -> int:
+        """The lowest flat of a stage's group of this number."""
         flat = 0
         for size, stride in self._across:
-            flat += position % size * stride
-            position //= size
+            flat += number % size * stride
+            number //= size
         return flat
 
-    def _block(self, position: int) -> tuple[int, int]:
-        """First position and number of positions whose lowest flat lies in the same period of pp."""
+    def _block(self, number: int) -> tuple[int, int]:
+        """(first, how many) of a stage's groups whose lowest flat lies in the same period of pp as that of `number`."""
         if self.view.period == self.view.num_flat:  # pp slowest: one block
             return 0, self._num_across
-        start = self._flat(position) // self.view.period * self.view.period
+        start = self._flat(number) // self.view.period * self.view.period
         first = self._count_below(start)
         return first, self._count_below(start + self.view.period) - first
 
     def _count_below(self, bound: int) -> int:
-        """Number of positions whose lowest flat is below `bound`."""
+        """How many groups of a stage have their lowest flat below `bound`."""
         count, weight = 0, self._num_across
         for size, stride in reversed(self._across):
             weight //= size

@@ -6,6 +6,7 @@ sequences that compute their items from coords.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from functools import cached_property
@@ -291,10 +292,10 @@ class Groups(Sequence[tuple[int, ...]]):
     def __getitem__(self, index: int | slice) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
         if isinstance(index, slice):
             return tuple(self[i] for i in range(*index.indices(len(self))))
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
             raise IndexError(f"group {index} of {len(self)}")
-        return ranks_of(self.sets.boxes(position))
+        return ranks_of(self.sets.boxes(at))
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         translates = self.sets.translates()
@@ -330,20 +331,26 @@ class Group:
         owner: the module's name, or `src->dst` for a bridge.
         kind: the kind of group.
         index: its index among the owner's groups of that kind.
-        position: its index in the plan's creation order (not a position in the pipeline).
+        creation_index: its index in the plan's creation order.
         boxes: the ranks in compact form.
     """
 
     owner: str
     kind: GroupKind
     index: int
-    position: int
+    creation_index: int
     boxes: Sequence[Box]
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """Global ranks in group order, computed on each access."""
         return ranks_of(self.boxes)
+
+    @property
+    def position(self) -> int:
+        """The former name of `creation_index`, kept for one release."""
+        warnings.warn("Group.position is now Group.creation_index", DeprecationWarning, stacklevel=2)
+        return self.creation_index
 
 
 # ---- bridges

@@ -202,9 +202,9 @@ def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults
     idle = _gaps(grids, end)
     if idle:
         total = sum(stop - start for start, stop in idle)
-        spans = ", ".join(f"{start}-{stop - 1}" if stop - start > 1 else str(start) for start, stop in idle[:8])
+        shown = ", ".join(f"{start}-{stop - 1}" if stop - start > 1 else str(start) for start, stop in idle[:8])
         rule = (
-            f"every rank of 0-{end - 1} belongs to a module; {total} do not: {spans}{', ...' if len(idle) > 8 else ''}"
+            f"every rank of 0-{end - 1} belongs to a module; {total} do not: {shown}{', ...' if len(idle) > 8 else ''}"
         )
         remedy = "raise dp or pp of a module, shift rank_offset, or use fewer ranks"
         faults.add(codes.IDLE_RANKS, ("cluster",) if world is not None else ("modules",), rule, remedy)
@@ -249,14 +249,14 @@ def _crossing(grid: Grid, gpus_per_node: int) -> range | None:
     """A tp group that a node boundary cuts. Only boundaries are tried: they are few, and their pattern repeats."""
     tp = grid.size_of(Axis.TP)
     stride = prod(grid.sizes[: grid.order.index(Axis.TP)])
-    span, period = (tp - 1) * stride, tp * stride  # tp groups tile the grid in blocks of `period` ranks
+    extent, period = (tp - 1) * stride, tp * stride  # tp groups tile the grid in blocks of `period` ranks
     first = (grid.rank_offset // gpus_per_node + 1) * gpus_per_node
     num_distinct = period // gcd(period, gpus_per_node)
     for boundary in range(first, min(grid.end, first + num_distinct * gpus_per_node), gpus_per_node):
         block = grid.rank_offset + (boundary - 1 - grid.rank_offset) // period * period
-        if boundary < block + stride + span:
-            lowest = max(block, boundary - span)
-            return range(lowest, lowest + span + 1, stride)
+        if boundary < block + stride + extent:
+            lowest = max(block, boundary - extent)
+            return range(lowest, lowest + extent + 1, stride)
     return None
 
 

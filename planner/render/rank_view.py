@@ -55,7 +55,7 @@ def _modules(view: RankView) -> list[str]:
 
 def _groups(view: RankView, style: Style) -> list[str]:
     heads = [["#", "owner", "kind", "index"]]
-    heads += [[str(g.position), g.owner, g.kind, str(g.index)] for g in view.groups]
+    heads += [[str(g.creation_index), g.owner, g.kind, str(g.index)] for g in view.groups]
     title, *rows = columns(heads, right=frozenset({0, 3}))
     lines = [style.dim(f"{title}  ranks")]
     margin = max(map(len, rows)) + 2
@@ -109,7 +109,7 @@ def view_document(view: RankView) -> dict[str, Any]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for g in view.groups:
         boxes = [(box.start, box.dims) for box in g.boxes]
-        entry = {"kind": g.kind, "index": g.index, "position": g.position, "boxes": boxes}
+        entry = {"kind": g.kind, "index": g.index, "position": g.creation_index, "boxes": boxes}
         groups.setdefault(g.owner, []).append(entry)
     return {
         "rank": view.rank,

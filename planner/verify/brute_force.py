@@ -83,12 +83,12 @@ class Fact(NamedTuple):
 
 
 class Seated(NamedTuple):
-    """A group as brute force expects it: the `number`-th of its kind, at `position` of the creation order."""
+    """A group as brute force expects it: the `number`-th of its kind, at `creation_index` of the creation order."""
 
     owner: str
     kind: GroupKind
     number: int
-    position: int
+    creation_index: int
     ranks: Ranks
 
 
@@ -217,11 +217,11 @@ def _table(module: ModulePlan) -> Table:
     others = [axis for axis in axes if axis is not Axis.PP]
     for members in _buckets(table, {Axis.PP}):
         stage = sorted(members, key=lambda rank: [table[rank][axis] for axis in others])
-        num_replicas = len(stage) // (grid.expt_tp * grid.ep)
+        num_expt_dp = len(stage) // (grid.expt_tp * grid.ep)
         # DESIGN, semantics 2: flattened in the module's order, refactored as expt_tp (fastest), ep, expt_dp.
-        seats = product(range(num_replicas), range(grid.ep), range(grid.expt_tp))
-        for rank, (replica, expert, slice_) in zip(stage, seats, strict=True):
-            table[rank] |= {Axis.EXPT_DP: replica, Axis.EP: expert, Axis.EXPT_TP: slice_}
+        seats = product(range(num_expt_dp), range(grid.ep), range(grid.expt_tp))
+        for rank, (expt_dp, ep, expt_tp) in zip(stage, seats, strict=True):
+            table[rank] |= {Axis.EXPT_DP: expt_dp, Axis.EP: ep, Axis.EXPT_TP: expt_tp}
     return table
 
 
@@ -360,7 +360,7 @@ def _edge(plan: Plan, src: str, dst: str, tables: Mapping[str, Table]) -> Expect
     """DESIGN, semantics 4: the last rank over tp and cp of a source's last stage sends, the first rank of the
     destination's first stage receives."""
     source, destination = _side(plan, tables[src], max), _side(plan, tables[dst], min)
-    return ExpectedEdge(src, dst, source, destination, list(_hops(source, destination)))
+    return ExpectedEdge(src, dst, source, destination, list(_transfers(source, destination)))
 
 
 def _side(plan: Plan, table: Table, pick: Callable[[Iterable[int]], int]) -> ExpectedSide:
@@ -378,8 +378,8 @@ def _side(plan: Plan, table: Table, pick: Callable[[Iterable[int]], int]) -> Exp
     return ExpectedSide(table, {lane: lanes[lane] for lane in sorted(lanes)}, leaders, _deal(plan, table))
 
 
-def _hops(source: ExpectedSide, destination: ExpectedSide) -> Iterator[ExpectedTransfer]:
-    """Follow every sample from its source lane to its destination lane; neighbours with equal ways form a transfer."""
+def _transfers(source: ExpectedSide, destination: ExpectedSide) -> Iterator[ExpectedTransfer]:
+    """Follow every sample from lane to lane; a run of samples with the same two lanes forms a transfer."""
     src_blocks, dst_blocks = _blocks(source.dealt), _blocks(destination.dealt)
     ways = enumerate(zip(source.dealt, destination.dealt, strict=True))
     for (src, dst), run in groupby(ways, key=lambda way: way[1]):
@@ -410,7 +410,7 @@ def _as_expected(transfer: object) -> ExpectedTransfer:
 def _sample_facts(where: str, edge: ExpectedEdge, got: list[ExpectedTransfer]) -> Iterator[Fact]:
     """Every sample of every lane's block leaves exactly once and arrives exactly once, as the same sample.
 
-    It follows the plan's own transfers, not those expected, and so does not lean on `_hops`.
+    It follows the plan's own transfers, not those expected, and so does not lean on `_transfers`.
     """
     sent, received, moved = Counter[int](), Counter[int](), []
     src_blocks, dst_blocks = _blocks(edge.source.dealt), _blocks(edge.destination.dealt)
@@ -536,11 +536,11 @@ def _creation_facts(plan: Plan, seated: list[Seated]) -> Iterator[Fact]:
     yield Fact("creation_order: number of groups", len(seated), len(created))
     yield Fact("num_groups", len(seated), plan.num_groups)
     for expected, group in zip(seated, created, strict=False):
-        yield Fact(f"creation_order, position {expected.position}", expected, _as_seated(group))
+        yield Fact(f"creation_order, index {expected.creation_index}", expected, _as_seated(group))
 
 
 def _as_seated(group: Group) -> Seated:
-    return Seated(group.owner, group.kind, group.index, group.position, group.ranks)
+    return Seated(group.owner, group.kind, group.index, group.creation_index, group.ranks)
 
 
 # ---- views

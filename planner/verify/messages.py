@@ -106,12 +106,10 @@ def message_facts(plan: Plan, edge: EdgeFacts, strategy: Strategy) -> Iterator[t
             yield f"{where}: parts sent", _due(edge.transfers, givers, giving, strategy), _parts(sent, "sender")
 
 
-def _due(
-    hops: Iterable[Any], side: SideFacts, lane: str, strategy: Strategy
-) -> dict[tuple[int, tuple[int, ...]], list[Part]]:
-    """Per rank of a side and hop of its lane: the part that passes through the rank."""
-    found = {}
-    for transfer in hops:
+def _due(transfers: Iterable[Any], side: SideFacts, lane: str, strategy: Strategy) -> Due:
+    """For each rank of a side, and each transfer of its lane, the part that passes through the rank."""
+    found: Due = {}
+    for transfer in transfers:
         ranks = side.lanes[getattr(transfer, lane)]
         for place, rank in enumerate(ranks):
             if strategy is Strategy.SLICES:
@@ -123,7 +121,7 @@ def _due(
 
 
 def _parts(messages: Iterable[Message], end: str) -> Due:
-    """Per rank and transfer, the parts of its messages, neighbours joined. Parts that overlap stay apart."""
+    """For each rank and transfer, the parts of its messages, adjoining ones joined. Parts that overlap stay apart."""
     found: Due = defaultdict(list)
     for m in messages:
         t = m.transfer
@@ -147,5 +145,5 @@ def _ends(message: Message) -> tuple[int, object]:
 
 
 def _is_near(message: Message, holders: tuple[int, ...]) -> bool:
-    """Check that the sender holds the samples, and is the receiver itself if that holds them too."""
+    """Whether the sender holds the samples, and is the receiver itself if the receiver holds them too."""
     return message.sender in holders and (message.receiver not in holders or message.sender == message.receiver)

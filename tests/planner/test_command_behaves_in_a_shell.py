@@ -185,7 +185,7 @@ def test_jsonl_has_a_view_per_rank(capsys: pytest.CaptureFixture[str], plan_of: 
     views = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [view["rank"] for view in views] == list(range(8))
     for view in views:
-        expected = [group.position for group in plan.view(view["rank"]).groups]
+        expected = [group.creation_index for group in plan.view(view["rank"]).groups]
         assert sorted(g["position"] for kinds in view["groups"].values() for g in kinds) == expected
 
 

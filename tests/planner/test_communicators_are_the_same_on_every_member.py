@@ -17,7 +17,7 @@ def by_members(plan: Plan) -> dict[int, set[int]]:
         view = plan.view(rank)
         for group, opener in zip(view.groups, plan.communicators(view), strict=True):
             if len(group.ranks) > 1:
-                found[group.position].add(opener)
+                found[group.creation_index].add(opener)
     return found
 
 

@@ -21,7 +21,7 @@ MODULE_KINDS = [
 def test_positions_count_up_without_gaps_and_no_group_comes_twice(case: Case) -> None:
     plan = case.plan()
     created = list(plan.creation_order())
-    assert [group.position for group in created] == list(range(len(created)))
+    assert [group.creation_index for group in created] == list(range(len(created)))
     assert len(created) == plan.num_groups
     assert len({(group.owner, group.kind, group.index) for group in created}) == len(created)
 
@@ -57,8 +57,8 @@ def test_any_two_ranks_meet_in_their_shared_groups_in_the_same_order(case: Case)
     views = [plan.view(rank) for rank in range(min(plan.world_size, 12))]
     for one in views:
         for other in views:
-            shared = [group.position for group in one.groups if other.rank in group.ranks]
-            assert shared == [group.position for group in other.groups if one.rank in group.ranks]
+            shared = [group.creation_index for group in one.groups if other.rank in group.ranks]
+            assert shared == [group.creation_index for group in other.groups if one.rank in group.ranks]
             assert shared == sorted(shared)
 
 

@@ -73,8 +73,8 @@ def test_megatron_lm_5214_and_cornstarch_76_members_alone_create_groups_in_one_o
     views = [plan.view(rank) for rank in range(plan.world_size)]
     assert sum(len(view.groups) for view in views) < plan.world_size * plan.num_groups / 4
     for one, other in combinations(views, 2):
-        shared = [group.position for group in one.groups if other.rank in group.ranks]
-        assert shared == [group.position for group in other.groups if one.rank in group.ranks]
+        shared = [group.creation_index for group in one.groups if other.rank in group.ranks]
+        assert shared == [group.creation_index for group in other.groups if one.rank in group.ranks]
         assert shared == sorted(shared)
 
 

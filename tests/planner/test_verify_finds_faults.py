@@ -118,11 +118,11 @@ def swap_neighbours(groups: list[Group]) -> list[Group]:
 def swap_owners(groups: list[Group]) -> list[Group]:
     """Language comes before the encoders, numbered without gaps: an order, but not the right one."""
     found = sorted(groups, key=lambda group: group.owner != "language")
-    return [attrs.evolve(group, position=i) for i, group in enumerate(found)]
+    return [attrs.evolve(group, creation_index=i) for i, group in enumerate(found)]
 
 
-def shift_positions(groups: list[Group]) -> list[Group]:
-    return [attrs.evolve(group, position=group.position + (group.position > 10)) for group in groups]
+def shift_indices(groups: list[Group]) -> list[Group]:
+    return [attrs.evolve(group, creation_index=group.creation_index + (group.creation_index > 10)) for group in groups]
 
 
 # ---- lies: about bridges
@@ -203,7 +203,7 @@ LIES: dict[str, Any] = {
     "a p2p group with a stranger": lie_groups(lambda groups: [(*groups[0], 17)], "images->language", "bridge_p2p"),
     "neighbours created in exchanged order": lie_order(swap_neighbours),
     "another order of owners": lie_order(swap_owners),
-    "a gap in the positions": lie_order(shift_positions),
+    "a gap in the creation order": lie_order(shift_indices),
     "the last group never created": lie_order(lambda groups: groups[:-1]),
     "a group created twice": lie_order(lambda groups: [*groups, groups[-1]]),
     "the number of groups": {"num_groups": 1},

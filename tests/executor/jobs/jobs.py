@@ -345,7 +345,7 @@ def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
     real = ProcessGroups._create
 
     def create(self: ProcessGroups, group: Any, position: int) -> Any:
-        places = {found.kind: found.position for found in self.view.groups if found.owner == "language"}
+        places = {found.kind: found.creation_index for found in self.view.groups if found.owner == "language"}
         swapped = {places["tp"]: places["dp"], places["dp"]: places["tp"]}
         return real(self, group, swapped.get(position, position))
 
