@@ -234,7 +234,7 @@ WIDTHS = Code(
 TOKENS = Code(
     "M009",
     "the encoders' tokens do not fit the sequence",
-    "The tokens that encoders contribute to a sample take up positions of the language sequence, so their sum is\n"
+    "The tokens that encoders contribute to a sample take up places in the language sequence, so their sum is\n"
     "at most seq_length; and seq_length is at most the model's max_positions.",
 )
 SPECIAL_TOKEN = Code(

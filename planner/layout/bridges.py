@@ -8,8 +8,8 @@ and 6 samples:
     destination  |     lane 0      |     lane 1      |
     transfers    |  0 -> 0   |1->0 |1->1 |  2 -> 1   |
 
-The pattern repeats: with g = gcd of the two dp sizes there are g equal *blocks* of S = src_dp / g source and
-D = dst_dp / g destination lanes, with S + D - 1 transfers each.
+The pattern repeats: with g = gcd of the two dp sizes there are g equal *blocks of lanes*: S = src_dp / g source
+and D = dst_dp / g destination lanes, with S + D - 1 transfers between them.
 
 Leaders are those of megatron-core 0.19's BridgeCommunicator: the last rank of the source lane's last stage,
 the first rank of the destination lane's first stage (over tp and cp).
@@ -196,9 +196,9 @@ class BlockGather:
 class LaneGather:
     """The smaller gather groups that suffice among tp replicas, as in megatron-core's colocated bridge.
 
-    When each block's source and destination lanes are the same ranks, without cp, and one side of the block
-    is a single lane, the wide side's lanes with equal tp coord hold all samples of the block between them.
-    With equal dp no rank needs anything from another: there are no groups.
+    They suffice if both sides of every block of lanes are the same ranks, without cp, and one side is a single lane:
+    the ranks of the wide side with one tp coord then hold all samples of the block between them. With equal dp no rank
+    needs anything from another, and there are no groups.
     """
 
     wide: Boundary
@@ -240,7 +240,7 @@ class Transfers(Sequence[Transfer]):
 
     @cached_property
     def _blocks(self) -> tuple[int, int, int]:
-        """(number of blocks, S source lanes per block, D destination lanes per block)."""
+        """(number of blocks of lanes, S source lanes in each, D destination lanes in each)."""
         count = gcd(len(self.src), len(self.dst))
         return count, len(self.src) // count, len(self.dst) // count
 
@@ -265,7 +265,7 @@ class Transfers(Sequence[Transfer]):
             raise IndexError(f"transfer {index} of {len(self)}")
         _, num_src, num_dst = self._blocks
         block, step = divmod(at, num_src + num_dst - 1)
-        # Overlap number `step` of a block joins lanes i + k = step with i * D < (k + 1) * S and k * S < (i + 1) * D.
+        # Overlap number `step` of the block joins lanes i + k = step with i * D < (k + 1) * S and k * S < (i + 1) * D.
         src = ((step + 1) * num_src - 1) // (num_src + num_dst)
         return self._between(block * num_src + src, block * num_dst + step - src)
 
