@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from planner.cli import main
-from planner.cost.timing.hardware import hardware_text, load_hardware
+from planner.cost.timing.hardware import hardware_text, known_hardware, load_hardware, parse_hardware
 from tests import ROOT
 
 SPEC = str(ROOT / "examples" / "llava_8gpu.yaml")
@@ -63,3 +63,9 @@ def test_the_unchanged_file_is_the_gpu(tmp_path: Path, capsys: pytest.CaptureFix
     own = capsys.readouterr().out
     assert main(["predict", SPEC, "--gpu", "H100"]) == 0
     assert capsys.readouterr().out == own
+
+
+@pytest.mark.parametrize("name", known_hardware())
+def test_both_readers_of_yaml_agree_on_the_packages_own_files(name: str) -> None:
+    text = (ROOT / f"planner/hardware/{name}.yaml").read_text()
+    assert parse_hardware(text, is_ours=True) == parse_hardware(text) == load_hardware(name)

@@ -104,22 +104,23 @@ def load_hardware(name: str) -> Hardware:
         check_size(data, path)
     except PlanError as error:
         raise error.of("hardware") from None
-    return parse_hardware(data, file_name(path))
+    return parse_hardware(data, file_name(path), is_ours=not is_file)
 
 
-def parse_hardware(text: str | bytes, file: str = "<string>") -> Hardware:
+def parse_hardware(text: str | bytes, file: str = "<string>", *, is_ours: bool = False) -> Hardware:
     """The GPU that a YAML text describes.
 
     Args:
         text: the document.
         file: its name, for messages.
+        is_ours: whether the file comes with this package (see `parse_document`).
 
     Raises:
         PlanError: the text has faults; all that were found.
     """
     empty = ("a hardware file has name, num_sms and constants; the document is empty", "start from planner/hardware/")
     try:
-        found, _ = parse_document(text, file, HARDWARE_TYPE, empty)
+        found, _ = parse_document(text, file, HARDWARE_TYPE, empty, is_ours=is_ours)
     except PlanError as error:
         raise error.of("hardware") from None
     return cast("Hardware", found)
