@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+_PROJECT = "mimo-planner"
 _CHECKOUT = os.path.abspath(os.path.join(__file__, *3 * [os.pardir], "pyproject.toml"))
 
 
@@ -13,7 +14,9 @@ def package_version() -> str:
         import tomllib  # noqa: PLC0415  only --version needs it
 
         with open(_CHECKOUT, "rb") as stream:
-            return str(tomllib.load(stream)["project"]["version"])
+            project = tomllib.load(stream).get("project", {})
+        if project.get("name") == _PROJECT:  # beside an installed package the file would be someone else's
+            return str(project["version"])
     from importlib.metadata import version  # noqa: PLC0415
 
-    return version("mimo-planner")
+    return version(_PROJECT)

@@ -1,1 +1,1 @@
-"""What a user writes: its classes, the rules of its fields, and the ways to read it."""
+"""What a user writes: its classes, the types of their fields, and the ways to read it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,15 @@ def test_the_checkouts_version_is_that_of_its_project() -> None:
     assert package_version() == VERSION
 
 
-def test_an_installed_package_says_the_version_of_its_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planner.base.version._CHECKOUT", "/nowhere/pyproject.toml")
+@pytest.mark.parametrize("beside", ["", "[project]\nname = 'other'\nversion = '1'\n", "[tool.ruff]\n"])
+def test_an_installed_package_says_the_version_of_its_metadata(
+    beside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lies beside it in site-packages."""
+    file = tmp_path / "pyproject.toml"
+    if beside:
+        file.write_text(beside)
+    monkeypatch.setattr("planner.base.version._CHECKOUT", str(file))
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 9")
     assert package_version() == "mimo-planner 9"
 
