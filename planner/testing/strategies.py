@@ -47,7 +47,6 @@ def specs(draw: st.DrawFn, min_modules: int = 1, max_modules: int = 6, max_ranks
     machines. At times the spec leaves out what follows from the rest, such as dp.
 
     Args:
-        draw: given by hypothesis.
         min_modules: the fewest modules, language included.
         max_modules: the most modules: up to 6, and never more than `max_ranks`.
         max_ranks: the largest world.
@@ -76,7 +75,6 @@ def specs_and_worlds(
     """A legal spec, and the number of ranks to give `compile_spec` with it: None if the spec says enough.
 
     Args:
-        draw: given by hypothesis.
         min_modules, max_modules, max_ranks: as for `specs`.
         said_by: who may settle the number of ranks: nobody but the modules, the size of a node (which settles nothing
             more), the cluster, or the caller of `compile_spec`.
