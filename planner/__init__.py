@@ -80,7 +80,7 @@ __all__ = [
     "parse_spec",
 ]
 
-_HOMES = {
+_HOMES = {  # names that are not here: layout.ir
     "base.axes": ("Axis",),
     "base.errors": ("Fault", "PlanError"),
     "base.frozenmap": ("FrozenMap",),
