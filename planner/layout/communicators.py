@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from .coords import Box, Digit
-from .groups import Family
+from .groups import EXPERT_KINDS, Family
 from .ir import Group, GroupKind, ModulePlan
 
 # Kinds whose traffic is meant to overlap are in different streams.
@@ -38,7 +38,6 @@ STREAMS: dict[GroupKind, str] = {
     GroupKind.EXPT_TP: "expert-tensor",
     GroupKind.EXPT_DP: "expert-gradients",
 }
-_EXPERT_KINDS = frozenset({GroupKind.EP, GroupKind.TP_EP, GroupKind.EXPT_TP, GroupKind.EXPT_DP})
 
 Form = tuple[Digit, ...] | None  # the dims of a box; None for a set of ranks that is not a box
 
@@ -88,7 +87,7 @@ def num_communicators(families: Iterable[Family], modules: Iterable[ModulePlan])
 
 def stream_of(owner: str, kind: GroupKind, without_experts: frozenset[str]) -> str | None:
     """The stream of an owner's kind of groups; None if they may share with any group."""
-    return None if kind in _EXPERT_KINDS and owner in without_experts else STREAMS.get(kind)
+    return None if kind in EXPERT_KINDS and owner in without_experts else STREAMS.get(kind)
 
 
 def rank_sets(family: Family) -> Iterable[tuple[Form, Iterable[object]]]:
