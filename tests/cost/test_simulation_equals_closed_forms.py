@@ -13,7 +13,7 @@ from planner.cost.simulation.words import critical_path, duration, longest_waits
 from tests.strategies import planned
 
 
-def plan_of(num_microbatches: int, placement: str = "disjoint", **parallels: dict[str, int]) -> Plan:
+def pipelined(num_microbatches: int, placement: str = "disjoint", **parallels: dict[str, int]) -> Plan:
     modules = {name: Module(parallel=Parallel(**sizes)) for name, sizes in parallels.items()}
     batch = Batch(global_size=4 * num_microbatches, micro_size=4, seq_length=4096)
     return planned(Spec(batch=batch, modules=modules, placement=placement))
@@ -23,7 +23,7 @@ def plan_of(num_microbatches: int, placement: str = "disjoint", **parallels: dic
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 7, 16])
 @pytest.mark.parametrize("m", [1, 2, 3, 8, 33])
 def test_the_bubble_of_a_uniform_pipeline_is_exact(p: int, m: int, hops: Sends) -> None:
-    plan = plan_of(m, language={"pp": p, "tp": 2, "dp": 2})
+    plan = pipelined(m, language={"pp": p, "tp": 2, "dp": 2})
     found = simulate(plan, Durations.uniform(plan, forward=3.0, backward=5.0), hops=hops)
     assert found.makespan == (m + p - 1) * 8.0
     assert found.bubble == pytest.approx((p - 1) / (m + p - 1), abs=1e-15)
@@ -32,7 +32,7 @@ def test_the_bubble_of_a_uniform_pipeline_is_exact(p: int, m: int, hops: Sends) 
 
 def test_stages_of_several_modules_are_one_pipeline() -> None:
     """images (2 stages) -> language (3): five equal stages in a row, of 1 to 4 GPUs each, 14 in all."""
-    plan = plan_of(9, images={"pp": 2, "dp": 4}, language={"pp": 3, "dp": 2})
+    plan = pipelined(9, images={"pp": 2, "dp": 4}, language={"pp": 3, "dp": 2})
     found = simulate(plan, Durations.uniform(plan))
     assert found.makespan == (9 + 5 - 1) * 3.0
     assert found.bubble == pytest.approx(4 / 13)
@@ -40,14 +40,14 @@ def test_stages_of_several_modules_are_one_pipeline() -> None:
 
 def test_transfers_lengthen_the_way_there_and_back() -> None:
     """One microbatch crosses two stages of a module and an edge, forward and backward."""
-    plan = plan_of(1, images={"pp": 2}, language={})
+    plan = pipelined(1, images={"pp": 2}, language={})
     durations = Durations.of(plan, lambda *_: 10.0, lambda _: 1.0, lambda *_: 2.0)
     assert simulate(plan, durations).makespan == 6 * 10 + 2 * (1 + 2)
 
 
 def test_colocated_modules_take_turns() -> None:
     """Every rank runs images, then language, then both backward in reverse. The gather takes time both ways."""
-    plan = plan_of(5, "colocated", images={"dp": 4}, language={"dp": 2, "tp": 2})
+    plan = pipelined(5, "colocated", images={"dp": 4}, language={"dp": 2, "tp": 2})
     passes = {"images": 2.0, "language": 7.0}
     durations = Durations.of(plan, lambda stage, _: passes[stage.module], edge=lambda *_: 0.5)
     found = simulate(plan, durations)
@@ -68,7 +68,7 @@ def test_a_pass_of_several_modules_receives_before_it_and_sends_after_it() -> No
 
     That pass waits for audio, although images could begin before it, and for the next stage to take its output.
     """
-    plan = plan_of(2, audio={"rank_offset": 2}, images={"rank_offset": 0}, language={"pp": 2, "rank_offset": 0})
+    plan = pipelined(2, audio={"rank_offset": 2}, images={"rank_offset": 0}, language={"pp": 2, "rank_offset": 0})
     passes = {"audio": 10.0, "images": 2.0, "language": 7.0}
     gathers = {"audio": 0.0, "images": 0.5}
     durations = Durations.of(
@@ -87,16 +87,19 @@ def test_a_pass_of_several_modules_receives_before_it_and_sends_after_it() -> No
 
 def test_a_colocated_pipeline_of_several_stages_stops() -> None:
     """1F1B cannot run it: language's first stage needs the last one of images, on a rank that waits for language."""
-    plan = plan_of(4, "colocated", images={"pp": 2}, language={"pp": 2})
+    plan = pipelined(4, "colocated", images={"pp": 2}, language={"pp": 2})
     with pytest.raises(DeadlockError, match=r"images stage 1 \+ language stage 1 waits for .*; fix: give modules that"):
         simulate(plan, Durations.uniform(plan))
-    for fixed in (plan_of(4, images={"pp": 2}, language={"pp": 2}), plan_of(4, "colocated", images={}, language={})):
+    for fixed in (
+        pipelined(4, images={"pp": 2}, language={"pp": 2}),
+        pipelined(4, "colocated", images={}, language={}),
+    ):
         assert simulate(fixed, Durations.uniform(fixed)).makespan > 0
 
 
 def test_a_short_branch_beside_a_long_one_holds_more() -> None:
     """Audio (1 stage) stands beside vision (4) before language (5): it holds 9 microbatches, not 6."""
-    plan = plan_of(20, audio={}, vision={"pp": 4}, language={"pp": 5})
+    plan = pipelined(20, audio={}, vision={"pp": 4}, language={"pp": 5})
     found = simulate(plan, Durations.uniform(plan))
     assert dict(zip(map(str, found.schedule.units), found.in_flight, strict=True))["audio stage 0"] == 9
     assert in_flight(8, 20) == 9
@@ -104,7 +107,7 @@ def test_a_short_branch_beside_a_long_one_holds_more() -> None:
 
 def test_a_slow_stage_sets_the_pace() -> None:
     """From its first pass on, the slowest stage has no gap: m (f + b), and the way to it and back."""
-    plan = plan_of(16, language={"pp": 4})
+    plan = pipelined(16, language={"pp": 4})
     slow = Stage("language", 2)
     found = simulate(plan, Durations.of(plan, lambda stage, _: 10.0 if stage == slow else 1.0))
     assert found.makespan == 16 * 20 + 2 * 2
@@ -112,7 +115,7 @@ def test_a_slow_stage_sets_the_pace() -> None:
 
 
 def test_waits_are_named() -> None:
-    plan = plan_of(8, images={}, language={})
+    plan = pipelined(8, images={}, language={})
     seconds = {"images": 0.010, "language": 0.041}
     found = simulate(plan, Durations.of(plan, lambda stage, _: seconds[stage.module]))
     assert longest_waits(found, 1) == ["images stage 0 waits 516 ms for gradients of language stage 0"]
@@ -124,7 +127,7 @@ def test_waits_are_named() -> None:
 
 def test_several_waits_before_one_operation_are_named_apart() -> None:
     """The second of three stages hands on its first microbatch (7 to 8), then waits for the slow first one's next."""
-    plan = plan_of(3, language={"pp": 3})
+    plan = pipelined(3, language={"pp": 3})
     slow = Stage("language", 0)
     found = simulate(plan, Durations.of(plan, lambda stage, _: 5.0 if stage == slow else 1.0, lambda _: 1.0))
     second = list(found.operations(1))[1]

@@ -19,7 +19,7 @@ GPT = Model(
 VIT = Model(family="vit", num_layers=2, hidden_size=64, num_attention_heads=4, image_size=32, patch_size=8)
 
 
-def plan_of(
+def two_modules(
     language: Parallel,
     images: Parallel,
     placement: str = "disjoint",
@@ -43,7 +43,7 @@ def plan_of(
 def test_ranks_of_several_modules_update_all_of_them() -> None:
     """They do so one after the other, as MimoOptimizer steps. Modules on ranks of their own update at the same time."""
     for placement, total in (("colocated", sum), ("disjoint", max)):
-        plan = plan_of(Parallel(dp=2), Parallel(dp=2), placement)
+        plan = two_modules(Parallel(dp=2), Parallel(dp=2), placement)
         updates = update_seconds(workload_of(plan), RATES).values()
         assert predict(plan).update_seconds == total(updates)
 
@@ -54,7 +54,7 @@ def test_a_job_of_two_nodes_scales_out_whatever_its_groups_cross() -> None:
     assert rates.scale_out.value > 1
     seconds = []
     for nodes in (Cluster(gpus_per_node=16), Cluster(gpus_per_node=8), None):
-        plan = plan_of(Parallel(dp=8), Parallel(dp=8), cluster=nodes)
+        plan = two_modules(Parallel(dp=8), Parallel(dp=8), cluster=nodes)
         seconds.append(max(durations_of(workload_of(plan), rates_of(rates)).passes.values()))
     assert seconds[1] == seconds[2] == pytest.approx(seconds[0] * rates.scale_out.value)
 
@@ -102,8 +102,8 @@ def test_model_flops_do_not_depend_on_the_layout(language: Parallel, recompute: 
     """Nor on what every tp rank computes for itself: patches, routers, the padding of the vocabulary."""
     experts = attrs.evolve(GPT, num_moe_experts=4, moe_router_topk=2)
     model = experts if language.ep else GPT
-    one = plan_of(Parallel(), Parallel(), model=model)
-    other = plan_of(language, Parallel(tp=4, dp=2), model=model, recompute=recompute)
+    one = two_modules(Parallel(), Parallel(), model=model)
+    other = two_modules(language, Parallel(tp=4, dp=2), model=model, recompute=recompute)
     assert model_flops(other) == pytest.approx(model_flops(one), rel=1e-12)
     found = predict(other)
     assert found.mfu == pytest.approx(

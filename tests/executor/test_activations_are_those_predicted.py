@@ -35,28 +35,28 @@ WIDE = model(kv_channels=16)  # queries twice as wide as the residual stream
 EXPERTS = model(num_moe_experts=4, moe_router_topk=FEW, gated_linear_unit=True, activation="silu")
 
 
-def plan_of(language: dict[str, Any], models: dict[str, Any], **changes: Any) -> Plan:
+def tiny_plan(language: dict[str, Any], models: dict[str, Any], **changes: Any) -> Plan:
     return specs.plan(language, {}, fixed=True, models=models, **changes)
 
 
 PLANS = {
-    "gelu": plan_of({}, GELU),
-    "gelu, tp 2": plan_of({"tp": 2}, GELU),
-    "gelu, sequence parallel": plan_of(SP, GELU),
-    "gelu, selective": plan_of({}, GELU, recompute="selective"),
-    "gelu, sequence parallel, selective": plan_of(SP, GELU, recompute="selective"),
-    "gelu, frozen": plan_of({}, GELU, freeze=FROZEN),
-    "gelu, frozen, sequence parallel": plan_of(SP, GELU, freeze=FROZEN),
-    "gelu, frozen, selective": plan_of({"tp": 2}, GELU, freeze=FROZEN, recompute="selective"),
-    "gated": plan_of({}, GATED),
-    "gated, tp 2": plan_of({"tp": 2}, GATED),
-    "gated, frozen": plan_of({}, GATED, freeze=FROZEN),
-    "wide heads, sequence parallel": plan_of(SP, WIDE),
-    "experts": plan_of({}, EXPERTS),
-    "experts, tp 2": plan_of(SP, EXPERTS),
-    "experts divided over tp": plan_of(SP | {"expt_tp": 2}, EXPERTS),
-    "experts, frozen": plan_of({}, EXPERTS, freeze=FROZEN),
-    "experts over 2 ranks": plan_of({"dp": 2, "ep": 2}, EXPERTS),
+    "gelu": tiny_plan({}, GELU),
+    "gelu, tp 2": tiny_plan({"tp": 2}, GELU),
+    "gelu, sequence parallel": tiny_plan(SP, GELU),
+    "gelu, selective": tiny_plan({}, GELU, recompute="selective"),
+    "gelu, sequence parallel, selective": tiny_plan(SP, GELU, recompute="selective"),
+    "gelu, frozen": tiny_plan({}, GELU, freeze=FROZEN),
+    "gelu, frozen, sequence parallel": tiny_plan(SP, GELU, freeze=FROZEN),
+    "gelu, frozen, selective": tiny_plan({"tp": 2}, GELU, freeze=FROZEN, recompute="selective"),
+    "gated": tiny_plan({}, GATED),
+    "gated, tp 2": tiny_plan({"tp": 2}, GATED),
+    "gated, frozen": tiny_plan({}, GATED, freeze=FROZEN),
+    "wide heads, sequence parallel": tiny_plan(SP, WIDE),
+    "experts": tiny_plan({}, EXPERTS),
+    "experts, tp 2": tiny_plan(SP, EXPERTS),
+    "experts divided over tp": tiny_plan(SP | {"expt_tp": 2}, EXPERTS),
+    "experts, frozen": tiny_plan({}, EXPERTS, freeze=FROZEN),
+    "experts over 2 ranks": tiny_plan({"dp": 2, "ep": 2}, EXPERTS),
 }
 
 

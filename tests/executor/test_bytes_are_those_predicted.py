@@ -32,7 +32,7 @@ SCALAR = 4  # bytes
 Sizes = dict[tuple[str, str], Counter[int]]  # number of buffers by their bytes, for each communicator and operation
 
 
-def plan_of(
+def tiny_plan(
     language: dict[str, Any], images: dict[str, Any], training: dict[str, Any] | None = None, **changes: Any
 ) -> Plan:
     """A tiny plan in bf16, with one image in every sample and two microbatches."""
@@ -54,44 +54,44 @@ FIRST = {"rank_offset": 0}
 FROZEN = Freeze(encoder=True, projection=True)
 
 PLANS = {
-    "tp 2": plan_of({"tp": 2}, {"tp": 2}),
-    "tp 2, fp32": plan_of({"tp": 2}, {"tp": 2}, {"dtype": "fp32"}),
-    "tp 2, frozen encoder": plan_of({"tp": 2}, {"tp": 2}, freeze={"images": Freeze(encoder=True)}),
-    "tp 2, frozen language": plan_of(SP, {"tp": 2}, freeze={"language": Freeze(encoder=True, projection=True)}),
-    "tp 2, images frozen": plan_of({"tp": 2}, {"tp": 2}, freeze={"images": FROZEN}),
-    "8 ranks: tp 2, frozen encoder of three stages": plan_of(
+    "tp 2": tiny_plan({"tp": 2}, {"tp": 2}),
+    "tp 2, fp32": tiny_plan({"tp": 2}, {"tp": 2}, {"dtype": "fp32"}),
+    "tp 2, frozen encoder": tiny_plan({"tp": 2}, {"tp": 2}, freeze={"images": Freeze(encoder=True)}),
+    "tp 2, frozen language": tiny_plan(SP, {"tp": 2}, freeze={"language": Freeze(encoder=True, projection=True)}),
+    "tp 2, images frozen": tiny_plan({"tp": 2}, {"tp": 2}, freeze={"images": FROZEN}),
+    "8 ranks: tp 2, frozen encoder of three stages": tiny_plan(
         {"tp": 2}, {"tp": 2, "pp": 3}, models={"images": specs.vision(num_layers=3)}, freeze={"images": FROZEN}
     ),
-    "sequence parallel": plan_of(SP, {}),
-    "sequence parallel, no encoder": specs.alone(plan_of(SP, {})),
-    "sequence parallel, pp 2, no encoder": specs.alone(plan_of(SP | {"pp": 2}, {})),
-    "sequence parallel, biases, pp 2": plan_of(SP | {"pp": 2}, {"tp": 2}, models=BIASES),
-    "sequence parallel, all computed again": plan_of(SP, {"tp": 2}, recompute="full"),
-    "pp 2": plan_of({"pp": 2}, {"pp": 2}),
-    "pp 2, tp 2, tied embeddings": plan_of({"pp": 2, "tp": 2}, {}, models=TIED),
-    "dp 2": plan_of({"dp": 2}, {"dp": 2}),
-    "dp 2, distributed optimizer": plan_of({"dp": 2}, {"dp": 2}, {"distributed_optimizer": True}),
-    "dp 2, ep 2": plan_of({"dp": 2, "ep": 2}, {}, models=EXPERTS),
-    "selective": plan_of({"tp": 2}, {}, recompute="selective"),
-    "tp 2, experts": plan_of(SP, {}, models=EXPERTS),
-    "8 ranks: tp 2, dp 2, ep 2, experts, distributed optimizer": plan_of(
+    "sequence parallel": tiny_plan(SP, {}),
+    "sequence parallel, no encoder": specs.alone(tiny_plan(SP, {})),
+    "sequence parallel, pp 2, no encoder": specs.alone(tiny_plan(SP | {"pp": 2}, {})),
+    "sequence parallel, biases, pp 2": tiny_plan(SP | {"pp": 2}, {"tp": 2}, models=BIASES),
+    "sequence parallel, all computed again": tiny_plan(SP, {"tp": 2}, recompute="full"),
+    "pp 2": tiny_plan({"pp": 2}, {"pp": 2}),
+    "pp 2, tp 2, tied embeddings": tiny_plan({"pp": 2, "tp": 2}, {}, models=TIED),
+    "dp 2": tiny_plan({"dp": 2}, {"dp": 2}),
+    "dp 2, distributed optimizer": tiny_plan({"dp": 2}, {"dp": 2}, {"distributed_optimizer": True}),
+    "dp 2, ep 2": tiny_plan({"dp": 2, "ep": 2}, {}, models=EXPERTS),
+    "selective": tiny_plan({"tp": 2}, {}, recompute="selective"),
+    "tp 2, experts": tiny_plan(SP, {}, models=EXPERTS),
+    "8 ranks: tp 2, dp 2, ep 2, experts, distributed optimizer": tiny_plan(
         SP | {"dp": 2, "ep": 2}, {"dp": 4}, {"distributed_optimizer": True}, models=EXPERTS
     ),
-    "experts beside an encoder, distributed optimizer": plan_of(
+    "experts beside an encoder, distributed optimizer": tiny_plan(
         {"dp": 4, "ep": 2}, {"dp": 4}, {"distributed_optimizer": True}, models=EXPERTS, placement="colocated"
     ),
-    "experts, tp 2, dp 2, ep 2, all computed again": plan_of(
+    "experts, tp 2, dp 2, ep 2, all computed again": tiny_plan(
         SP | {"dp": 2, "ep": 2}, {}, models=EXPERTS, recompute="full"
     ),
-    "experts divided over tp": plan_of(SP | {"expt_tp": 2}, {}, models=EXPERTS),
-    "8 ranks: tp 2, dp 2, ep 2, experts; tp 4": plan_of(SP | {"dp": 2, "ep": 2}, {"tp": 4}, models=EXPERTS),
-    "8 ranks: tp 2, two encoders": plan_of({"tp": 2, "pp": 2}, {"tp": 2}, audio_parallel={"dp": 2}),
-    "fan-out": plan_of({"dp": 4}, {"tp": 2}),
-    "8 ranks: tp 2, pp 2; fan-in from tp 2, dp 2": plan_of({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}),
-    "8 ranks: tp 2, pp 2, dp 2; dp 4 on its first stage": plan_of(
+    "experts divided over tp": tiny_plan(SP | {"expt_tp": 2}, {}, models=EXPERTS),
+    "8 ranks: tp 2, dp 2, ep 2, experts; tp 4": tiny_plan(SP | {"dp": 2, "ep": 2}, {"tp": 4}, models=EXPERTS),
+    "8 ranks: tp 2, two encoders": tiny_plan({"tp": 2, "pp": 2}, {"tp": 2}, audio_parallel={"dp": 2}),
+    "fan-out": tiny_plan({"dp": 4}, {"tp": 2}),
+    "8 ranks: tp 2, pp 2; fan-in from tp 2, dp 2": tiny_plan({"tp": 2, "pp": 2}, {"tp": 2, "dp": 2}),
+    "8 ranks: tp 2, pp 2, dp 2; dp 4 on its first stage": tiny_plan(
         {"tp": 2, "pp": 2, "dp": 2} | FIRST, {"dp": 4} | FIRST, {"distributed_optimizer": True}
     ),
-    "8 ranks: tp 2, dp 4; dp 8 on the same": plan_of(
+    "8 ranks: tp 2, dp 4; dp 8 on the same": tiny_plan(
         {"tp": 2, "dp": 4}, {"dp": 8}, placement="colocated", micro_size=8
     ),
 }
