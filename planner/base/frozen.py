@@ -1,23 +1,23 @@
 """`frozen`: attrs classes as this package has them, which start fast.
 
-The classes are slotted, their objects cannot be changed, and they are compared, hashed and printed by their fields. What
-differs from `attrs.frozen` is when the work is done. attrs writes and compiles the methods of a class when the class is
-made, which was a third of the time of `mimo plan`: it makes ninety classes, and few objects of most. Here a class gets
-methods that all classes share, and attrs is asked for its own only when they pay:
+The classes are slotted, their objects cannot be changed, and they are compared, hashed and printed by their fields. The
+difference from `attrs.frozen` is when the work is done. attrs writes and compiles the methods of a class when the class
+is made. That was a third of the time of `mimo plan`, which makes ninety classes and few objects of most. Here a class
+starts with methods that all classes share, and attrs is asked for its own when they pay:
 
-- `__eq__`, `__hash__` and `__repr__` look up the fields of a class when one of its objects is first compared.
-- `__init__` sets the fields one by one for the first objects of a class. From then on it is the one that attrs compiles.
-- `attrs.fields`, `attrs.evolve` and the signature are answered by attrs, from the same class as attrs makes it.
+- `__eq__`, `__hash__`, `__repr__` and the order look up the fields of a class when its objects are first compared.
+- `__init__` sets the fields one by one for the first objects of a class; after that it is the one that attrs compiles.
+- `attrs.fields`, `attrs.evolve` and the signature are answered by attrs, for a class of the same fields.
 
-A class that uses more of attrs than annotated fields with plain defaults (`attrs.field`, hooks), or that names its own
-`__class__`, is made by attrs at once.
+A class is made by attrs at once if it uses more than annotated fields with plain defaults (`attrs.field`, hooks, base
+classes of attrs), or if one of its methods needs the class itself (`super()`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, cached_property
-from operator import attrgetter
+from operator import attrgetter, ge, gt, le, lt
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +25,18 @@ import attrs
 
 __all__ = ["frozen"]
 
-_FEW = 8  # objects of a class that are cheaper to make by the shared __init__ than by compiling one
+_FEW = 100  # objects of a class that are cheaper to make by the shared __init__ than by having attrs compile one
 
 if TYPE_CHECKING:
     from attrs import frozen  # the name by which type checkers know such classes
 else:
 
-    def frozen(cls: type | None = None, *, kw_only: bool = False) -> Any:
+    def frozen(cls: type | None = None, *, kw_only: bool = False, order: bool = False) -> Any:
         """Make a class as `attrs.frozen` does. A method that the class defines itself stays as it is."""
         if cls is None:
-            return lambda cls: frozen(cls, kw_only=kw_only)
+            return lambda cls: frozen(cls, kw_only=kw_only, order=order)
+        if order:
+            cls.__lt__, cls.__le__, cls.__gt__, cls.__ge__ = _ORDER
         for name, method in (("__eq__", _equal), ("__hash__", _hash), ("__repr__", _text)):
             if cls.__dict__.get(name) is None:  # a class that defines __eq__ alone has None as its __hash__
                 setattr(cls, name, method)
@@ -163,6 +165,19 @@ def _equal(self: Any, other: Any) -> Any:
         return NotImplemented
     compared = _compared(self.__class__)
     return compared(self) == compared(other)
+
+
+def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
+    def method(self: Any, other: Any) -> Any:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        compared = _compared(self.__class__)
+        return compare(compared(self), compared(other))
+
+    return method
+
+
+_ORDER = tuple(map(_ordered, (lt, le, gt, ge)))
 
 
 def _hash(self: Any) -> int:

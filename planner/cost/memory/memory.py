@@ -23,8 +23,6 @@ from __future__ import annotations
 
 from math import ceil
 
-import attrs
-
 from ...base.frozen import frozen
 from ...layout.ir import ModulePlan
 from ...plan import Plan
@@ -68,8 +66,13 @@ class Memory:
         return self.states + self.activations + self.logits + self.buffers + self.workspace
 
     def __add__(self, other: Memory) -> Memory:
-        mine, theirs = attrs.astuple(self), attrs.astuple(other)
-        return Memory(**dict(zip(attrs.fields_dict(Memory), map(sum, zip(mine, theirs, strict=True)), strict=True)))
+        return Memory(
+            states=self.states + other.states,
+            activations=self.activations + other.activations,
+            logits=self.logits + other.logits,
+            buffers=self.buffers + other.buffers,
+            workspace=self.workspace + other.workspace,
+        )
 
 
 def state_bytes(plan: Plan, module: ModulePlan, parameters: Parameters, settings: Settings) -> float:

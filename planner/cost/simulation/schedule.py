@@ -28,15 +28,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
-import attrs
-
 from ...base.frozen import frozen
 from ...layout.dag import topological_order
 from ...layout.ir import GroupKind
 from ...plan import Plan
 
 
-@attrs.frozen(order=True)
+@frozen(order=True)
 class Stage:
     """One pipeline stage of one module.
 

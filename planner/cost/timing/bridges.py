@@ -20,8 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from math import gcd, lcm
 
-import attrs
-
+from ...base.axes import Axis
 from ...base.frozen import frozen
 from ...layout.ir import Bridge, Direction, GroupKind, ModulePlan, Strategy, Transfer
 from ...plan import Plan
@@ -159,16 +158,17 @@ def _distinct(bridge: Bridge, per_node: int) -> Iterator[tuple[Transfer, int]]:
 
 def _with_message(load: Load, num_bytes: float, crosses: bool) -> Load:
     """A load and one message more, which crosses the network or does not."""
+    nvlink, network = (load.over_nvlink, load.nvlink_bytes), (load.over_network, load.network_bytes)
     if crosses:
-        return attrs.evolve(load, over_network=load.over_network + 1, network_bytes=load.network_bytes + num_bytes)
-    return attrs.evolve(load, over_nvlink=load.over_nvlink + 1, nvlink_bytes=load.nvlink_bytes + num_bytes)
+        return Load(*nvlink, network[0] + 1, network[1] + num_bytes)
+    return Load(nvlink[0] + 1, nvlink[1] + num_bytes, *network)
 
 
 def _steps_before(plan: Plan, sender: ModulePlan, sample: float, direction: Direction) -> frozenset[LaneStep]:
     """What makes samples whole that the ranks of a sending lane share over cp."""
-    span = spans_of(plan, sender.name).get(GroupKind.CP, ALONE)
-    if span.size == 1:
+    if sender.grid.size_of(Axis.CP) == 1:
         return frozenset()
+    span = spans_of(plan, sender.name).get(GroupKind.CP, ALONE)
     op = CollectiveOp.ALL_GATHER if direction is Direction.FORWARD else CollectiveOp.ALL_REDUCE
     return frozenset([LaneStep(op, sample * plan.batch.samples_per_lane[sender.name], span)])
 

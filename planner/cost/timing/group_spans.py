@@ -14,8 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 
-import attrs
-
+from ...base.frozen import frozen
 from ...layout.groups import Family
 from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
@@ -24,7 +23,7 @@ DEFAULT_PER_NODE = 8  # if the spec does not say
 _MAX_LOOKED_AT = 64  # enough of a kind's groups: their pattern repeats from node to node
 
 
-@attrs.frozen(order=True)
+@frozen(order=True)
 class Span:
     """The nodes that a group spans.
 

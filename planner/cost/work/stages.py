@@ -5,8 +5,6 @@ A part that neither trains nor is asked for the gradient of its input has no bac
 
 from __future__ import annotations
 
-import attrs
-
 from ...layout.bridges import tokens_handed_on
 from ...layout.ir import GroupKind, ModulePlan
 from ...plan import Plan
@@ -185,4 +183,4 @@ def _projector(plan: Plan, stage: StageFacts, shape: LayerShape) -> StagePart:
     backward = part.backward
     if backward.matmuls:  # megatron-core sums the gradient of the input even if nothing before it trains
         backward += Work(collectives=(Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, each * rows * hidden),))
-    return attrs.evolve(part, forward=forward, backward=backward)
+    return StagePart(name=part.name, count=part.count, forward=forward, backward=backward)
