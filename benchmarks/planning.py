@@ -37,7 +37,7 @@ from planner.render.rank_view import view_lines
 
 ROOT = Path(__file__).parent.parent
 WORLDS = (8, 1_024, 131_072, 1_048_576)
-COMPILE_MS, VIEW_US, STREAM_S, COMMAND_S, HELP_S, START_RATIO = 50, 100, 20, 0.4, 0.5, 0.75
+COMPILE_MS, VIEW_US, STREAM_S, COMMAND_S, HELP_S, START_RATIO = 50, 100, 20, 0.4, 0.5, 0.6
 BEFORE = "b60500b"  # the last build that imported everything at once
 PLAN = ("-c", "import sys; from planner.cli import main; sys.exit(main())", "plan", "examples/llava_8gpu.yaml")
 HELP = ("-m", "executor", "--help")
