@@ -99,11 +99,11 @@ def test_a_leader_takes_its_transfers_and_tells_its_lane(plan_of: PlanOf) -> Non
     (bridge,) = plan.bridges
     assert bridge.strategy is Strategy.LEADER
     sample = 2 * 576 * 4096
-    there, back = (crossing_of(plan, bridge, way) for way in Direction)
-    assert there.num_bytes == back.num_bytes == 4 * sample
+    forward, backward = (crossing_of(plan, bridge, way) for way in Direction)
+    assert forward.num_bytes == backward.num_bytes == 4 * sample
     messages = 2 * (2 * sample / RATES.nvlink + RATES.latency)
-    assert crossing_seconds(there, RATES) == pytest.approx(messages + 4 * sample / RATES.nvlink + RATES.latency)
-    assert crossing_seconds(back, RATES) == pytest.approx(messages + 2 * sample / RATES.nvlink + RATES.latency)
+    assert crossing_seconds(forward, RATES) == pytest.approx(messages + 4 * sample / RATES.nvlink + RATES.latency)
+    assert crossing_seconds(backward, RATES) == pytest.approx(messages + 2 * sample / RATES.nvlink + RATES.latency)
 
 
 def test_slices_use_all_cards_and_then_gather() -> None:
@@ -128,10 +128,10 @@ def test_sequences_that_several_ranks_share_are_made_whole_first() -> None:
     """With cp, gradients are summed at the destination before they leave. Activations need no such step."""
     whole = bridged(Parallel(dp=1), Parallel(dp=1), 8)
     shared = bridged(Parallel(dp=1), Parallel(cp=2, dp=1), 8)
-    there, back = ([crossing_of(plan, plan.bridges[0], way) for plan in (whole, shared)] for way in Direction)
-    assert not any(crossing.before for crossing in there)
-    assert [len(crossing.before) for crossing in back] == [0, 1]
-    assert crossing_seconds(back[1], RATES) > crossing_seconds(back[0], RATES)
+    forward, backward = ([crossing_of(plan, plan.bridges[0], way) for plan in (whole, shared)] for way in Direction)
+    assert not any(crossing.before for crossing in forward)
+    assert [len(crossing.before) for crossing in backward] == [0, 1]
+    assert crossing_seconds(backward[1], RATES) > crossing_seconds(backward[0], RATES)
 
 
 def test_blocks_of_a_large_world_are_counted_once() -> None:

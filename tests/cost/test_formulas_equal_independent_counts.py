@@ -267,9 +267,9 @@ def test_tensor_traffic_with_and_without_sequence_parallelism() -> None:
         plan = one_module(gpt(), Parallel(tp=4, dp=1, sequence_parallel=parallel))
         (module,) = plan.modules
         shape = shape_of(module, tokens_of(plan, module), Settings())
-        assert tuple(message.count for message in layers.forward(shape).collectives) == forward
-        assert tuple(message.count for message in layers.backward(shape, trains=True).collectives) == backward
-        assert {message.num_bytes for message in layers.forward(shape).collectives} == {2 * 2048 * 512}
+        assert tuple(each.count for each in layers.forward(shape).collectives) == forward
+        assert tuple(each.count for each in layers.backward(shape, trains=True).collectives) == backward
+        assert {each.num_bytes for each in layers.forward(shape).collectives} == {2 * 2048 * 512}
 
 
 def test_ranks_that_share_a_query_group_gather_it() -> None:
@@ -307,10 +307,10 @@ RATES = rates_of(load_hardware("b200"))
 
 
 @given(m=st.integers(1, 5000), k=st.integers(1, 5000), n=st.integers(1, 5000), count=st.integers(1, 64))
-def test_products_take_at_least_their_operations(m: int, k: int, n: int, count: int) -> None:
-    product = MatMul(m, k, n, count)
-    assert tile_operations(product, 148) >= product.flops * (1 - 1e-12)
-    assert matmul_seconds(product, RATES) >= product.num_bytes / RATES.memory
+def test_matmuls_take_at_least_their_operations(m: int, k: int, n: int, count: int) -> None:
+    matmul = MatMul(m, k, n, count)
+    assert tile_operations(matmul, 148) >= matmul.flops * (1 - 1e-12)
+    assert matmul_seconds(matmul, RATES) >= matmul.num_bytes / RATES.memory
 
 
 def test_large_products_reach_the_constant_and_waves_are_whole() -> None:
@@ -320,17 +320,17 @@ def test_large_products_reach_the_constant_and_waves_are_whole() -> None:
     assert tile_operations(one_more, 148) > 1.2 * tile_operations(full, 148)
 
 
-def test_messages_cost_hops_and_bytes() -> None:
-    message = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, 1e9, count=3)
+def test_collectives_cost_steps_and_bytes() -> None:
+    collective = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, 1e9, count=3)
     inside = span_of(range(8), 8)
-    assert collective_seconds(message, inside, RATES) == pytest.approx(
+    assert collective_seconds(collective, inside, RATES) == pytest.approx(
         3 * (2 * 7 / 8 * 1e9 / RATES.nvlink + 7 * RATES.latency)
     )
     across = span_of(range(0, 64, 8), 8)  # one rank in each of eight nodes
-    assert collective_seconds(message, across, RATES) == pytest.approx(
+    assert collective_seconds(collective, across, RATES) == pytest.approx(
         3 * (2 * 7 / 8 * 1e9 / RATES.network + 7 * RATES.latency)
     )
-    assert collective_seconds(message, span_of([3], 8), RATES) == 0
+    assert collective_seconds(collective, span_of([3], 8), RATES) == 0
 
 
 # ---- the pipeline
