@@ -101,7 +101,7 @@ def token_activations(shape: LayerShape, recompute: str, *, trains: bool = True)
         recompute: `none`, `selective` or `full`, as in the spec.
         trains: whether the layer's weights have gradients.
     """
-    w, settings = shape.w, shape.settings
+    w, settings = shape.widths, shape.settings
     scale = shape.element_bytes / 2  # the formulas below are in bf16
     if recompute == "full":
         return scale * 2 * w.hidden / shape.split
@@ -122,7 +122,7 @@ def token_activations(shape: LayerShape, recompute: str, *, trains: bool = True)
 
 def _visit_activations(shape: LayerShape, *, trains: bool) -> float:
     """Bytes in bf16 that one token leaves in an MLP, or in one expert."""
-    w, divided = shape.w, 2 * shape.w.fc1
+    w, divided = shape.widths, 2 * shape.widths.fc1
     if trains:
         divided += 2 * w.ffn
     if not shape.settings.fused_activation:
@@ -135,8 +135,8 @@ def _visit_activations(shape: LayerShape, *, trains: bool) -> float:
 def core_activations(shape: LayerShape) -> float:
     """Bytes per token, in bf16, that the attention core keeps: statistics per head, or what it keeps of each score."""
     if shape.settings.flash_attention:
-        return 4 * shape.w.heads / shape.tp
-    return shape.settings.score_bytes * shape.w.heads * shape.tokens.length / shape.tp
+        return 4 * shape.widths.heads / shape.tp
+    return shape.settings.score_bytes * shape.widths.heads * shape.tokens.length / shape.tp
 
 
 def stage_memory(plan: Plan, stage: StageFacts, *, position: int | None = None) -> Memory:
@@ -206,7 +206,7 @@ def _projector_values(model: Model, shape: LayerShape, gradients: Gradients, wid
     """
     inner = (model.projector_hidden_size or 0) / shape.tp
     passes = gradients.projector or gradients.body or gradients.before
-    return width + (shape.w.hidden + inner if gradients.projector else 0) + (inner if passes else 0)
+    return width + (shape.widths.hidden + inner if gradients.projector else 0) + (inner if passes else 0)
 
 
 def _interleaved(module: ModulePlan, settings: Settings) -> float:
@@ -226,16 +226,16 @@ def _placeholder(shape: LayerShape, gradients: Gradients) -> float:
     """
     if not (shape.settings.dummy_gradient and gradients.body):
         return 0.0
-    w = shape.w
+    w = shape.widths
     attention = w.hidden * (2 * w.queries + 2 * w.keys) / shape.tp
     return shape.element_bytes * (attention + w.hidden * (w.fc1 + w.ffn) / (shape.expt_tp if w.experts else shape.tp))
 
 
 def _between_stages(module: ModulePlan, shape: LayerShape) -> float:
     """Bytes of two hidden tensors on their way between the stages of a module."""
-    return (
-        2 * shape.element_bytes * shape.tokens.per_rank * shape.w.hidden / shape.split if module.num_stages > 1 else 0.0
-    )
+    if module.num_stages == 1:
+        return 0.0
+    return 2 * shape.element_bytes * shape.tokens.per_rank * shape.widths.hidden / shape.split
 
 
 def _received(plan: Plan, stage: StageFacts, num_held: int) -> float:

@@ -119,7 +119,7 @@ def _critical_path(workers: Sequence[Worker], pipes: Sequence[Pipes]) -> list[Se
         if channel.seconds:
             found.append(Segment(max(offer, want), end, channel.direction, number, channel.hop))
         at = (channel.offered_after if offer >= want else channel.wanted_after)[number]
-        worker = workers[channel.party(sends=offer >= want)]
+        worker = workers[channel.unit_at(sends=offer >= want)]
     return found[::-1]
 
 
@@ -135,7 +135,7 @@ def _circle(workers: Sequence[Worker], schedule: Schedule) -> tuple[str, ...]:
         waits = workers[at].asleep_on
         if waits is None:
             break  # the unit ended without sending what another waits for, which no schedule does
-        at = waits[0].party(not waits[1])
+        at = waits[0].unit_at(not waits[1])
     return tuple(_wait_in_words(workers[index], schedule) for index in seen[seen.index(at) :])
 
 
@@ -145,7 +145,9 @@ def _wait_in_words(worker: Worker, schedule: Schedule) -> str:
         return f"{worker.unit} has ended"
     channel, as_sender = waits
     what = channel.direction.tensors
-    other = schedule.units[channel.party(not as_sender)]
-    k = len(channel.ends)
-    verb = f"to hand {what} of microbatch {k} to" if as_sender else f"for {what} of microbatch {k} from"
+    other = schedule.units[channel.unit_at(not as_sender)]
+    microbatch = len(channel.ends)
+    verb = (
+        f"to hand {what} of microbatch {microbatch} to" if as_sender else f"for {what} of microbatch {microbatch} from"
+    )
     return f"{worker.unit} waits {verb} {other}"

@@ -49,7 +49,7 @@ class Channel:
         self.ends: list[float] = []
         self.asleep: Worker | None = None
 
-    def party(self, sends: bool) -> int:
+    def unit_at(self, sends: bool) -> int:
         """The index of the unit that sends, or of the unit that receives."""
         return self.hop.units[0] if (self.direction is Direction.FORWARD) == sends else self.hop.units[1]
 
@@ -133,7 +133,9 @@ class Worker:
         for name in schedule.modules:
             for (_, dst), channels in shared.items():
                 if dst == name:
-                    outs, ins = ([one for one in channels if one.party(sends) == self.index] for sends in (True, False))
+                    outs, ins = (
+                        [one for one in channels if one.unit_at(sends) == self.index] for sends in (True, False)
+                    )
                     yield outs, ins
             if name in stages:
                 yield durations.passes[stages[name], way]
@@ -175,22 +177,22 @@ class Worker:
             channel.wanted_after.append(last)
             self._settle(channel)
         for channel in ins:
-            k = len(channel.wants) - 1
-            if len(channel.ends) <= k:
+            microbatch = len(channel.wants) - 1
+            if len(channel.ends) <= microbatch:
                 self.asleep_on, channel.asleep = (channel, False), self
                 yield
-            self._arrive(channel.ends[k], channel.receiver_code, k)
+            self._arrive(channel.ends[microbatch], channel.receiver_code, microbatch)
         for channel in outs:
             if channel.waited:
-                k = len(channel.offers) - 1
-                if len(channel.ends) <= k:
+                microbatch = len(channel.offers) - 1
+                if len(channel.ends) <= microbatch:
                     self.asleep_on, channel.asleep = (channel, True), self
                     yield
-                self._arrive(channel.ends[k], channel.sender_code, k)
+                self._arrive(channel.ends[microbatch], channel.sender_code, microbatch)
 
-    def _arrive(self, end: float, code: int, k: int) -> None:
+    def _arrive(self, end: float, code: int, microbatch: int) -> None:
         if end > self.now:
-            self._add(end, code, k)
+            self._add(end, code, microbatch)
 
     def _add(self, end: float, code: int, number: int) -> None:
         self.now = end
@@ -200,10 +202,10 @@ class Worker:
 
     def _settle(self, channel: Channel) -> None:
         """If both ends have come to the next microbatch, note when it has been taken and wake the worker that waits."""
-        k = len(channel.ends)
-        if min(len(channel.offers), len(channel.wants)) <= k:
+        microbatch = len(channel.ends)
+        if min(len(channel.offers), len(channel.wants)) <= microbatch:
             return
-        channel.ends.append(max(channel.offers[k], channel.wants[k]) + channel.seconds)
+        channel.ends.append(max(channel.offers[microbatch], channel.wants[microbatch]) + channel.seconds)
         if channel.asleep is not None:
             self._ready.append(channel.asleep)
             channel.asleep.asleep_on, channel.asleep = None, None

@@ -94,7 +94,7 @@ def _hops(plan: Plan, module: ModulePlan, shape: LayerShape | None) -> Iterator[
     if shape is None:
         return
     shares = shape.tp if module.sequence_parallel or shape.settings.scattered_hops else 1
-    num_bytes = shape.element_bytes * shape.tokens.per_rank * shape.w.hidden / shares
+    num_bytes = shape.element_bytes * shape.tokens.per_rank * shape.widths.hidden / shares
     collective = Collective(GroupKind.PP, CollectiveOp.SEND, num_bytes)
     for index, crosses in enumerate(hops_cross(plan, module)):
         yield Stage(module.name, index), (collective, Span(2 if crosses else 1, 2, 1))

@@ -23,7 +23,7 @@ class LayerShape:
     """All that the formulas of a module's layers need.
 
     Attributes:
-        w: the sizes of the model's layers.
+        widths: the sizes of the model's layers.
         tokens: the tokens of one microbatch of a lane.
         tp, cp, expt_tp, ep: the sizes of the module's axes.
         is_sequence_parallel: whether tp ranks share the sequence between the linear layers.
@@ -32,7 +32,7 @@ class LayerShape:
         element_bytes: bytes of one value of an activation.
     """
 
-    w: Widths
+    widths: Widths
     tokens: Tokens
     tp: int
     cp: int
@@ -46,7 +46,7 @@ class LayerShape:
     @property
     def is_rotated(self) -> bool:
         """Whether queries and keys are rotated to their positions."""
-        return self.w.is_causal and self.settings.rotary
+        return self.widths.is_causal and self.settings.rotary
 
     @property
     def gathers_queries(self) -> bool:
@@ -55,12 +55,12 @@ class LayerShape:
         Each rank then gathers all queries, keys and values and takes its own of them (megatron-core 0.19,
         transformer/attention.py, get_query_key_value_tensors).
         """
-        return self.w.keys < self.tp * self.w.head
+        return self.widths.keys < self.tp * self.widths.head
 
     @property
     def keys(self) -> float:
         """Width of the keys, or of the values, that a rank attends to: at least that of one query group."""
-        return max(self.w.keys / self.tp, self.w.head)
+        return max(self.widths.keys / self.tp, self.widths.head)
 
     @property
     def split(self) -> int:
@@ -81,7 +81,7 @@ def shape_of(module: ModulePlan, tokens: Tokens, settings: Settings, element_byt
     size = module.grid.size_of
     tp, expt_tp, ep = size(Axis.TP), size(Axis.EXPT_TP), size(Axis.EP)
     return LayerShape(
-        w=widths(module.model),
+        widths=widths(module.model),
         tokens=tokens,
         tp=tp,
         cp=size(Axis.CP),
@@ -99,7 +99,7 @@ def layer_matmuls(shape: LayerShape) -> tuple[MatMul, ...]:
 
     They are those of queries, keys and values, of attention's output, and of the MLP, or of the router and experts.
     """
-    w, rows, tp = shape.w, shape.tokens.per_rank, shape.tp
+    w, rows, tp = shape.widths, shape.tokens.per_rank, shape.tp
     attention = (MatMul(rows, w.hidden, (w.queries + 2 * w.keys) / tp), MatMul(rows, w.queries / tp, w.hidden))
     if not w.experts:
         return (*attention, MatMul(rows, w.hidden, w.fc1 / tp), MatMul(rows, w.ffn / tp, w.hidden))
@@ -115,19 +115,19 @@ def layer_matmuls(shape: LayerShape) -> tuple[MatMul, ...]:
 
 def expert_tokens(shape: LayerShape) -> float:
     """Visits of tokens to the experts of one rank, if the router spreads them evenly."""
-    return shape.tokens.per_rank / shape.tp * shape.w.topk * shape.expt_tp
+    return shape.tokens.per_rank / shape.tp * shape.widths.topk * shape.expt_tp
 
 
 def core_flops(shape: LayerShape) -> float:
     """FLOPs of the attention core forward: the scores, and their product with the values; half if it is causal."""
-    tokens, w = shape.tokens, shape.w
+    tokens, w = shape.tokens, shape.widths
     full = 4 * tokens.sequences * tokens.length**2 / shape.cp * w.queries / shape.tp
     return full / 2 if w.is_causal else full
 
 
 def forward(shape: LayerShape) -> Work:
     """The forward pass of one layer."""
-    w, rows = shape.w, shape.tokens.per_rank
+    w, rows = shape.widths, shape.tokens.per_rank
     # Bytes per hidden value: two norms of 4, two residual additions of 6, and two masks of 1 if there is dropout.
     each = 20 + (2 if shape.settings.dropout else 0)
     num_bytes = rows * (w.hidden * each / shape.split + 2 * (w.fc1 + w.ffn) / shape.tp * _visits(shape))
@@ -150,7 +150,7 @@ def core_forward(shape: LayerShape) -> Work:
 
 def backward(shape: LayerShape, *, trains: bool) -> Work:
     """The backward pass of one layer: the gradient of its input, and those of its weights if they train."""
-    w, rows = shape.w, shape.tokens.per_rank
+    w, rows = shape.widths, shape.tokens.per_rank
     matmuls = layer_matmuls(shape)
     num_bytes = rows * (w.hidden * 22 / shape.split + 2 * (2 * w.fc1 + w.ffn) / shape.tp * _visits(shape))
     if shape.is_rotated:
@@ -173,7 +173,7 @@ def _core_backward(shape: LayerShape) -> Work:
 
 def _scores(shape: LayerShape) -> tuple[MatMul, MatMul, float]:
     """The two matrix products of an attention core that writes its scores, and the number of scores."""
-    tokens, w = shape.tokens, shape.w
+    tokens, w = shape.tokens, shape.widths
     heads = tokens.sequences * w.heads / shape.tp
     local = tokens.length / shape.cp
     first, second = MatMul(local, w.head, tokens.length, heads), MatMul(local, tokens.length, w.head, heads)
@@ -182,7 +182,7 @@ def _scores(shape: LayerShape) -> tuple[MatMul, MatMul, float]:
 
 def _visits(shape: LayerShape) -> float:
     """How many MLPs each token passes through: topk experts, or one MLP."""
-    return expert_tokens(shape) / shape.tokens.per_rank * shape.tp / shape.expt_tp if shape.w.experts else 1.0
+    return expert_tokens(shape) / shape.tokens.per_rank * shape.tp / shape.expt_tp if shape.widths.experts else 1.0
 
 
 def _tensor_collectives(shape: LayerShape, gathers: int) -> tuple[Collective, ...]:
@@ -196,8 +196,8 @@ def _tensor_collectives(shape: LayerShape, gathers: int) -> tuple[Collective, ..
     """
     if shape.tp == 1:
         return ()
-    num_bytes = shape.element_bytes * shape.tokens.per_rank * shape.w.hidden
-    times = 1 if shape.w.experts else 2
+    num_bytes = shape.element_bytes * shape.tokens.per_rank * shape.widths.hidden
+    times = 1 if shape.widths.experts else 2
     if not shape.is_sequence_parallel:
         return (Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, num_bytes, times),)
     return (
@@ -215,20 +215,20 @@ def _other_collectives(shape: LayerShape, *, is_backward: bool) -> tuple[Collect
     found: tuple[Collective, ...] = ()
     op = CollectiveOp.REDUCE_SCATTER if is_backward else CollectiveOp.ALL_GATHER
     if shape.gathers_queries:
-        whole = shape.element_bytes * shape.tokens.per_rank * (shape.w.queries + 2 * shape.w.keys)
+        whole = shape.element_bytes * shape.tokens.per_rank * (shape.widths.queries + 2 * shape.widths.keys)
         found += (Collective(GroupKind.TP, op, whole),)
     if shape.cp > 1:
         block = shape.element_bytes * 2 * shape.tokens.per_rank * shape.keys
         found += (Collective(GroupKind.CP, CollectiveOp.RING, block, 2 if is_backward else 1),)
-    if shape.w.experts and shape.ep > 1:
-        visits = shape.tokens.per_rank / shape.tp * shape.w.topk
+    if shape.widths.experts and shape.ep > 1:
+        visits = shape.tokens.per_rank / shape.tp * shape.widths.topk
         found += (
-            Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.element_bytes * visits * shape.w.hidden, 2),
+            Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.element_bytes * visits * shape.widths.hidden, 2),
             Collective(GroupKind.EP, CollectiveOp.ALL_TO_ALL, shape.element_bytes * visits),
         )
-    if shape.w.experts and shape.expt_tp > 1:
+    if shape.widths.experts and shape.expt_tp > 1:
         weights = shape.element_bytes * expert_tokens(shape)
-        tokens = weights * shape.w.hidden
+        tokens = weights * shape.widths.hidden
         found += (
             Collective(GroupKind.EXPT_TP, CollectiveOp.ALL_GATHER, tokens),
             Collective(GroupKind.EXPT_TP, CollectiveOp.REDUCE_SCATTER, tokens),

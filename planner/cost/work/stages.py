@@ -86,7 +86,7 @@ def _gathered_collectives(shape: LayerShape) -> tuple[Collective, ...]:
 
 
 def _hidden_bytes(shape: LayerShape) -> float:
-    return shape.element_bytes * shape.tokens.per_rank * shape.w.hidden
+    return shape.element_bytes * shape.tokens.per_rank * shape.widths.hidden
 
 
 def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
@@ -96,7 +96,7 @@ def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gra
     scatters the sequence itself once the tokens of all modules are in their places. The gradient is gathered in both
     cases.
     """
-    num_bytes = 4 * shape.tokens.per_rank * shape.w.hidden
+    num_bytes = 4 * shape.tokens.per_rank * shape.widths.hidden
     backward = Work(num_bytes=2 * num_bytes, kernels=2) if gradients.body else Work()
     if gradients.body or gradients.before:
         backward += Work(collectives=_gathered_collectives(shape))
@@ -107,7 +107,7 @@ def _embedding(plan: Plan, module: ModulePlan, shape: LayerShape, gradients: Gra
         seq_length = plan.batch_sizes.seq_length
         placed = sum(tokens_handed_on(source, seq_length) for source in sources if source.model is not None)
         text = shape.tokens.sequences * max(0, shape.tokens.length - placed)  # cp ranks share the sequence later
-        summed = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, shape.element_bytes * text * shape.w.hidden)
+        summed = Collective(GroupKind.TP, CollectiveOp.ALL_REDUCE, shape.element_bytes * text * shape.widths.hidden)
         collectives = (summed,) if shape.tp > 1 else ()
     forward = Work(num_bytes=num_bytes, kernels=2, collectives=collectives)
     return StagePart(name="embedding", count=1, forward=forward, backward=backward)
@@ -118,7 +118,7 @@ def _head(module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StageP
     assert module.model is not None  # noqa: S101
     vocab = padded_vocab_size(module.model, shape.tp) / shape.tp
     rows, settings = shape.tokens.per_rank, shape.settings
-    logits = MatMul(rows, shape.w.hidden, vocab)
+    logits = MatMul(rows, shape.widths.hidden, vocab)
     loss_bytes = rows * vocab * LOSS_BYTES[settings.fused_loss] / 2
     gather = _gathered_collectives(shape)
     forward = Work(matmuls=(logits,), num_bytes=loss_bytes, kernels=4, collectives=gather + _loss_collectives(shape))
@@ -128,7 +128,7 @@ def _head(module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StageP
     num_bytes = loss_bytes
     if gradients.body:
         matmuls += (logits.weight_gradient,)
-        num_bytes += 2 * settings.gradient_bytes * vocab * shape.w.hidden
+        num_bytes += 2 * settings.gradient_bytes * vocab * shape.widths.hidden
     again = gather if gradients.body else ()  # the gradient of the weights needs the whole input again
     collectives = again + _hidden_collectives(shape)
     backward = Work(matmuls=matmuls, num_bytes=num_bytes, kernels=4, collectives=collectives)
@@ -151,7 +151,7 @@ def _loss_collectives(shape: LayerShape) -> tuple[Collective, ...]:
 
 def _encoder_input(module: ModulePlan, shape: LayerShape, gradients: Gradients) -> StagePart:
     """An encoder's patches or convolutions as matrix products over windows, which every tp rank computes whole."""
-    model, w, tokens = module.model, shape.w, shape.tokens
+    model, w, tokens = module.model, shape.widths, shape.tokens
     assert model is not None  # noqa: S101
     rows = tokens.sequences * tokens.length
     if model.family == "vit":
