@@ -256,8 +256,9 @@ class Plan:
             groups += self._families_of_module[name].groups_of(rank, dense, expert)
             at = dict(zip(grid.axes, dense + expert, strict=True))
             coords[name] = FrozenMap(at)
-            infos[name] = info = _stage_info(at[Axis.PP], grid.num_stages)
-            stages[name] = self._stage_view(module, at[Axis.PP])
+            stage = at[Axis.PP]
+            infos[name] = info = _stage_info(stage, grid.num_stages)
+            stages[name] = self._stage_view(module, stage)
             data[name] = data_needs(
                 module.is_language, name in self._after_language, info.is_first_stage, info.is_last_stage
             )
@@ -273,7 +274,7 @@ class Plan:
             groups=tuple(groups),
             transfers=tuple(filter(None, (edge.transfers_of(rank) for edge in edges))),
             stages=FrozenMap(stages),
-            position=self.pipeline.position({name: at[Axis.PP] for name, at in coords.items()}),
+            position=self.pipeline.position({name: view.stage for name, view in stages.items()}),
             total_stages=self.pipeline.num_stages,
             data=FrozenMap(data),
             batch_slices=FrozenMap(slices),
