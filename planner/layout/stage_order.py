@@ -12,6 +12,7 @@ megatron-core counts every module on the path by itself; executor/library/compar
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 from ..base.frozen import frozen
@@ -47,6 +48,11 @@ class Pipeline:
         """
         leading = MIMO_LANGUAGE_MODULE_KEY if MIMO_LANGUAGE_MODULE_KEY in stages else next(iter(stages))
         return self.first[leading] + stages[leading]
+
+    def place(self, stages: Mapping[str, int]) -> int:
+        """The former name of `position`, kept for one release."""
+        warnings.warn("Pipeline.place is now Pipeline.position", DeprecationWarning, stacklevel=2)
+        return self.position(stages)
 
 
 def pipeline_of(modules: Mapping[str, ModulePlan], edges: Edges) -> Pipeline:
