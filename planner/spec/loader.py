@@ -180,7 +180,7 @@ def _remedy(problem: str, begun: int, mark: Mark) -> str:
     if "<block" in problem:
         return "check the indentation: all keys of a mapping, and all items of a list, start in one column"
     if "'\\t'" in problem:
-        return "indent with spaces"
+        return "write spaces in place of the tab, also between a key and its value and at the end of the line"
     return "correct the text here" if begun == mark.line else f"correct the text here or in line {begun}"
 
 

@@ -72,7 +72,7 @@ SPECS = [
     case("S003", "spec", LONE + "«---\n" + LONE, "single document"),
     case("S003", "spec", HEAD + "modules: «]", "]"),
     case("S003", "spec", HEAD + "modules: «*nowhere\n", "'nowhere'"),
-    case("S003", "spec", HEAD + "modules:\n  language: {}\n«\tx: 1\n", "\\t", "indent with spaces"),
+    case("S003", "spec", HEAD + "modules:\n  language: {}\n«\tx: 1\n", "\\t", "spaces in place of the tab"),
     case("S003", "spec", "cluster: {nodes: 1\n" + "batch«: {global_size: 8}\n", "flow mapping in line 1 expected ','", "here or in line 1"),
     case("S003", "spec", HEAD + "modules\n  language«: {}\n", "key in line 2 could not find", "here or in line 2"),
     case("S003", "spec", HEAD + "modules:\n    language: {}\n  «images: {}\n", "block mapping in line", "check the indentation"),
