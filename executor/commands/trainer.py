@@ -15,6 +15,8 @@ from typing import Any
 import attrs
 import torch
 import torch.distributed as dist
+
+from ..start import device as _device  # noqa: F401  # isort: skip  before megatron-core: see executor/__init__.py
 from megatron.core.pipeline_parallel.schedules import forward_backward_pipelining_without_interleaving
 
 from planner import Plan

@@ -193,5 +193,5 @@ def _text(self: Any) -> str:
 @cache
 def _compared(cls: Any) -> Callable[[Any], Any]:
     """What the objects of a class are compared by: the values of its fields."""
-    names = getattr(cls, "_fields_", None) or [field.name for field in attrs.fields(cls) if field.eq]
+    names = cls.__dict__.get("_fields_") or [field.name for field in attrs.fields(cls) if field.eq]
     return attrgetter(*names) if names else lambda _: ()

@@ -241,6 +241,13 @@ def test_a_row_at_fault_names_its_cell_and_loses_no_other(
     assert numbers(rows) == [numbers(alone)[0], ("", ""), numbers(alone)[1]]
 
 
+def test_true_is_not_1_even_after_a_row_that_says_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, true = with_cells(tp="1", dp="1"), with_cells(tp="true", dp="1")
+    code, _, err = predict(f"{HEADER}\n{one}\n{true}\n", tmp_path, capsys)
+    assert code == 1
+    assert "parallel.tp: expected an integer, got a boolean, True" in err
+
+
 def test_a_row_says_everything_that_is_wrong_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = with_cells(hidden_size="big", tp="0", global_size="-1")
     _, _, err = predict(f"{HEADER}\n{bad}\n", tmp_path, capsys)

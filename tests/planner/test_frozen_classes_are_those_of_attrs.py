@@ -199,3 +199,18 @@ class Child(Parent):
 
     def doubled(self) -> int:
         return super().doubled()
+
+
+@pytest.mark.parametrize("make", [frozen, attrs.frozen])
+def test_a_subclass_is_compared_by_its_own_fields_too(make: Any) -> None:
+    @make
+    class Inner:
+        x: int
+
+    @make
+    class Outer(Inner):
+        y: int
+
+    assert Outer(1, 2) == Outer(1, 2)
+    assert hash(Outer(1, 2)) == hash(Outer(1, 2))
+    assert Outer(1, 2) != Outer(1, 3)

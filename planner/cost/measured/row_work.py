@@ -219,11 +219,12 @@ class _Values(dict[Any, Any]):
 def _evolved(values: tuple[tuple[str, Any], ...], base: Any) -> Any:
     """A frozen section with other values. Rows of a sweep have most of their sections in common."""
     try:
-        return _evolved_once(values, base)
+        return _evolved_once(values, tuple(type(value) for _, value in values), base)
     except TypeError:  # a list has no hash
         return attrs.evolve(base, **dict(values))
 
 
 @lru_cache(maxsize=1024)
-def _evolved_once(values: tuple[tuple[str, Any], ...], base: Any) -> Any:
+def _evolved_once(values: tuple[tuple[str, Any], ...], types: tuple[type, ...], base: Any) -> Any:  # noqa: ARG001
+    # The types are part of the key: True equals 1, and only one of them is an integer to the rules.
     return attrs.evolve(base, **dict(values))
