@@ -1,8 +1,8 @@
 """Compile the layout of heterogeneous multimodal training into an immutable, proven plan. Pure Python.
 
-from planner import load_spec, compile_spec
-plan = compile_spec(load_spec("spec.yaml"))
-plan.view(rank)
+    from planner import load_spec, compile_spec
+    plan = compile_spec(load_spec("spec.yaml"))
+    plan.view(rank)
 
 Each name is imported when it is first asked for, so that a command loads only what it needs.
 """

@@ -35,9 +35,7 @@ else:
         """Make a class as `attrs.frozen` does. A method that the class defines itself stays as it is."""
         if cls is None:
             return lambda cls: frozen(cls, kw_only=kw_only, order=order)
-        if order:
-            cls.__lt__, cls.__le__, cls.__gt__, cls.__ge__ = _ORDER
-        for name, method in (("__eq__", _equal), ("__hash__", _hash), ("__repr__", _text)):
+        for name, method in (_METHODS | _ORDER if order else _METHODS).items():
             if cls.__dict__.get(name) is None:  # a class that defines __eq__ alone has None as its __hash__
                 setattr(cls, name, method)
         if _needs_attrs(cls):
@@ -177,7 +175,7 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
     return method
 
 
-_ORDER = tuple(map(_ordered, (lt, le, gt, ge)))
+_ORDER = {f"__{compare.__name__}__": _ordered(compare) for compare in (lt, le, gt, ge)}
 
 
 def _hash(self: Any) -> int:
@@ -195,3 +193,6 @@ def _compared(cls: Any) -> Callable[[Any], Any]:
     """What the objects of a class are compared by: the values of its fields."""
     names = cls.__dict__.get("_fields_") or [field.name for field in attrs.fields(cls) if field.eq]
     return attrgetter(*names) if names else lambda _: ()
+
+
+_METHODS = {"__eq__": _equal, "__hash__": _hash, "__repr__": _text}

@@ -118,13 +118,13 @@ def _fault(code: Code, rule: str, remedy: str) -> Fault:
 
 
 def _unknown(path: Path, depth: int, kind: FieldType) -> Fault | None:
-    """What is wrong with a path below its first `depth` parts, which have the rule `kind`; None if it exists."""
+    """What is wrong with a path below its first `depth` keys, whose value is of `kind`; None if the path exists."""
     if depth == len(path):
         return None
     outer, key = path[:depth], path[depth]
     if isinstance(kind, Record):
-        rules = {name: rule for name, _, rule in fields_of(kind.cls)}
-        return _unknown(path, depth + 1, rules[str(key)]) if key in rules else _unknown_key(kind, outer, str(key))
+        kinds = {name: inner for name, _, inner in fields_of(kind.cls)}
+        return _unknown(path, depth + 1, kinds[str(key)]) if key in kinds else _unknown_key(kind, outer, str(key))
     if isinstance(kind, Table):
         faults = Faults()
         Name().parse(key, path[: depth + 1], faults)

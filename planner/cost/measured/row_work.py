@@ -1,4 +1,4 @@
-"""A row of a file of runs -> its counted work: the spec that it names, with the row's values in place of the spec's.
+"""From a row of a file of runs to its counted work: the spec that it names, with the row's values in place of its own.
 
     spec,modules.language.parallel.tp,batch.global_size,ms
     llava.yaml,2,64,812          the spec in llava.yaml with tp 2 and a global batch of 64
@@ -154,7 +154,7 @@ def _overridden(
     Args:
         row: the row.
         base: what the file says.
-        kind: the rule of the whole.
+        kind: the field type of the whole.
         overrides: the columns in which the row has a value.
         prefix: the part of their paths that stands for the whole.
     """
