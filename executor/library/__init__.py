@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..groups.infra import MimoModelInfra
+from ..model.model import LanguageModel
 from ..start import device as _device  # noqa: F401  before megatron-core: see executor/__init__.py
 from ..training.gradients import finalize_model_grads_multimodule
 from ..training.optimizer import build_optimizer
@@ -27,6 +28,7 @@ __all__ = [
     "ColocatedCommConfig",
     "ContractError",
     "GlobalOrder",
+    "LanguageModel",
     "LlavaMimoProvider",
     "MimoModelInfra",
     "MimoModelProvider",

@@ -46,7 +46,28 @@ ENCODERS = {"vit": VisionEncoder, "audio": AudioEncoder}
 
 
 class LanguageModel(GPTModel):
-    """GPTModel that describes tied embeddings by its own groups, since there is no global parallel state."""
+    """GPTModel whose padded vocabulary takes no part in the loss, so that the loss does not depend on tp.
+
+    The vocabulary is padded to a multiple of 128·tp. megatron-core's cross entropy counts the padding as words: the
+    loss of an untrained model grows by the log of what was added. Tied embeddings are described by the model's own
+    groups, since there is no global parallel state.
+
+    Attributes:
+        true_vocab_size: size of the vocabulary before padding.
+    """
+
+    def __init__(self, *args: Any, true_vocab_size: int, **kwargs: Any) -> None:
+        self.true_vocab_size = true_vocab_size
+        super().__init__(*args, **kwargs)
+
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The loss of each token, (samples, tokens); `logits`: (tokens, samples, words of this tp rank)."""
+        first = self.tp_group.rank() * logits.shape[-1]
+        own_words = min(max(self.true_vocab_size - first, 0), logits.shape[-1])
+        if own_words < logits.shape[-1]:
+            # In place: logits are the largest tensor of a step. Their gradient is 0 here, and so is that of the rows.
+            logits[..., own_words:] = torch.finfo(logits.dtype).min
+        return super().compute_language_model_loss(labels, logits)
 
     def tie_embeddings_and_output_weights_state_dict(
         self,
@@ -285,6 +306,7 @@ def language_spec(module: ModulePlan, groups: ProcessGroups, dtype: torch.dtype)
             "config": config,
             "transformer_layer_spec": block_spec(config, AttnMaskType.causal, _num_layers(module, groups)),
             "vocab_size": padded_vocab_size(model, module.grid.size_of(Axis.TP)),
+            "true_vocab_size": model.vocab_size or 1,
             "max_sequence_length": model.max_positions,
             "pre_process": stage.is_first_stage,
             "post_process": stage.is_last_stage,

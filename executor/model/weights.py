@@ -3,13 +3,14 @@
 megatron-core describes every parameter of a rank as a shard of a named global tensor, in its sharded state dict. To
 fill a shard, a rank generates the whole global tensor from a seed that is made of its name, and takes its own piece.
 Put back in place, the shards of all ranks are the model of a single rank; shards that overlap are replicas, which must
-be equal.
+be equal. A vocabulary is that of the model, without its padding, which depends on tp and holds zeros.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import torch
@@ -18,6 +19,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factor
 from megatron.core.models.mimo.model.base import MimoModel
 
 STANDARD_DEVIATION = 0.02
+_VOCABULARIES = ("language_model.embedding.word_embeddings.weight", "language_model.output_layer.weight")
 
 
 @attrs.frozen(eq=False)
@@ -38,12 +40,30 @@ class Shard:
 
 
 def shards_of(model: MimoModel) -> Iterator[Shard]:
-    """Every parameter of this rank's model, wrapped or not, as shards of global tensors."""
+    """Every parameter of this rank's model, wrapped or not, as shards of global tensors, without padding."""
     state = model.sharded_state_dict()
     apply_factories(state)
+    num_words = _num_words(model)
     for tensor in nested_values(state):
         if isinstance(tensor, ShardedTensor) and tensor.data is not None:
-            yield _shard(tensor)
+            shard = _shard(tensor)
+            yield shard if num_words is None or shard.key not in _VOCABULARIES else _without_padding(shard, num_words)
+
+
+def _num_words(model: MimoModel) -> int | None:
+    """Size of the vocabulary before padding; None if the rank's language model does not say."""
+    language: Any = model.language_model
+    while language is not None and not hasattr(language, "true_vocab_size"):
+        language = getattr(language, "module", None)
+    return None if language is None else int(language.true_vocab_size)
+
+
+def _without_padding(shard: Shard, num_words: int) -> Shard:
+    """The shard's words; none on a tp rank that holds only padding."""
+    rows, *others = shard.index
+    first, last = min(rows.start, num_words), min(rows.stop, num_words)
+    shape = (num_words, *shard.shape[1:])
+    return Shard(shard.key, shape, (slice(first, last), *others), shard.data[: last - first])
 
 
 def _shard(tensor: ShardedTensor) -> Shard:
@@ -64,6 +84,9 @@ def initialize(model: MimoModel, seed: int, *, on_cpu: bool = False) -> None:
     Args:
         on_cpu: whether to draw on the CPU, which gives the same numbers for every kind of device.
     """
+    for name, parameter in model.named_parameters():
+        if name.removeprefix("module.").replace(".module.", ".") in _VOCABULARIES:
+            parameter.zero_()  # what no shard fills is padding
     for shard in shards_of(model):
         drawn = _initial(shard, seed, torch.device("cpu") if on_cpu else shard.data.device)
         shard.data.copy_(drawn[shard.index])

@@ -33,6 +33,7 @@ from executor.model.weights import shards_of
 from executor.start import device
 from executor.start.context import Context, Versions, connect, started
 from executor.training.ddp import default_config
+from executor.training.slicing import batch_of_rank
 from executor.training.synthetic_data import Synthetic
 from planner import Plan
 from tests.executor.jobs import (
@@ -88,6 +89,48 @@ def overlap(options: dict[str, Any]) -> Iterator[None]:
 
 def train_reference(text: str, options: dict[str, Any]) -> dict[str, Any]:
     return train(text, options, reference=True)
+
+
+def loss_of_words(text: str) -> float:
+    """The first step's loss by torch's cross entropy over the words alone, for one rank: an independent reference."""
+    original = Plan.from_json(text)
+    plan, samples = reference_of(original), Synthetic(original, seed=7)
+    words = plan.module("language").model.vocab_size
+    with ready(plan) as (context, groups):
+        settings = TrainSettings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
+        model = Trainer(plan, groups, samples, settings, context.device).model
+        total, count = 0.0, 0.0
+        for index in range(plan.batch.num_microbatches):
+            batch = samples.microbatch(0, index)
+            arguments = batch_of_rank(plan, groups.view, batch.as_batch({"images": "vit"}), batch.num_items)
+            labels = arguments.pop("labels")
+            logits, mask = model(**arguments)
+            losses = torch.nn.functional.cross_entropy(
+                logits[..., :words].reshape(-1, words), labels.reshape(-1), reduction="none"
+            )
+            total, count = total + float((losses * mask.reshape(-1)).sum()), count + float(mask.sum())
+        return total / count
+
+
+def padding_after_training(text: str) -> dict[str, Any]:
+    """Rows of this rank's output layer, the largest number in those that are padding, and its shards after a step."""
+    plan = Plan.from_json(text)
+    words = plan.module("language").model.vocab_size
+    with ready(plan) as (context, groups):
+        settings = TrainSettings(dtype="fp32", optimizer="adam", lr=0.1, distributed_optimizer=False)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
+        trainer.step(0)
+        parts = [
+            (shard.key, shard.shape, shard.index, shard.data.detach().numpy().copy())
+            for shard in shards_of(trainer.model)
+        ]
+        weights = [one for name, one in trainer.model.named_parameters() if name.endswith("output_layer.weight")]
+        if not weights:
+            return {"rows": 0, "largest": 0.0, "parts": parts}
+        (weight,) = weights
+        first = groups.get("language", "tp").rank() * len(weight)
+        padding = weight.detach()[max(0, words - first) :]
+        return {"rows": len(weight), "largest": float(padding.abs().max()), "parts": parts}
 
 
 def train_with_bad_gradients(text: str, victim: int) -> tuple[list[bool], str]:
