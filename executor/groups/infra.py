@@ -67,7 +67,7 @@ def infra_of(groups: ProcessGroups) -> MimoModelInfra:
         topology=topology_of(plan),
         pg_collections={name: collection_of(name, groups) if name in present else None for name in names},
         participating_modules=[name for name in names if name in present],
-        module_output_ndim={module.name: module.output.tensor_dims for module in plan.modules},
+        module_output_ndim={module.name: dims for module in plan.modules if (dims := module.output.tensor_dims)},
         groups=groups,
     )
 

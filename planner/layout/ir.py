@@ -114,7 +114,7 @@ class ModulePlan:
         name: the module's name.
         grid: its ranks and axes.
         model: its model with every size filled in; None if the spec gives none.
-        output: the form of the tensor that it hands on.
+        output: the form of the tensor that it hands on; `tensor_dims` is never None here.
         special_token_id: the id in input_ids that marks where its output goes.
         freeze: the parts that are not trained.
         recompute: what is computed again in the backward pass: `none`, `selective` or `full`.

@@ -11,9 +11,10 @@ from __future__ import annotations
 import attrs
 
 from ..base.errors import Faults, PlanError
+from ..layout.dag import Edges, reached_from
 from ..layout.ir import Grid, ModulePlan
 from ..plan import Plan
-from ..spec.sections import Cluster, Model, Module, Parallel
+from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY, Cluster, Model, Module, Output, Parallel
 from ..spec.spec import Spec
 from .batch import check_batch
 from .models import check_tokens, resolve_models, stage_layers
@@ -44,8 +45,12 @@ def compile_spec(spec: Spec, *, world_size: int | None = None, strict: bool = Fa
     check_nodes(grids, cluster.gpus_per_node if cluster else None, faults)
     if strict and faults.warnings:
         raise PlanError(faults.warnings)
+    encoders = _before_language(edges)
     return Plan(
-        modules=tuple(_module(name, spec.modules[name], grid, models[name]) for name, grid in grids.items()),
+        modules=tuple(
+            _module(name, spec.modules[name], grid, models[name], is_encoder=name in encoders)
+            for name, grid in grids.items()
+        ),
         edges=edges,
         batch_sizes=spec.batch,
         training=spec.training,
@@ -70,13 +75,30 @@ def _cluster_in_use(cluster: Cluster | None, world_size: int) -> Cluster | None:
     return attrs.evolve(cluster, nodes=None if rest else num_nodes)
 
 
-def _module(name: str, module: Module, grid: Grid, model: Model | None) -> ModulePlan:
+def _before_language(edges: Edges) -> set[str]:
+    """The modules that feed language, directly or through others."""
+    return reached_from(MIMO_LANGUAGE_MODULE_KEY, tuple((dst, src) for src, dst in edges)) - {MIMO_LANGUAGE_MODULE_KEY}
+
+
+def _output_in_use(output: Output, *, is_encoder: bool) -> Output:
+    """The output with the number of dims that the module hands on when it runs, if the spec does not say it.
+
+    megatron-core's ModalitySubmodules flattens what its encoders make into (tokens, hidden), whatever it feeds
+    (models/mimo/submodules, 0.19). Language and what comes after it are no such submodules, nor is an output whose
+    batch dim the spec names.
+    """
+    if output.tensor_dims is not None:
+        return output
+    return attrs.evolve(output, tensor_dims=2 if is_encoder and output.batch_dim is None else 3)
+
+
+def _module(name: str, module: Module, grid: Grid, model: Model | None, *, is_encoder: bool) -> ModulePlan:
     parallel = module.parallel or Parallel()
     return ModulePlan(
         name=name,
         grid=grid,
         model=model,
-        output=module.output,
+        output=_output_in_use(module.output, is_encoder=is_encoder),
         special_token_id=module.special_token_id,
         freeze=module.freeze,
         recompute=module.recompute,

@@ -144,8 +144,11 @@ class Model:
 class Output:
     """The form of the tensor that a module hands on."""
 
-    tensor_dims: int = field(
-        Integer(2, 3), default=3, doc="number of dims: 2 for (tokens, hidden), 3 if there is a batch dim as well"
+    tensor_dims: int | None = field(
+        Integer(2, 3),
+        default=None,
+        doc="number of dims: 2 for (tokens, hidden), 3 if there is a batch dim as well; if left out, 2 for what "
+        "is before language, unless batch_dim is written, and else 3",
     )
     batch_dim: int | None = field(Integer(0, 1), default=None, doc="which of the dims is the batch dim; 0 if left out")
     tokens_per_sample: int | None = field(_SIZE, default=None, doc="number of tokens per sample; it varies if left out")

@@ -211,7 +211,7 @@ def modules(draw: st.DrawFn, name: str, parallel: Parallel, token: int) -> Modul
     """A module of this layout, whose output may be marked by `token`."""
     model, stages = draw(models(name, parallel))
     tokens = draw(st.none() | st.integers(1, 4))
-    dims = draw(st.sampled_from([(2, None), (3, None), (3, 0), (3, 1)]))
+    dims = draw(st.sampled_from([(None, None), (None, 0), (None, 1), (2, None), (3, None), (3, 0), (3, 1)]))
     frozen = draw(st.booleans())
     return Module(
         parallel=parallel,

@@ -23,13 +23,14 @@ def layout(
     *,
     tokens: int | None = None,
 ) -> Plan:
-    """A plan of modules in this order. Images have `tokens` per sample, and a special token if they feed language."""
+    """A plan of modules in this order. Images have `tokens` per sample, and a special token if they feed language.
+
+    No spec says how many dims an output has: encoders hand on two, whatever they feed.
+    """
     token = 7 if "language" in topology["images"] else None
     modules = {
-        "images": Module(
-            parallel=_of(images), output=Output(tensor_dims=2, tokens_per_sample=tokens), special_token_id=token
-        ),
-        "audio": Module(parallel=_of(audio), output=Output(tensor_dims=2), special_token_id=9),
+        "images": Module(parallel=_of(images), output=Output(tokens_per_sample=tokens), special_token_id=token),
+        "audio": Module(parallel=_of(audio), special_token_id=9),
         "language": Module(parallel=_of(language), model=specs.language()),
     }
     return compile_spec(

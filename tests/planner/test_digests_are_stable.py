@@ -100,7 +100,7 @@ def changes() -> dict[str, Spec]:
         "sequence parallel": with_parallel(sequence_parallel=True),
         "frozen encoder": with_images(freeze=Freeze(encoder=True)),
         "frozen projection": with_images(freeze=Freeze(projection=True)),
-        "tensor dims": with_images(output=Output(tensor_dims=2)),
+        "tensor dims": with_images(output=Output(tensor_dims=3)),
         "batch dim": with_images(output=Output(batch_dim=1)),
         "tokens": with_images(output=Output(tokens_per_sample=16)),
         "special token": with_images(special_token_id=7),

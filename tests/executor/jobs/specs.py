@@ -103,7 +103,7 @@ def _encoder(parallel: dict[str, Any], model: Model, token: int, tokens: int | N
     return Module(
         parallel=_parallel(parallel),
         model=model,
-        output=Output(tensor_dims=2, tokens_per_sample=tokens),
+        output=Output(tokens_per_sample=tokens),
         special_token_id=token,
         freeze=freeze or Freeze(),
     )

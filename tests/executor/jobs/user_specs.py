@@ -84,10 +84,11 @@ def vision_config(**changes: Any) -> TransformerConfig:
 def language(plan: Plan, **changes: Any) -> ModuleSpec:
     """The spec of megatron-core's own GPT."""
     module = plan.module(MIMO_LANGUAGE_MODULE_KEY)
+    padded = module.model and padded_vocab_size(module.model, module.grid.size_of(Axis.TP))
     params: dict[str, Any] = {
         "config": config(),
         "transformer_layer_spec": get_gpt_layer_local_spec(normalization="RMSNorm"),
-        "vocab_size": padded_vocab_size(module.model, module.grid.size_of(Axis.TP)),
+        "vocab_size": padded,
         "max_sequence_length": 64,
         "share_embeddings_and_output_weights": False,
         "position_embedding_type": "rope",
@@ -100,6 +101,11 @@ def images(plan: Plan, **changes: Any) -> ModuleSpec:
     """An encoder in megatron-core's own submodules if there is one stage, else in those that run all stages."""
     module = plan.module("images")
     encoder = ModuleSpec(module=UserVision, params={"config": vision_config(), "model": module.model} | changes)
+    return images_of(encoder, module.num_stages)
+
+
+def images_of(encoder: ModuleSpec, num_stages: int) -> ModuleSpec:
+    """The submodules of one encoder of images, with its projection into the width of language."""
     projector = ModuleSpec(
         module=MultimodalProjector,
         params={
@@ -116,7 +122,7 @@ def images(plan: Plan, **changes: Any) -> ModuleSpec:
         },
     )
     return ModuleSpec(
-        module=VisionModalitySubmodules if module.num_stages == 1 else EncoderSubmodules,
+        module=VisionModalitySubmodules if num_stages == 1 else EncoderSubmodules,
         submodules={"encoders": {"vit": encoder}, "input_projections": [projector]},
     )
 
