@@ -188,25 +188,25 @@ class Plan:
 
     def bridge(self, src: str, dst: str) -> Bridge:
         """The bridge of an edge. Raises KeyError."""
-        if (src, dst) not in self.edges:
+        if (src, dst) not in self._index_of_edge:
             edges = ", ".join(bridge.name for bridge in self.bridges) or "none"
             raise KeyError(f"no edge {src}->{dst}; the plan has {edges}")
-        return self.bridges[self.edges.index((src, dst))]
+        return self.bridges[self._index_of_edge[src, dst]]
 
     def traffic(self, src: str, dst: str, rank: int, direction: Direction | str) -> Traffic:
         """The messages that a rank sends and receives over an edge. Raises KeyError if there is no such edge."""
         self.bridge(src, dst)
-        return traffic_of(self._edges[self.edges.index((src, dst))], rank, Direction(direction))
+        return traffic_of(self._edges[self._index_of_edge[src, dst]], rank, Direction(direction))
 
     def messages(self, src: str, dst: str, transfer: Transfer, direction: Direction | str) -> tuple[Message, ...]:
         """All messages that move one transfer of an edge. Raises KeyError if there is no such edge."""
         self.bridge(src, dst)
-        return tuple(messages_of(self._edges[self.edges.index((src, dst))], transfer, Direction(direction)))
+        return tuple(messages_of(self._edges[self._index_of_edge[src, dst]], transfer, Direction(direction)))
 
     def bytes_per_sample(self, src: str, dst: str) -> int | None:
         """Bytes of one sample's tensor on an edge; None if no model says how wide it is. Raises KeyError."""
         self.bridge(src, dst)
-        return self._edges[self.edges.index((src, dst))].sizes.bytes_per_sample
+        return self._edges[self._index_of_edge[src, dst]].sizes.bytes_per_sample
 
     def graph(self) -> networkx.DiGraph[str]:
         """The modules and edges as a networkx graph, for those who analyse or draw plans.
@@ -305,6 +305,10 @@ class Plan:
     def _edges(self) -> tuple[Edge, ...]:
         modules = {module.name: module for module in self.modules}
         return connect(self.edges, modules, self.batch_sizes, self.training.dtype, self.gpus_per_node)
+
+    @cached_property
+    def _index_of_edge(self) -> dict[tuple[str, str], int]:
+        return {edge: index for index, edge in enumerate(self.edges)}
 
     @cached_property
     def _after_language(self) -> frozenset[str]:

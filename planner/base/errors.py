@@ -14,6 +14,7 @@ import attrs
 
 from .codes import Code
 from .frozen import frozen
+from .suggestions import Suggestions
 
 Path = tuple[str | int, ...]
 
@@ -31,8 +32,9 @@ def printable(text: str) -> str:
 
 def format_key(key: str | int) -> str:
     """A key of a document, shortened and safe to print."""
-    text = printable(str(key))
-    return text if len(text) <= _MAX_KEY else f"{text[:_MAX_KEY]}..."
+    text = str(key)
+    shown = printable(text[:_MAX_KEY])
+    return shown if len(text) <= _MAX_KEY and len(shown) <= _MAX_KEY else f"{shown[:_MAX_KEY]}..."
 
 
 def format_path(path: Path) -> str:
@@ -129,23 +131,28 @@ class PlanError(ValueError):
 
 
 class Faults:
-    """Collects faults: the only mutable object that passes share."""
+    """Collects faults: the only mutable object that passes share.
 
-    def __init__(self, source: Source | None = None) -> None:
+    Attributes:
+        suggestions: what finds the known words that are close to misspelt ones, for all faults of one input.
+    """
+
+    def __init__(self, source: Source | None = None, suggestions: Suggestions | None = None) -> None:
+        self.suggestions = suggestions or Suggestions()
         self._source = source
-        self._errors: list[Fault] = []
-        self._warnings: list[Fault] = []
+        self._errors: dict[Fault, None] = {}
+        self._warnings: dict[Fault, None] = {}
         self._num_left_out = 0
 
     def add(self, code: Code, path: Path, rule: str, remedy: str) -> None:
         """Record a fault, once. A W code is a warning, which is kept and never raised."""
+        found = self._warnings if code.is_warning else self._errors
         mark = self._source.mark(path) if self._source else None
         fault = Fault(code, path, rule, remedy, mark)
-        found = self._warnings if code.is_warning else self._errors
         if fault in found:
             return
         if len(found) < MAX_FAULTS:
-            found.append(fault)
+            found[fault] = None
         elif not code.is_warning:
             self._num_left_out += 1
 

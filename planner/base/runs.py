@@ -21,6 +21,8 @@ def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 def runs_text(numbers: Iterable[int]) -> str:
     """`0-3, 8` for ascending numbers, or `0-126 by 2` if they are evenly spaced."""
+    if isinstance(numbers, range) and numbers.step == 1 and numbers:  # 16 million ranks, perhaps
+        return f"{numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else f"{numbers[0]}"
     each = list(numbers)
     if len(each) > 2:
         step = each[1] - each[0]

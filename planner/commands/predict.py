@@ -83,12 +83,23 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
         remedy = "add `model:` with a preset or sizes to the modules"
         raise PlanError([Fault(codes.MISSING_KEY, ("modules",), rule, remedy, mark)])
     announce(plan)
-    prediction = predict(plan, hardware)
+    try:
+        prediction = predict(plan, hardware)
+    except PlanError as error:
+        raise _placed(error, file_name(options.spec)) from None
     if options.json:
         print(json.dumps(costs_document(prediction), indent=2))
     else:
         sys.stdout.write(costs_text(prediction, file_name(options.spec), stdout_style(options.color)))
     return 0
+
+
+def _placed(error: PlanError, file: str) -> PlanError:
+    """The error, with its faults of a plan that has no places said to be of a file."""
+    import attrs  # noqa: PLC0415
+
+    faults = (attrs.evolve(fault, mark=fault.mark or Mark(file, 1, 1)) for fault in error.faults)
+    return PlanError(faults, error.num_left_out)
 
 
 def read_runs(path: str) -> Runs:

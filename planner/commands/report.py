@@ -46,9 +46,11 @@ def _report(options: argparse.Namespace, plan: Plan) -> int:
     from ..spec.loader import file_name  # noqa: PLC0415
 
     announce(plan)
-    prediction = predicted(plan, options.gpu)
-    timeline, stops = prediction.timeline if prediction else None, prediction.deadlock if prediction else ""
-    if prediction is None:
+    is_sized = all(module.model for module in plan.modules)
+    too_large = _too_large(plan, is_sized=is_sized)
+    prediction = None if too_large else predicted(plan, options.gpu)
+    timeline, stops = prediction.timeline if prediction else None, prediction.deadlock if prediction else too_large
+    if not is_sized and not too_large:
         missing = ", ".join(module.name for module in plan.modules if module.model is None)
         print(f"mimo: no model is given for {missing}: the pipeline is drawn without times", file=sys.stderr)
         try:
@@ -63,6 +65,18 @@ def _report(options: argparse.Namespace, plan: Plan) -> int:
     if options.trace is not None and timeline is not None:
         write(options.trace, "".join(trace_text(timeline)), options.spec)
     return 0 if timeline or options.trace is None else 1
+
+
+def _too_large(plan: Plan, *, is_sized: bool) -> str:
+    """Why a plan cannot be predicted or, if it has no sizes, simulated; empty if it can."""
+    from ..base.errors import PlanError  # noqa: PLC0415
+    from ..cost.timing.bounds import check_prediction, check_timeline  # noqa: PLC0415
+
+    try:
+        (check_prediction if is_sized else check_timeline)(plan)
+    except PlanError as error:
+        return "; ".join(fault.rule for fault in error.faults)
+    return ""
 
 
 def predicted(plan: Plan, gpu: str | None = None) -> Prediction | None:

@@ -29,6 +29,7 @@ from .coords import Box, Translates, merge
 from .ir import Bridge, EdgeTransfers, Grid, GroupKind, Groups, ModulePlan, RankSets, Strategy, Transfer, edge_name
 from .strategy import choose
 
+_MAX_LISTED = 4096  # transfers of one lane that are listed
 BYTES_OF = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -267,28 +268,57 @@ class Transfers(Sequence[Transfer]):
         block, step = divmod(at, num_src + num_dst - 1)
         # Overlap number `step` of the block joins lanes i + k = step with i * D < (k + 1) * S and k * S < (i + 1) * D.
         src = ((step + 1) * num_src - 1) // (num_src + num_dst)
-        return self._between(block * num_src + src, block * num_dst + step - src)
+        return self.between(block * num_src + src, block * num_dst + step - src)
 
     def __iter__(self) -> Iterator[Transfer]:
         return (self[i] for i in range(len(self)))
 
-    def of_source(self, lane: int) -> tuple[Transfer, ...]:
-        """The transfers that leave a source lane."""
+    def of_source(self, lane: int) -> Sequence[Transfer]:
+        """The transfers that leave a source lane: a tuple, unless they are too many to be listed."""
         others = _overlaps(lane, len(self.src), len(self.dst))
-        return tuple([self._between(lane, other) for other in others])
+        if len(others) > _MAX_LISTED:
+            return LaneTransfers(self, lane, True, others)
+        return tuple([self.between(lane, other) for other in others])
 
-    def of_destination(self, lane: int) -> tuple[Transfer, ...]:
-        """The transfers that reach a destination lane."""
+    def of_destination(self, lane: int) -> Sequence[Transfer]:
+        """The transfers that reach a destination lane: a tuple, unless they are too many to be listed."""
         others = _overlaps(lane, len(self.dst), len(self.src))
-        return tuple([self._between(other, lane) for other in others])
+        if len(others) > _MAX_LISTED:
+            return LaneTransfers(self, lane, False, others)
+        return tuple([self.between(other, lane) for other in others])
 
-    def _between(self, src: int, dst: int) -> Transfer:
+    def between(self, src: int, dst: int) -> Transfer:
         src_size, dst_size = self._lane_sizes
         src_block, dst_block = src * src_size, dst * dst_size
         start = src_block if src_block > dst_block else dst_block
         stop = min(src_block + src_size, dst_block + dst_size)
         leaders = self.src.leader(src), self.dst.leader(dst)
         return Transfer(src, dst, *leaders, start - src_block, start - dst_block, stop - start)
+
+
+@frozen
+class LaneTransfers(Sequence[Transfer]):
+    """The transfers of one lane, computed on demand: a lane may feed 16 million others."""
+
+    transfers: Transfers
+    lane: int
+    is_source: bool
+    others: range
+
+    def __len__(self) -> int:
+        return len(self.others)
+
+    @overload
+    def __getitem__(self, index: int) -> Transfer: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Transfer, ...]: ...
+    def __getitem__(self, index: int | slice) -> Transfer | tuple[Transfer, ...]:
+        if isinstance(index, slice):
+            return tuple(map(self._with, self.others[index]))
+        return self._with(self.others[index])
+
+    def _with(self, other: int) -> Transfer:
+        return self.transfers.between(*((self.lane, other) if self.is_source else (other, self.lane)))
 
 
 def _overlaps(lane: int, num_lanes: int, num_others: int) -> range:

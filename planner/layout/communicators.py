@@ -133,6 +133,8 @@ def _num_connected(family: Family) -> int:
     """Number of a bridge family's groups with two or more ranks. If a box of the first has several, all groups do."""
     if len(family) and any(box.dims for box in family.sets.boxes(0)):
         return len(family)
+    if family.sets.translates() is not None:  # all as large as the first
+        return 0
     return sum(len(group.ranks) > 1 for group in family)
 
 

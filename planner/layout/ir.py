@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from math import prod
 from typing import Protocol, overload
 
@@ -276,6 +276,21 @@ def ranks_of(boxes: Sequence[Box]) -> tuple[int, ...]:
     return tuple(boxes[0]) if len(boxes) == 1 else tuple(sorted(set(chain(*boxes))))
 
 
+def num_ranks_of(boxes: Sequence[Box]) -> int:
+    """The number of ranks in the union of some boxes. Boxes that may overlap are marked in one byte a rank."""
+    ends = sorted((box[0], box[-1]) for box in boxes)
+    if all(end < start for (_, end), (start, _) in pairwise(ends)):
+        return sum(map(len, boxes))
+    first = ends[0][0]
+    marks = bytearray(max(end for _, end in ends) - first + 1)
+    for box in boxes:
+        longest = max(box.dims, default=(1, 1))
+        size, stride = longest
+        for start in Box(box.start - first, tuple(dim for dim in box.dims if dim != longest)):
+            marks[start : start + (size - 1) * stride + 1 : stride] = b"\1" * size
+    return sum(marks)
+
+
 @frozen
 class Groups(Sequence[tuple[int, ...]]):
     """The groups of one kind as tuples of ranks, computed on demand. Equal to the same tuple of tuples."""
@@ -345,6 +360,11 @@ class Group:
     def ranks(self) -> tuple[int, ...]:
         """Global ranks in group order, computed on each access."""
         return ranks_of(self.boxes)
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of ranks, which are not listed."""
+        return num_ranks_of(self.boxes)
 
     @property
     def position(self) -> int:
@@ -486,8 +506,8 @@ class EdgeTransfers:
 
     src: str
     dst: str
-    sends: tuple[Transfer, ...]
-    receives: tuple[Transfer, ...]
+    sends: Sequence[Transfer]
+    receives: Sequence[Transfer]
 
 
 @frozen(kw_only=True)

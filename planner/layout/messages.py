@@ -19,7 +19,7 @@ broadcast or gather that ends a transfer) follows from the strategy and is not a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import lcm
 
 from .bridges import Boundary, Edge
@@ -37,7 +37,7 @@ def traffic_of(edge: Edge, rank: int, direction: Direction) -> Traffic:
 
 
 def _of_lane(
-    edge: Edge, rank: int, direction: Direction, side: Boundary, transfers_of: Callable[[int], tuple[Transfer, ...]]
+    edge: Edge, rank: int, direction: Direction, side: Boundary, transfers_of: Callable[[int], Sequence[Transfer]]
 ) -> Iterator[Message]:
     """All messages of the lane that holds `rank` on one side; none if no lane does."""
     lane = side.lane_of(rank)

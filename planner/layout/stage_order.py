@@ -58,7 +58,8 @@ class Pipeline:
 def pipeline_of(modules: Mapping[str, ModulePlan], edges: Edges) -> Pipeline:
     """The schedule's stages of a placed DAG."""
     shared = tuple((src, dst) for src, dst in edges if modules[src].grid.overlaps(modules[dst].grid))
-    hops = tuple(edge for edge in edges if edge not in shared)
+    together = set(shared)
+    hops = tuple(edge for edge in edges if edge not in together)
     nodes = _nodes(modules, shared)
     between = tuple((nodes[src], nodes[dst]) for src, dst in hops)
     cycle = tuple(find_cycle(dict.fromkeys(nodes.values()), between))
@@ -78,6 +79,8 @@ def _nodes(modules: Mapping[str, ModulePlan], shared: Edges) -> dict[str, str]:
     inside = {name for name, module in modules.items() if module.grid.overlaps(language.grid)}
     nodes = {name: MIMO_LANGUAGE_MODULE_KEY if name in inside else name for name in modules}
     for src, dst in shared:
+        if nodes[src] == nodes[dst]:
+            continue
         one, other = sorted((nodes[src], nodes[dst]), key=lambda node: node != MIMO_LANGUAGE_MODULE_KEY)
         nodes = {name: one if node == other else node for name, node in nodes.items()}
     return nodes

@@ -59,7 +59,8 @@ def _written_edges(spec: Spec, faults: Faults) -> set[tuple[str, str]]:
 
 def _unknown(name: str, path: tuple[str | int, ...], names: list[str], faults: Faults) -> None:
     rule = f"{name} is one of the modules {', '.join(names)}"
-    faults.add(codes.UNKNOWN_MODULE, path, rule, suggest(name, names) + f"add {name} under `modules`")
+    remedy = suggest(name, names, faults.suggestions) + f"add {name} under `modules`"
+    faults.add(codes.UNKNOWN_MODULE, path, rule, remedy)
 
 
 def _check_reach(spec: Spec, edges: Edges, faults: Faults) -> None:

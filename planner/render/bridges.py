@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from math import gcd
 
 from ..layout.groups import Family
-from ..layout.ir import Bridge, Strategy, Transfer
+from ..layout.ir import Bridge, Groups, Strategy, Transfer, num_ranks_of
 from ..plan import Plan
 from .style import Style, listed, plural, wrap
 
 _MAX_SIZED = 4096  # groups that are looked at one by one, if they are not all alike
 _MAX_LINES = 6  # lines of one block; the middle of a longer one is left out
+_KEPT = _MAX_LINES // 2  # lines at either end of what is left out
 
 
 def bridge_lines(plan: Plan, bridge: Bridge, style: Style) -> list[str]:
@@ -31,8 +32,7 @@ def bridge_lines(plan: Plan, bridge: Bridge, style: Style) -> list[str]:
         *(f"    {line}" for line in wrap(facts, style.width - 4)),
     ]
     num_blocks = gcd(num_src, num_dst)  # blocks of lanes that are all alike (layout/bridges.py)
-    first_block = bridge.transfers[: len(bridge.transfers) // num_blocks]
-    lines += [f"    {line}" for line in _folded(_drawn(first_block))]
+    lines += [f"    {line}" for line in _drawn(bridge.transfers, len(bridge.transfers) // num_blocks)]
     if num_blocks > 1:
         alike = "1 more block" if num_blocks == 2 else f"{num_blocks - 1:,} more blocks"
         lines.append(style.dim(f"    and {alike} of lanes like it"))
@@ -53,7 +53,7 @@ def _movement(plan: Plan, bridge: Bridge) -> list[str]:
         (gather,) = plan.families_by_owner.get(bridge.name, (None,))
         sizes = f" of {group_sizes(gather)}" if gather is not None and len(gather) else ""
         return ["shared ranks", f"{plural(len(gather) if gather else 0, 'gather group')}{sizes}"]
-    num_senders, num_receivers = len(bridge.src_broadcast[0]), len(bridge.dst_broadcast[0])
+    num_senders, num_receivers = (num_ranks_of(side.sets.boxes(0)) for side in _lanes(bridge))
     if bridge.strategy is Strategy.SLICES:
         return [f"slices from {num_senders} ranks per lane", f"then gathered by {num_receivers}"]
     return ["leader to leader", f"then broadcast to {num_receivers} ranks" if num_receivers > 1 else ""]
@@ -64,18 +64,27 @@ def group_sizes(family: Family) -> str:
     if not len(family):
         return "no ranks"
     if family.sets.translates() is not None:
-        return plural(len(family.group(0).ranks), "rank")
-    sizes = {len(family.group(index).ranks) for index in range(min(len(family), _MAX_SIZED))}
+        return plural(family.group(0).num_ranks, "rank")
+    sizes = {family.group(index).num_ranks for index in range(min(len(family), _MAX_SIZED))}
     low, high = min(sizes), max(sizes)
     return plural(low, "rank") if low == high else f"{low:,}-{high:,} ranks"
 
 
-def _drawn(transfers: Sequence[Transfer]) -> list[str]:
-    """One line per transfer. A lane that is the same as in the line above is left blank and joined to that line."""
+def _lanes(bridge: Bridge) -> tuple[Groups, Groups]:
+    return bridge.src_broadcast, bridge.dst_broadcast
+
+
+def _drawn(transfers: Sequence[Transfer], count: int) -> list[str]:
+    """One line for each of the first `count` transfers; of many, the first and the last ones.
+
+    A lane that is the same as in the line above is left blank and joined to that line.
+    """
+    shown = list(range(count)) if count <= _MAX_LINES else [*range(_KEPT), *range(count - _KEPT, count)]
     rows = []
-    for i, t in enumerate(transfers):
+    for i in shown:
+        t = transfers[i]
         before = transfers[i - 1] if i else None
-        after = transfers[i + 1] if i + 1 < len(transfers) else None
+        after = transfers[i + 1] if i + 1 < count else None
         same_src = before is not None and before.src_lane == t.src_lane
         same_dst = before is not None and before.dst_lane == t.dst_lane
         left = "" if same_src else f"lane {t.src_lane} (rank {t.src_rank})"
@@ -84,7 +93,8 @@ def _drawn(transfers: Sequence[Transfer]) -> list[str]:
         into = f"[{t.dst_start}:{t.dst_start + t.num_samples}]"
         rows.append((left, samples, _joint(t, before, after), into, right))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines if count <= _MAX_LINES else [*lines[:_KEPT], f"... {count - 2 * _KEPT} more", *lines[_KEPT:]]
 
 
 def _joint(now: Transfer, before: Transfer | None, after: Transfer | None) -> str:
@@ -97,10 +107,3 @@ def _joint(now: Transfer, before: Transfer | None, after: Transfer | None) -> st
     end = {(False, False): "─", (False, True): "┬", (True, True): "┤", (True, False): "┘"}[(into_above, into_below)]
     head = " " if into_above else ">"
     return f"{'─' if not from_above else ' '}{start}──{end}{'─' if not into_above else ' '}{head}"
-
-
-def _folded(lines: list[str]) -> list[str]:
-    if len(lines) <= _MAX_LINES:
-        return lines
-    keep = _MAX_LINES // 2
-    return [*lines[:keep], f"... {len(lines) - 2 * keep} more", *lines[-keep:]]

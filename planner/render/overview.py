@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from ..base.axes import DEFAULT_ORDER, Axis, format_order
 from ..base.errors import Fault
@@ -12,6 +13,8 @@ from ..plan import Plan
 from .bridges import bridge_lines, group_sizes
 from .rank_map import rank_map
 from .style import Style, columns, listed, plural, shorten, wrap
+
+MAX_BRIDGES = 256  # as many as there may be modules; drawing more would take seconds, and nobody reads them
 
 
 def overview(plan: Plan, name: str, style: Style, gpu: str | None = None) -> str:
@@ -30,7 +33,7 @@ def overview(plan: Plan, name: str, style: Style, gpu: str | None = None) -> str
         ("Modules", _modules(plan, style)),
         ("Ranks", rank_map(plan, style)),
         ("Groups", _groups(plan, style)),
-        ("Bridges", [line for bridge in plan.bridges for line in bridge_lines(plan, bridge, style)]),
+        ("Bridges", _bridges(plan, style)),
         ("Batch", _batch(plan, style)),
         ("Prediction", _prediction(plan, style, gpu)),
         ("Warnings", warning_lines(plan.warnings, style)),
@@ -93,9 +96,15 @@ def module_notes(module: ModulePlan) -> list[str]:
     return listed([note for note in notes if note], mark=";")
 
 
+def _bridges(plan: Plan, style: Style) -> list[str]:
+    lines = [line for bridge in plan.bridges[:MAX_BRIDGES] for line in bridge_lines(plan, bridge, style)]
+    rest = len(plan.bridges) - MAX_BRIDGES
+    return [*lines, f"  {plural(rest, 'more bridge')}, left out above {MAX_BRIDGES}"] if rest > 0 else lines
+
+
 def _groups(plan: Plan, style: Style) -> list[str]:
     lines = []
-    for owner, families in plan.families_by_owner.items():
+    for owner, families in islice(plan.families_by_owner.items(), len(plan.modules) + MAX_BRIDGES):
         rows = _kinds_by_sets(families)
         for i, (sizes, kinds) in enumerate(rows):
             lines.append((owner if i == 0 else "", sizes, kinds))

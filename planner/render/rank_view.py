@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 
 from ..base.runs import runs_text
-from ..layout.ir import EdgeTransfers, Group, RankView
+from ..layout.ir import EdgeTransfers, Group, RankView, Transfer
 from ..plan import Plan
 from .style import Style, columns, wrap
 
 _MAX_RANKS_SHOWN = 32
 _MAX_BOXES_SHOWN = 6
+MAX_TRANSFERS = 4096  # of a lane; no job has as many
 
 
 def rank_view(plan: Plan, rank: int, style: Style) -> str:
@@ -90,14 +91,21 @@ def _transfers(view: RankView) -> list[str]:
         name = f"{edge.src} -> {edge.dst}"
         lines += [
             f"  {name}: sends lane {t.src_lane}[{t.src_start}:{t.src_start + t.num_samples}] to rank {t.dst_rank}"
-            for t in edge.sends
+            for t in edge.sends[:MAX_TRANSFERS]
         ]
+        lines += _left_out(name, "sends", edge.sends)
         lines += [
             f"  {name}: receives lane {t.dst_lane}[{t.dst_start}:{t.dst_start + t.num_samples}] from rank {t.src_rank}"
-            for t in edge.receives
+            for t in edge.receives[:MAX_TRANSFERS]
         ]
+        lines += _left_out(name, "receives", edge.receives)
     lines += [f"  {group.owner}: {_role(group)} {' '.join(_ranks(group))}" for group in view.broadcast_groups]
     return lines
+
+
+def _left_out(name: str, verb: str, transfers: Sequence[Transfer]) -> list[str]:
+    rest = len(transfers) - MAX_TRANSFERS
+    return [f"  {name}: {verb} {rest:,} more, left out above {MAX_TRANSFERS:,}"] if rest > 0 else []
 
 
 def _role(group: Group) -> str:
@@ -147,5 +155,10 @@ def _module_document(view: RankView, name: str) -> dict[str, Any]:
 
 
 def _edge_document(edge: EdgeTransfers) -> dict[str, Any]:
-    sends, receives = ([attrs.asdict(t) for t in part] for part in (edge.sends, edge.receives))
-    return {"src": edge.src, "dst": edge.dst, "sends": sends, "receives": receives}
+    sends, receives = ([attrs.asdict(t) for t in part[:MAX_TRANSFERS]] for part in (edge.sends, edge.receives))
+    left_out = {
+        f"num_{name}_left_out": len(part) - MAX_TRANSFERS
+        for name, part in (("sends", edge.sends), ("receives", edge.receives))
+        if len(part) > MAX_TRANSFERS
+    }
+    return {"src": edge.src, "dst": edge.dst, "sends": sends, "receives": receives, **left_out}

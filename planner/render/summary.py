@@ -9,6 +9,7 @@ from ..cost.predict import predict
 from ..cost.prediction import Prediction
 from ..cost.simulation.schedule import num_passes
 from ..cost.simulation.words import critical_path, duration
+from ..cost.timing.bounds import check_prediction
 from ..cost.timing.hardware import DEFAULT, Hardware, known_hardware, load_hardware
 from ..cost.work.ops import GIB
 from ..plan import Plan
@@ -31,6 +32,10 @@ def prediction_lines(plan: Plan, style: Style, gpu: str | None = None) -> list[s
     Raises:
         PlanError: `gpu` is not known. An unknown GPU in the plan is no fault: the default is assumed, with a note.
     """
+    try:
+        check_prediction(plan)
+    except PlanError as error:
+        return sentences([f"none: {fault.rule}" for fault in error.faults], style.width)
     if num_passes(plan) > MAX_PASSES or plan.world_size > MAX_RANKS:
         return ["  the plan is large: `mimo predict` takes the time to predict it"]
     hardware, assumed = (load_hardware(gpu), []) if gpu is not None else _hardware(plan)

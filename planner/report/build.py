@@ -13,11 +13,12 @@ from ..base.runs import runs, runs_text
 from ..cost.simulation.timeline import Segment, Timeline, stage_passes
 from ..cost.simulation.words import critical_path
 from ..cost.simulation.words import duration as seconds_in_words
+from ..cost.timing.bounds import MAX_RANKS
 from ..cost.timing.group_spans import gpus_per_node
 from ..layout.ir import Bridge, GroupKind, ModulePlan
 from ..plan import Plan
 from ..render.bridges import bridge_lines
-from ..render.overview import model_name, module_notes
+from ..render.overview import MAX_BRIDGES, model_name, module_notes
 from ..render.style import Style, plural
 from .content import (
     Cell,
@@ -74,13 +75,20 @@ def build_report(
         facts=(*facts, *_facts(plan, timeline)),
         modules=tuple(map(_module, plan.modules)),
         nodes=tuple(_nodes(plan)) if small else (),
-        stages=() if small else tuple(_stages(plan)),
-        edges=tuple(_edge(plan, bridge) for bridge in plan.bridges),
+        stages=() if small or plan.world_size > MAX_RANKS else tuple(_stages(plan)),
+        edges=tuple(_edge(plan, bridge) for bridge in plan.bridges[:MAX_BRIDGES]),
         memory=memory,
         timeline=_timeline(plan, timeline, is_predicted) if timeline else None,
         traffic=traffic,
-        notices=(*notices, *(Notice(str(warning)) for warning in plan.warnings)),
+        notices=(*notices, *_left_out(plan), *(Notice(str(warning)) for warning in plan.warnings)),
     )
+
+
+def _left_out(plan: Plan) -> Iterator[Notice]:
+    if plan.world_size > MAX_RANKS:
+        yield Notice(f"the ranks of stages are left out above {MAX_RANKS:,} ranks")
+    if len(plan.bridges) > MAX_BRIDGES:
+        yield Notice(f"{len(plan.bridges) - MAX_BRIDGES:,} more bridges are left out above {MAX_BRIDGES}")
 
 
 def _summary(plan: Plan) -> str:

@@ -12,7 +12,7 @@ spec's classes is declared with `field`, which keeps its type in the attrs metad
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import permutations
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from ..base.axes import DEFAULT_ORDER, MAX_SIZE, format_order, parse_order
 from ..base.errors import Faults, Path, PlanError, format_key, format_path
 from ..base.frozen import frozen
 from ..base.frozenmap import FrozenMap
+from ..base.suggestions import Suggestions
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _MAX_SHOWN = 48
@@ -50,21 +51,50 @@ class FieldType(Protocol):
 
 
 def show(value: object) -> str:
-    """A short printable form of anything that a user may have written."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python refuses to print integers of thousands of digits
-        text = "a huge number"
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+    """A short printable form of anything that a user may have written. Of a large value only the beginning is read."""
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > _MAX_SHOWN:
+            return text[: _MAX_SHOWN - 3] + "..."
+    return text
 
 
-def suggest(word: str, known: list[str]) -> str:
-    """`did you mean "x"? ` if a known word is close to `word`, whatever its case; otherwise empty."""
-    from difflib import get_close_matches  # noqa: PLC0415  needed only once something is wrong
+def _pieces(value: object) -> Iterator[str]:
+    """`repr(value)` piece by piece, and without the end of a text that is too long to be shown."""
+    if isinstance(value, str | bytes):
+        yield repr(value[: _MAX_SHOWN + 1])
+    elif type(value) is dict:
+        yield "{"
+        for i, (key, part) in enumerate(value.items()):
+            yield ", " if i else ""
+            yield from _pieces(key)
+            yield ": "
+            yield from _pieces(part)
+        yield "}"
+    elif type(value) is list:
+        yield "["
+        for i, part in enumerate(value):
+            yield ", " if i else ""
+            yield from _pieces(part)
+        yield "]"
+    else:
+        try:
+            yield repr(value)
+        except ValueError:  # Python refuses to print integers of thousands of digits
+            yield "a huge number"
 
-    spelt = {name.lower(): name for name in known}
-    close = get_close_matches(word[:64].lower(), spelt, n=1)
-    return _did_you_mean(spelt[close[0]]) if close else ""
+
+def suggest(word: str, known: Iterable[str], suggestions: Suggestions | None = None) -> str:
+    """`did you mean "x"? ` if a known word is close to `word`, whatever its case; otherwise empty.
+
+    Args:
+        word: the word that is not known.
+        known: the words that are.
+        suggestions: those of the input as a whole, if it may have many such words.
+    """
+    close = (suggestions or Suggestions()).closest(word, known)
+    return _did_you_mean(close) if close else ""
 
 
 def _did_you_mean(word: str) -> str:
@@ -163,7 +193,7 @@ class Choice:
         if not isinstance(value, str):
             return _wrong_type(value, "one of " + ", ".join(self.words), path, faults)
         rule = f"{_named(path)} is one of {', '.join(self.words)}; got {show(value)}"
-        remedy = suggest(value, list(self.words)) + f"use one of {', '.join(self.words)}"
+        remedy = suggest(value, self.words, faults.suggestions) + f"use one of {', '.join(self.words)}"
         faults.add(codes.BAD_CHOICE, path, rule, remedy)
         return INVALID
 
@@ -317,12 +347,12 @@ class Record:
         if not isinstance(value, Mapping):
             wanted = "true, false or a mapping" if self.shorthand else "a mapping"
             return _wrong_type(value, wanted, path, faults, f" with the keys {', '.join(fields)}")
-        found = Faults()
+        found = Faults(suggestions=faults.suggestions)
         for key in value:
             if key not in fields:
                 where = format_key(path[-1]) if path else f"the {self.cls.__name__.lower()}"
                 rule = f"{show(key)} is not a key of {where}, which has {', '.join(fields)}"
-                found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), self.cls))
+                found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), self.cls, faults.suggestions))
         arguments = {name: self._parse_field(field, value, found) for name, field in fields.items()}
         if not found.has_errors:
             try:
@@ -376,7 +406,7 @@ class Record:
         }
 
 
-def _remedy_for_key(key: str, cls: type[Any]) -> str:
+def _remedy_for_key(key: str, cls: type[Any], suggestions: Suggestions) -> str:
     """What to do about an unknown key: it may belong one level deeper, to other software, or be misspelt."""
     fields = {name: field for name, field, _ in fields_of(cls)}
     for name, field in fields.items():
@@ -386,7 +416,7 @@ def _remedy_for_key(key: str, cls: type[Any]) -> str:
         if isinstance(kind, Table) and key in _keys(kind.item):
             return f"write it under one of `{name}`"
     same = next((name for name, field in fields.items() if key in field.metadata["elsewhere"]), None)
-    suggestion = _did_you_mean(same) if same else suggest(key, list(fields))
+    suggestion = _did_you_mean(same) if same else suggest(key, fields, suggestions)
     return f"{suggestion}otherwise remove it" if suggestion else "remove it"
 
 

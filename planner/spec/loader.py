@@ -26,6 +26,7 @@ from .spec import SPEC_TYPE, Spec
 MAX_BYTES = 256 * 1024
 MAX_VALUES = 20_000
 MAX_DEPTH = 32
+_MAX_NODES = 2 * MAX_VALUES  # a key is a node, and no value
 STDIN = "-"
 _TAG = "tag:yaml.org,2002:"
 _TEXT, _DATE = f"{_TAG}str", f"{_TAG}timestamp"
@@ -113,7 +114,7 @@ def parse_document(
     Raises:
         PlanError: with every fault found, each with file:line:column.
     """
-    parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if is_ours else yaml.SafeLoader
+    parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if is_ours else _BoundedLoader
     root = _compose(decode(text, file) if isinstance(text, bytes) else text, file, parser)
     if root is None:
         raise _refusal(codes.BAD_SYNTAX, *if_empty, Mark(file, 1, 1))
@@ -170,9 +171,8 @@ def _compose(text: str, file: str, parser: type[yaml.SafeLoader | yaml.CSafeLoad
     except (ValueError, OverflowError) as error:  # an escape such as "\\U0011ffff" that is no character
         rule = f"the text is YAML: {error}"
         raise _refusal(codes.BAD_SYNTAX, rule, "correct the escape sequence", Mark(file, 1, 1)) from None
-    except RecursionError:
-        rule = f"values nest at most {MAX_DEPTH} deep"
-        raise _refusal(codes.TOO_COMPLEX, rule, "check that this is the right file", Mark(file, 1, 1)) from None
+    except _TooComplexError as error:
+        raise _too_complex(file, error.mark) from None
 
 
 def _remedy(problem: str, begun: int, mark: Mark) -> str:
@@ -182,6 +182,38 @@ def _remedy(problem: str, begun: int, mark: Mark) -> str:
     if "'\\t'" in problem:
         return "write spaces in place of the tab, also between a key and its value and at the end of the line"
     return "correct the text here" if begun == mark.line else f"correct the text here or in line {begun}"
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """PyYAML's own parser, which stops where the text has too many nodes: parsing takes far longer than the walk."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._num_nodes = 0
+        self._depth = -1  # the root is at depth 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._num_nodes += 1
+        self._depth += 1
+        if self._num_nodes > _MAX_NODES or self._depth > MAX_DEPTH:
+            raise _TooComplexError(self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+class _TooComplexError(Exception):
+    """Raised where a text has one node too many, or one that is too deep; `mark` is PyYAML's."""
+
+    def __init__(self, mark: yaml.Mark) -> None:
+        super().__init__()
+        self.mark = mark
+
+
+def _too_complex(file: str, at: yaml.Mark) -> PlanError:
+    rule = f"values nest at most {MAX_DEPTH} deep and number at most {MAX_VALUES}, aliases expanded"
+    mark = Mark(file, at.line + 1, at.column + 1)
+    return _refusal(codes.TOO_COMPLEX, rule, "remove the aliases, or check that this is the right file", mark)
 
 
 class _Walk:
@@ -224,9 +256,7 @@ class _Walk:
         return self._scalar(node, path)
 
     def _stop(self, node: yaml.Node) -> None:
-        rule = f"values nest at most {MAX_DEPTH} deep and number at most {MAX_VALUES}, aliases expanded"
-        mark = Mark(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
-        raise _refusal(codes.TOO_COMPLEX, rule, "remove the aliases, or check that this is the right file", mark)
+        raise _too_complex(self.file, node.start_mark)
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[Any, Any]:
         found: dict[Any, Any] = {}

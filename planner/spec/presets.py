@@ -76,7 +76,7 @@ def fill_in(model: Model, path: Path, faults: Faults) -> Model | None:
     if model.preset is not None:
         if model.preset not in PRESETS:
             rule = f"preset is one of {', '.join(PRESETS)}; got {model.preset!r}"
-            remedy = suggest(model.preset, list(PRESETS)) + "use one of these, or a family with its sizes"
+            remedy = suggest(model.preset, PRESETS, faults.suggestions) + "use one of these, or a family with its sizes"
             faults.add(codes.BAD_CHOICE, (*path, "preset"), rule, remedy)
             return None
         base = PRESETS[model.preset]

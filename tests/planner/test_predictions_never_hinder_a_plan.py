@@ -105,8 +105,12 @@ def test_a_hardware_file_with_faults_is_not_called_unknown(tmp_path: Path) -> No
 
 
 def test_what_would_take_long_is_left_to_predict() -> None:
-    (line,) = lines_of(llava("h100", global_size=4 * MAX_PASSES))
+    (line,) = lines_of(llava("h100", global_size=MAX_PASSES))
     assert "mimo predict" in line
+
+
+def test_what_is_too_large_to_be_predicted_is_said() -> None:
+    assert lines_of(llava("h100", global_size=4 * MAX_PASSES))[0].startswith("  none: the passes of a step")
 
 
 def test_a_spec_without_sizes_has_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from ...base import codes
 from ...base.codes import Code
 from ...base.errors import Fault, Faults, Path, PlanError, format_path
 from ...base.frozen import frozen
+from ...base.suggestions import Suggestions
 from ...spec.fields import FieldType, Name, Record, Table, fields_of
 from ...spec.spec import SPEC_TYPE, Spec
 from ..work.settings import SETTINGS_TYPE
@@ -89,8 +90,9 @@ def _faults(columns: Columns) -> Iterator[HeaderFault]:
             second = header.index(name, header.index(name) + 1)
             rule = f"the header names each column once, got {name!r} more than once"
             yield HeaderFault(second, _fault(codes.DUPLICATE_KEY, rule, "rename one of them"))
-    unknown = {one.name: _unknown(one.path, 0, SPEC_TYPE) for one in columns.of_spec}
-    unknown |= {one.name: _unknown(one.path, 1, SETTINGS_TYPE) for one in columns.of_software}
+    known = Suggestions()
+    unknown = {one.name: _unknown(one.path, 0, SPEC_TYPE, known) for one in columns.of_spec}
+    unknown |= {one.name: _unknown(one.path, 1, SETTINGS_TYPE, known) for one in columns.of_software}
     overlaps = {one.name: _overlap(one, columns) for one in columns.of_spec}
     for name, fault in (*unknown.items(), *overlaps.items()):
         if fault:
@@ -117,25 +119,27 @@ def _fault(code: Code, rule: str, remedy: str) -> Fault:
     return Fault(code, ("header",), rule, remedy)
 
 
-def _unknown(path: Path, depth: int, kind: FieldType) -> Fault | None:
+def _unknown(path: Path, depth: int, kind: FieldType, known: Suggestions) -> Fault | None:
     """What is wrong with a path below its first `depth` keys, whose value is of `kind`; None if the path exists."""
     if depth == len(path):
         return None
     outer, key = path[:depth], path[depth]
     if isinstance(kind, Record):
         kinds = {name: inner for name, _, inner in fields_of(kind.cls)}
-        return _unknown(path, depth + 1, kinds[str(key)]) if key in kinds else _unknown_key(kind, outer, str(key))
+        if key in kinds:
+            return _unknown(path, depth + 1, kinds[str(key)], known)
+        return _unknown_key(kind, outer, str(key), known)
     if isinstance(kind, Table):
         faults = Faults()
         Name().parse(key, path[: depth + 1], faults)
-        return _first(faults) or _unknown(path, depth + 1, kind.item)
+        return _first(faults) or _unknown(path, depth + 1, kind.item, known)
     rule = f"{format_path(outer)} is one value and has no keys, got {format_path(path)}"
     return Fault(codes.UNKNOWN_KEY, path, rule, f"name the column {format_path(outer)}")
 
 
-def _unknown_key(kind: Record, path: Path, key: str) -> Fault:
+def _unknown_key(kind: Record, path: Path, key: str, known: Suggestions) -> Fault:
     """The fault that the spec's own rules find in this key, with their suggestion."""
-    faults = Faults()
+    faults = Faults(suggestions=known)
     kind.parse({key: None}, path, faults)
     fault = _first(faults, codes.UNKNOWN_KEY)
     assert fault is not None  # noqa: S101  our own bug if not: the key is not a field

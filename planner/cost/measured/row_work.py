@@ -20,7 +20,7 @@ from ...base.errors import Fault, Faults, Path, PlanError
 from ...passes.compile import compile_spec
 from ...plan import Plan
 from ...plan_file import read_plan_or_spec
-from ...spec.fields import FieldType, fields_of, suggest
+from ...spec.fields import FieldType, fields_of, show, suggest
 from ...spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
 from ...spec.spec import SPEC_TYPE, Spec
 from ..timing.workload import Workload, workload_of
@@ -177,9 +177,12 @@ def _check_module(row: Row, spec: Spec, column: PathColumn) -> None:
     section, *rest = column.path
     if section == "modules" and rest and rest[0] not in spec.modules:
         names = list(spec.modules)
-        rule = f"{row.text(SPEC)} has the modules {', '.join(names)}, got {rest[0]!r}"
-        remedy = suggest(str(rest[0]), names) + "rename the column, or leave the cell empty"
+        rule = f"{row.text(SPEC)[:64]} has the modules {', '.join(names)}, got {show(rest[0])}"
+        remedy = _suggestion(str(rest[0]), tuple(names)) + "rename the column, or leave the cell empty"
         raise CellError(column.name, rule, remedy, codes.UNKNOWN_KEY)
+
+
+_suggestion = lru_cache(maxsize=1024)(suggest)  # every row of a file has the same columns
 
 
 class _Values(dict[Any, Any]):

@@ -27,10 +27,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from itertools import product
 
 from ...base.frozen import frozen
 from ...layout.dag import topological_order
-from ...layout.ir import GroupKind
+from ...layout.ir import Bridge, GroupKind, Groups
 from ...plan import Plan
 
 
@@ -190,8 +191,9 @@ def schedule_of(plan: Plan) -> Schedule:
     for index, unit in enumerate(units):
         for stage in unit.stages:
             holders.setdefault(stage, []).append(index)
+    shared = set(plan.pipeline.shared)
     hops = tuple(
-        Hop(pair, src, dst, is_shared=(src.module, dst.module) in plan.pipeline.shared)
+        Hop(pair, src, dst, is_shared=(src.module, dst.module) in shared)
         for src, dst in _neighbours(plan)
         for pair in _unit_pairs(plan, units, (src, holders[src]), (dst, holders[dst]))
     )
@@ -241,6 +243,10 @@ def _neighbours(plan: Plan) -> Iterator[tuple[Stage, Stage]]:
         yield Stage(src, plan.module(src).num_stages - 1), Stage(dst, 0)
 
 
+def _lanes(bridge: Bridge) -> tuple[Groups, Groups]:
+    return bridge.src_broadcast, bridge.dst_broadcast
+
+
 def _unit_pairs(
     plan: Plan, units: Sequence[Unit], src: tuple[Stage, list[int]], dst: tuple[Stage, list[int]]
 ) -> list[tuple[int, int]]:
@@ -256,10 +262,8 @@ def _unit_pairs(
         found = {(unit_of[g[one.index]], unit_of[g[other.index]]) for g in plan.groups(one.module, GroupKind.PP)}
     else:
         bridge = plan.bridge(one.module, other.module)
+        out, into = ([{unit_of[rank] for rank in lane} for lane in side] for side in _lanes(bridge))
         found = {
-            (unit_of[sender], unit_of[receiver])
-            for transfer in bridge.transfers
-            for sender in bridge.src_broadcast[transfer.src_lane]
-            for receiver in bridge.dst_broadcast[transfer.dst_lane]
+            pair for transfer in bridge.transfers for pair in product(out[transfer.src_lane], into[transfer.dst_lane])
         }
     return sorted(found)

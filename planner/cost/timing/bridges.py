@@ -138,22 +138,35 @@ def crossing_of(plan: Plan, bridge: Bridge, direction: Direction) -> Crossing:
     )
 
 
+def num_distinct(bridge: Bridge, per_node: int) -> int:
+    """The number of transfers of the blocks that differ."""
+    num_blocks, period = _blocks(bridge, per_node)
+    return len(bridge.transfers) // num_blocks * min(period, num_blocks)
+
+
 def _distinct(bridge: Bridge, per_node: int) -> Iterator[tuple[Transfer, int]]:
     """The transfers of the blocks that differ, each with the number of equal blocks that it stands for."""
-    sides = bridge.src_broadcast, bridge.dst_broadcast
-    num_blocks = gcd(len(sides[0]), len(sides[1]))
+    num_blocks, period = _blocks(bridge, per_node)
     per_block = len(bridge.transfers) // num_blocks
-    period = num_blocks
-    if num_blocks > 1:
-        shifts = [side[len(side) // num_blocks][0] - side[0][0] for side in sides]
-        # Blocks that are a whole number of nodes apart on both sides are alike. If a rank can be at both ends, the two
-        # sides must also advance by the same number of ranks: otherwise one block moves less than another.
-        if bridge.strategy is not Strategy.GATHER or shifts[0] == shifts[1]:
-            period = lcm(*(per_node // gcd(per_node, shift) for shift in shifts))
     for block in range(min(period, num_blocks)):
         weight = len(range(block, num_blocks, period))
         for index in range(block * per_block, (block + 1) * per_block):
             yield bridge.transfers[index], weight
+
+
+def _blocks(bridge: Bridge, per_node: int) -> tuple[int, int]:
+    """(number of blocks of lanes, number of blocks after which they lie on nodes as before)."""
+    sides = bridge.src_broadcast, bridge.dst_broadcast
+    num_blocks = gcd(len(sides[0]), len(sides[1]))
+    period = num_blocks
+    if num_blocks > 1:
+        firsts = [(side.sets.boxes(len(side) // num_blocks)[0], side.sets.boxes(0)[0]) for side in sides]
+        shifts = [second.start - first.start for second, first in firsts]
+        # Blocks that are a whole number of nodes apart on both sides are alike. If a rank can be at both ends, the two
+        # sides must also advance by the same number of ranks: otherwise one block moves less than another.
+        if bridge.strategy is not Strategy.GATHER or shifts[0] == shifts[1]:
+            period = lcm(*(per_node // gcd(per_node, shift) for shift in shifts))
+    return num_blocks, period
 
 
 def _with_message(load: Load, num_bytes: float, crosses: bool) -> Load:

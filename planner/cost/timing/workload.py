@@ -19,6 +19,7 @@ from ..work.ops import Collective, CollectiveOp, StageWork
 from ..work.optimizer_step import update_bytes, update_collectives
 from ..work.settings import Settings
 from ..work.stages import stage_work
+from .bounds import check_prediction
 from .bridges import Crossing, crossing_of, crossing_seconds
 from .group_spans import ALONE, Span, gpus_per_node, hops_cross, spans_of
 from .timing import Rates, Spans, collective_seconds, stage_seconds
@@ -57,6 +58,7 @@ def workload_of(plan: Plan, settings: Settings | None = None) -> Workload:
     settings = settings or Settings()
     works: dict[Stage, StageWork] = {}
     updates = {}
+    check_prediction(plan)
     facts = facts_of(plan, settings)
     for (name, index), stage in facts.items():
         key = Stage(name, index)
