@@ -162,7 +162,7 @@ def test_suggestions_of_one_input_share_their_steps(monkeypatch: pytest.MonkeyPa
         return ratio(self)
 
     monkeypatch.setattr(difflib.SequenceMatcher, "ratio", counted)
-    modules = {f"m{i}": {"paralell": {f"order{j}": 1 for j in range(9)}, "frezze": True} for i in range(250)}
+    modules = {f"m{i}": {"paralel": {f"order{j}": 1 for j in range(9)}, "frezze": True} for i in range(250)}
     faults = Faults()
     SPEC_TYPE.parse({"bach": 1, "modules": {"language": {}, **modules}}, (), faults)
     assert faults.has_errors
@@ -174,7 +174,7 @@ def test_a_suggestion_is_the_closest_word() -> None:
     assert Suggestions().closest("Globl_Size", known) == "global_size"
     assert Suggestions().closest("mikro_size", known) == "micro_size"
     assert Suggestions().closest("colour", known) is None
-    assert Suggestions(steps=0).closest("micro_siz", known) is None
+    assert Suggestions(steps=0).closest("micro_sizes", known) is None
 
 
 anything = st.recursive(
