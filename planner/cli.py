@@ -14,8 +14,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from .base.printable import printable, printable_lines
 from .base.terminal import terminal_width
 from .base.version import package_version
 from .commands.options import MisuseError, Version
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_faults(error)
         return FAULTS
     except MisuseError as error:
-        print(f"mimo: {error}", file=sys.stderr)
+        print(f"mimo: {printable_lines(str(error))}", file=sys.stderr)
         return MISUSE
     except BrokenPipeError:  # `mimo plan ... | head`
         _drop_output()
@@ -134,6 +135,10 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and a message, which may quote an argument, and exit."""
+        super().error(printable(message))
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

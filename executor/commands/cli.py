@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.base.printable import printable_lines
 from planner.base.version import package_version
 from planner.commands.options import MisuseError, Version, integer, number
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, misuse = _parser().parse_args(arguments), None
     except MisuseError as error:
         if _is_alone():
-            print(f"executor: {error}", file=sys.stderr, flush=True)
+            print(f"executor: {printable_lines(str(error))}", file=sys.stderr, flush=True)
             return MISUSE
         options, misuse = argparse.Namespace(timeout=DEFAULT_TIMEOUT.total_seconds()), error
     from planner import PlanError  # noqa: PLC0415
@@ -79,7 +80,7 @@ def _speak(context: Context, text: str, code: int = FAULTS) -> int:
     from ..start.context import leave  # noqa: PLC0415
 
     if context.claim.is_first():
-        print(f"executor: {text}", file=sys.stderr, flush=True)
+        print(f"executor: {printable_lines(text)}", file=sys.stderr, flush=True)
     leave(context)
     return code
 

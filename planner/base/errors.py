@@ -14,6 +14,7 @@ import attrs
 
 from .codes import Code
 from .frozen import frozen
+from .printable import printable
 from .suggestions import Suggestions
 
 Path = tuple[str | int, ...]
@@ -23,11 +24,6 @@ MAX_FAULTS = 200
 
 
 _MAX_KEY = 64
-
-
-def printable(text: str) -> str:
-    """The text made safe for any terminal: what a user wrote may hold control characters."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def format_key(key: str | int) -> str:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .options import MisuseError
+from ..base.printable import printable
+from .options import MisuseError, add_root
 from .output import progress, target_of, write
 from .predict import read_runs
 
@@ -24,6 +25,7 @@ def add(commands: Any) -> None:
     calibrate.add_argument(
         "runs", metavar="CSV", nargs="+", help="files of measured runs; each counts alike (docs/measured-runs.md)"
     )
+    add_root(calibrate)
     calibrate.add_argument(
         "--gpu",
         metavar="NAME",
@@ -47,7 +49,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     if options.out is not None:
         _check_hardware_file(options.out, *options.runs)
-    files = [read_runs(path) for path in options.runs]
+    files = [read_runs(path, options.root) for path in options.runs]
     samples = [samples_of(runs) for runs in files]
     hardware = load_hardware(options.gpu or _gpu_of(samples))
     if not fitted(hardware):
@@ -124,6 +126,6 @@ def _cross_validate(
 
     told = progress("cross-validating")
     held_out = cross_validated(hardware, samples, groups, progress=told)
-    print(f"each {options.leave_out} predicted by constants fitted to the others:", file=sys.stderr)
+    print(f"each {printable(options.leave_out)} predicted by constants fitted to the others:", file=sys.stderr)
     for path, seconds, each in zip(options.runs, held_out, samples, strict=True):
-        print("  " + errors_line(path, seconds, each), file=sys.stderr)
+        print("  " + errors_line(printable(path), seconds, each), file=sys.stderr)

@@ -73,6 +73,15 @@ def add_gpu(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """--root: how far the files may lie that a file of runs names."""
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="read the files that rows name from anywhere below DIR, not only below the folder of the CSV file",
+    )
+
+
 def add_world(parser: argparse.ArgumentParser) -> None:
     """The number of ranks and nodes, which replaces what the spec says."""
     parser.add_argument(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import codes
 from ..base.errors import Fault, Mark, PlanError
-from .options import MisuseError, add_color, add_gpu, add_world, load
+from .options import MisuseError, add_color, add_gpu, add_root, add_world, load
 from .output import announce, print_warnings, progress
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
         "spec", metavar="SPEC", nargs="?", help="a spec (YAML) or a plan (JSON); - reads standard input"
     )
     predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of runs instead")
+    add_root(predict)
     add_gpu(predict)
     predict.add_argument("--json", action="store_true", help="print all numbers as JSON")
     add_world(predict)
@@ -41,19 +42,21 @@ def _predict(options: argparse.Namespace) -> int:
     hardware = load_hardware(options.gpu) if options.gpu else None
     if options.csv is not None:
         if options.json or options.world_size or options.nodes or options.gpus_per_node:
-            raise MisuseError("--csv prints CSV, and the rows say the layout: the only option beside it is --gpu")
-        return _predict_runs(options.csv, hardware)
+            raise MisuseError("--csv prints CSV, and the rows say the layout: beside it are --gpu and --root")
+        return _predict_runs(options.csv, options.root, hardware)
+    if options.root is not None:
+        raise MisuseError("--root is for the files that rows name: give it with --csv")
     return _predict_spec(options, hardware)
 
 
-def _predict_runs(path: str, hardware: Hardware | None) -> int:
+def _predict_runs(path: str, root: str | None, hardware: Hardware | None) -> int:
     """Print the rows with their predictions, then raise PlanError with what is wrong with rows at fault."""
     from ..cost.measured.predict import predict_runs, predictions_text  # noqa: PLC0415
     from ..cost.timing.hardware import DEFAULT  # noqa: PLC0415
     from ..render.fits import accuracy_lines  # noqa: PLC0415
     from ..render.style import plural  # noqa: PLC0415
 
-    runs = read_runs(path)
+    runs = read_runs(path, root)
     told = progress(f"predicting {len(runs.rows)} runs") if len(runs.rows) > _MANY_RUNS else None
     found = predict_runs(runs, hardware, told)
     sys.stdout.write(predictions_text(found))
@@ -102,16 +105,27 @@ def _placed(error: PlanError, file: str) -> PlanError:
     return PlanError(faults, error.num_left_out)
 
 
-def read_runs(path: str) -> Runs:
-    """The runs in a CSV file. Raises PlanError with what is wrong with its text and its header."""
+def read_runs(path: str, root: str | None = None) -> Runs:
+    """The runs in a CSV file, which may name files below `root`.
+
+    Raises:
+        PlanError: with what is wrong with its text and its header.
+        MisuseError: `root` is no directory, or the file is too long.
+    """
+    import os  # noqa: PLC0415
+
+    import attrs  # noqa: PLC0415
+
     from ..cost.measured.csv_file import read_runs  # noqa: PLC0415
     from ..spec.loader import decode, file_name, read_bytes  # noqa: PLC0415
 
+    if root is not None and not os.path.isdir(root):
+        raise MisuseError(f"--root {root} is no directory: name the one below which files may be read")
     limit = 16 * 2**20
     try:
         data = read_bytes(path, limit)
         if len(data) > limit:
             raise MisuseError(f"{path} has more than {limit} bytes: check that it is a file of runs")
-        return read_runs(decode(data, file_name(path)), file_name(path))
+        return attrs.evolve(read_runs(decode(data, file_name(path)), file_name(path)), root=root)
     except PlanError as error:
         raise error.of("runs") from None

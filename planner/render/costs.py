@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ..base.printable import printable
 from ..cost.prediction import Prediction, StageCost
 from ..cost.simulation.words import duration
 from ..cost.timing.bridges import BridgeCost
@@ -31,7 +32,7 @@ def costs_text(prediction: Prediction, name: str, style: Style) -> str:
         ("Traffic that one rank sends in a step", _traffic(prediction, style)),
     ]
     where = f"{plural(prediction.world_size, 'rank')} of {prediction.hardware.name}"
-    lines = [style.bold(shorten(f"{name}: {where}", style.width))]
+    lines = [style.bold(shorten(f"{printable(name)}: {where}", style.width))]
     for title, body in sections:
         if body:
             lines += ["", style.bold(title), *body]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..base.printable import printable
 from ..cost.measured.accuracy import Errors
 from ..cost.measured.calibrate import NEGLIGIBLE, PERTURBATION, Sample, predicted
 from ..cost.measured.predict import RunPredictions
@@ -97,7 +98,8 @@ def _warnings(before: Hardware, after: Hardware, influences: Mapping[str, float]
 def error_lines(names: Sequence[str], files: Sequence[Sequence[Sample]], hardware: Hardware) -> list[str]:
     """One line per file with the errors of its predictions."""
     return [
-        errors_line(name, predicted(samples, hardware), samples) for name, samples in zip(names, files, strict=True)
+        errors_line(printable(name), predicted(samples, hardware), samples)
+        for name, samples in zip(names, files, strict=True)
     ]
 
 

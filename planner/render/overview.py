@@ -7,6 +7,7 @@ from itertools import islice
 
 from ..base.axes import DEFAULT_ORDER, Axis, format_order
 from ..base.errors import Fault
+from ..base.printable import printable
 from ..layout.groups import Family
 from ..layout.ir import ModulePlan
 from ..plan import Plan
@@ -50,7 +51,7 @@ def _header(plan: Plan, name: str, style: Style) -> list[str]:
     if plan.num_nodes is not None:
         where = f" on {plural(plan.num_nodes, 'node')} of {plan.gpus_per_node}"
     facts = f"{plural(plan.world_size, 'rank')}{where}, {plan.layout.value.replace('_', '-')}"
-    return [style.bold(f"{name}: {facts}"), style.dim(f"digest {plan.digest}")]
+    return [style.bold(f"{printable(name)}: {facts}"), style.dim(f"digest {plan.digest}")]
 
 
 def _modules(plan: Plan, style: Style) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from ..base.axes import Axis
 from ..base.frozen import frozen
+from ..base.printable import printable
 from ..base.runs import runs, runs_text
 from ..cost.simulation.timeline import Segment, Timeline, stage_passes
 from ..cost.simulation.words import critical_path
@@ -68,7 +69,7 @@ def build_report(
     """
     small = plan.world_size <= MAX_CELLS
     return Report(
-        title=name,
+        title=printable(name),
         summary=_summary(plan),
         num_ranks=plan.world_size,
         digest=plan.digest,

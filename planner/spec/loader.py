@@ -20,7 +20,7 @@ import yaml
 from ..base import codes
 from ..base.codes import Code
 from ..base.errors import Fault, Faults, Mark, Path, PlanError, Source, format_key
-from .fields import INVALID, FieldType, show
+from .fields import INVALID, FieldType, Record, fields_of, show
 from .spec import SPEC_TYPE, Spec
 
 MAX_BYTES = 256 * 1024
@@ -114,6 +114,44 @@ def parse_document(
     Raises:
         PlanError: with every fault found, each with file:line:column.
     """
+    try:
+        return _parsed(text, file, kind, if_empty, is_ours=is_ours)
+    except PlanError as error:
+        if (
+            (fault := error.faults[0]).code == codes.TOO_COMPLEX
+            or fault.rule == if_empty[0]
+            or _has_keys_of(kind, text)
+        ):
+            raise
+        raise _unquoted(fault, kind) from None
+
+
+def _has_keys_of(kind: FieldType, text: str | bytes) -> bool:
+    """Whether a text has a key of this kind of document at its top. Of any other text, messages quote nothing.
+
+    It may be another file, named by mistake, and messages are copied into issues. `name` does not count: half of all
+    YAML files have it. The text is looked at as it stands, since it may be no YAML.
+    """
+    keys = _keys_of(kind)
+    shown = text if isinstance(text, str) else text.decode(_encoding(text), errors="replace")
+    key = "|".join(keys)
+    return not keys or bool(re.search(rf"""(?m)(?:^|[{{,])\s*(?:["'](?:{key})["']\s*:|(?:{key})\s*:(?=\s|$))""", shown))
+
+
+def _keys_of(kind: FieldType) -> list[str]:
+    return [name for name, _, _ in fields_of(kind.cls) if name != "name"] if isinstance(kind, Record) else []
+
+
+def _unquoted(fault: Fault, kind: FieldType) -> PlanError:
+    """The fault of a text that is perhaps another file: its place and kind, without a word of the text."""
+    some = ", ".join(_keys_of(kind)[:4])
+    rule = f"{fault.code.summary}; the text has no key such as {some} at its top, and nothing of it is quoted"
+    return PlanError([Fault(fault.code, (), rule, "check that this is the right file", fault.mark)])
+
+
+def _parsed(
+    text: str | bytes, file: str, kind: FieldType, if_empty: tuple[str, str], *, is_ours: bool
+) -> tuple[Any, Source]:
     parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if is_ours else _BoundedLoader
     root = _compose(decode(text, file) if isinstance(text, bytes) else text, file, parser)
     if root is None:
@@ -137,14 +175,18 @@ def _refusal(code: Code, rule: str, remedy: str, mark: Mark) -> PlanError:
 
 def decode(data: bytes, file: str) -> str:
     """The text of a file in UTF-8, or in UTF-16 if it has a byte order mark. Raises PlanError."""
-    encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    encoding = _encoding(data)
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         before = data[: error.start].decode(encoding, errors="replace")
-        rule = f"the text is UTF-8; found the bytes {show(data[error.start : error.start + 4])}"
+        rule = "the text is UTF-8; the bytes here are not"
         mark = _mark_at(before, len(before), file)
         raise _refusal(codes.BAD_SYNTAX, rule, "save the file as UTF-8 text", mark) from None
+
+
+def _encoding(data: bytes) -> str:
+    return "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def _mark_at(text: str, position: int, file: str) -> Mark:

@@ -313,7 +313,10 @@ def test_equal_rows_are_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 HEADERS = {
-    "another header": ("a,b\n1,2\n", "1:1: error[S102] header: a file of runs has a column `spec`, got a, b"),
+    "another header": (
+        "a,b\n1,2\n",
+        "1:1: error[S102] header: a file of runs has a column `spec`, got other names alone",
+    ),
     "an empty file": ("", "got nothing"),
     "no spec": (HEADER.replace("spec,", "specs,"), "has a column `spec`, got specs, software, "),
     "semicolons": (HEADER.replace(",", ";"), "cells are separated by commas, got semicolons"),

@@ -16,8 +16,8 @@ LINES = GOOD.splitlines()
 
 FAULTY = {
     "empty": ("", "mine.yaml:1:1: error[S003] hardware: ", "the document is empty"),
-    "a list": ("[1, 2]", "mine.yaml:1:1: error[S103] hardware: ", "expected a mapping"),
-    "not YAML": ("name: [", "mine.yaml:1:8: error[S003] hardware: ", "the text is YAML"),
+    "a list": ("[1, 2]", "mine.yaml:1:1: error[S103] hardware: ", "no key such as num_sms"),
+    "not YAML": ("name: [", "mine.yaml:1:8: error[S003] hardware: ", "not well formed"),
     "a key is missing": ("\n".join(LINES[:-1]), "mine.yaml:1:1: error[S102] hardware: ", "scale_out is required"),
     "a key too many": (GOOD + "speed: 1\n", "error[S101] speed: ", "'speed' is not a key of the hardware"),
     "a misspelt key": (GOOD.replace("hop_us", "hops_us"), "error[S101] hops_us: ", 'did you mean "hop_us"?'),

@@ -112,9 +112,9 @@ SPECS = [
     case("S102", "spec", "«" + HEAD, "modules is required", "`modules:`"),
     case("S102", "batch", "«batch: {global_size: 8, micro_size: 4}\nmodules: {language: {}}\n", "seq_length is required", "tokens"),
     # S103 WRONG_TYPE
-    case("S103", "spec", "«5", "expected a mapping", "5"),
-    case("S103", "spec", "«[1, 2]", "expected a mapping", "a list", "[1, 2]"),
-    case("S103", "spec", "«just words", "expected a mapping", "'just words'"),
+    case("S103", "spec", "«5", "the wrong type", "no key such as schema"),
+    case("S103", "spec", "«[1, 2]", "the wrong type", "nothing of it is quoted"),
+    case("S103", "spec", "«just words", "the wrong type", "no key such as schema"),
     case("S103", "modules", HEAD + "«modules: [language]\n", "expected a mapping", "['language']"),
     case("S103", "modules.language", HEAD + "modules: {«language: 2}\n", "expected a mapping", "2"),
     case("S103", "modules.language.parallel.tp", language("parallel: {«tp: '2'}"), "an integer", "text, '2'"),

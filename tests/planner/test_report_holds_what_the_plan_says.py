@@ -72,6 +72,19 @@ def test_the_rows_of_the_timeline_are_its_operations(case: Case) -> None:
     )
 
 
+def test_the_page_may_load_nothing_and_send_nothing() -> None:
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', render_page(sample(BIG)))
+    rules = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
+    assert rules == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "script-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "form-action": "'none'",  # the default covers neither of these two
+        "base-uri": "'none'",
+    }
+
+
 def test_a_large_world_is_shown_by_stage() -> None:
     report = sample(BIG)
     assert BIG.cluster is not None

@@ -36,8 +36,10 @@ def samples_of(runs: Runs) -> tuple[Sample, ...]:
 
     works = WorkOfRows(runs, that_ends)
 
+    files = runs.files
+
     def sample(row: Row) -> Sample:
-        return Sample(work=works.of(row), seconds=measured_ms(row, runs.folder) / 1e3)
+        return Sample(work=works.of(row), seconds=measured_ms(row, files) / 1e3)
 
     found, faults = each_row(runs, sample)
     if not found:

@@ -12,7 +12,7 @@ from ...base.codes import Code
 from ...base.errors import Faults, Path, PlanError
 from ...base.frozen import frozen
 from ...spec.fields import Schema, show
-from ...spec.loader import parse_document
+from ...spec.loader import STDIN, parse_document
 
 
 class CellError(ValueError):
@@ -21,6 +21,29 @@ class CellError(ValueError):
     def __init__(self, column: str, rule: str, remedy: str, code: Code = codes.WRONG_TYPE) -> None:
         super().__init__(rule)
         self.column, self.rule, self.remedy, self.code = column, rule, remedy, code
+
+
+@frozen
+class Files:
+    """Where the files that cells name are looked for, and how far they may lie.
+
+    Attributes:
+        folder: the folder of the file of runs, from which names are read.
+        root: the folder outside which no file is read; if None, `folder`.
+    """
+
+    folder: str
+    root: str | None = None
+
+    def check(self, row: Row, column: str, path: str) -> None:
+        """Raise CellError if a path leads out of the root: by its name, by `..` or by a symbolic link."""
+        root = os.path.realpath(self.root if self.root is not None else self.folder or os.curdir)
+        found = os.path.realpath(path)
+        if os.path.commonpath((root, found)) != root:
+            where = f"--root {self.root}" if self.root is not None else "the folder of the file of runs"
+            rule = f"files that cells name are below {where}; {show(row.text(column) or path)} leads out of it"
+            remedy = "move the file there, or allow the folder that holds it: --root DIR"
+            raise CellError(column, rule, remedy, codes.CONFLICT)
 
 
 @frozen(kw_only=True)
@@ -49,12 +72,16 @@ def check_width(row: Row) -> None:
         raise CellError("row", rule, "quote cells that contain a comma, or name the columns")
 
 
-def path_in_cell(row: Row, column: str, folder: str) -> str:
-    """The path of the file that a cell names, in the folder of the file of runs. Raises CellError if it is empty."""
+def path_in_cell(row: Row, column: str, files: Files) -> str:
+    """The path of the file that a cell names. Raises CellError if the cell is empty, or if it leads out of the root."""
     name = row.text(column)
     if not name:
         raise CellError(column, f"every row names its {column} file, got nothing", "write its path", codes.MISSING_KEY)
-    return os.path.join(folder, name)
+    if "\0" in name:
+        raise CellError(column, f"a path has no NUL, got {show(name)}", "write its path")
+    path = os.path.join(files.folder, name)
+    files.check(row, column, path)
+    return os.path.join(os.curdir, path) if path == STDIN else path
 
 
 def measured_number(row: Row, column: str) -> float:

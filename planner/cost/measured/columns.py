@@ -29,6 +29,7 @@ from ...spec.spec import SPEC_TYPE, Spec
 from ..work.settings import SETTINGS_TYPE
 
 SPEC, SOFTWARE, MS, GIB, METRICS = "spec", "software", "ms", "GiB", "metrics"
+GPU = "cluster.gpu"
 _TOP_LEVEL = frozenset(name for name, _, _ in fields_of(Spec))
 _WHAT_A_FILE_HAS = (
     "name the columns `spec` (the file of a spec, beside this one), paths into the spec that override it row by row, "
@@ -112,6 +113,8 @@ def _without_spec(header: Sequence[str]) -> Fault:
     shown = ", ".join(header)[:200] or "nothing"
     if len(header) == 1 and (found := [name for mark, name in ((";", "semicolons"), ("\t", "tabs")) if mark in shown]):
         return _fault(codes.BAD_SYNTAX, f"cells are separated by commas, got {found[0]}", "save the file with commas")
+    if header and not any(name in (MS, GIB, METRICS, SOFTWARE) or name.split(".")[0] in _TOP_LEVEL for name in header):
+        shown = "other names alone, which are not quoted"  # this may be another file altogether
     return _fault(codes.MISSING_KEY, f"a file of runs has a column `spec`, got {shown}", _WHAT_A_FILE_HAS)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
+from functools import cached_property
 from io import StringIO
 
 import attrs
@@ -18,10 +20,12 @@ from ...base import codes
 from ...base.errors import Fault, Mark, PlanError
 from ...base.frozen import frozen
 from ..simulation.simulate import DeadlockError
-from .cells import CellError, Row
+from .cells import CellError, Files, Row
 from .columns import SPEC, Columns, columns_of
+from .text_cells import read
 
 _CELL = re.compile(r' *(?:"(?:[^"]|"")*"[^,\n]*|[^,\n]*),?')
+MAX_COLUMNS = 512  # the rows may be as many as there are
 _BLANKS = re.compile(r" *")
 
 
@@ -34,22 +38,28 @@ class Runs:
         rows: the runs, in the order of the file.
         file: the file's name.
         text: the file's text, in which the places of cells are found.
+        root: the folder outside which no file is read that a row names; if None, that of the file of runs.
     """
 
     columns: Columns
     rows: tuple[Row, ...]
     file: str
     text: str = attrs.field(repr=False)
+    root: str | None = None
 
     @property
-    def folder(self) -> str:
-        """The folder in which the files that rows name are looked for."""
-        return os.path.dirname(self.file)
+    def files(self) -> Files:
+        """Where the files that rows name are looked for."""
+        return Files(os.path.dirname(self.file), self.root)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return _line_starts(self.text)
 
     def mark(self, line: int, column: str) -> Mark:
         """The place of a row's cell; of the row if no column has that name."""
         header = self.columns.header
-        return _mark(self.text, line, header.index(column) if column in header else 0, self.file)
+        return _mark(self.text, self._starts, line, header.index(column) if column in header else 0, self.file)
 
 
 def read_runs(text: str, file: str) -> Runs:
@@ -60,16 +70,24 @@ def read_runs(text: str, file: str) -> Runs:
     """
     text = text.lstrip("\ufeff")
     (header_line, header), *records = [*_records(text, file)] or [(1, [])]
-    header = [cell.strip() for cell in header]
+    header = [read(cell.strip()) for cell in header]
     while header and not header[-1]:
-        header = header[:-1]
+        header.pop()
+    if len(header) > MAX_COLUMNS:
+        rule = f"a file of runs has at most {MAX_COLUMNS} columns, got {len(header)}"
+        fault = Fault(
+            codes.TOO_LARGE, ("header",), rule, "check that this is the right file", Mark(file, header_line, 1)
+        )
+        raise PlanError([fault])
     columns, faults = columns_of(header)
     if faults:
-        raise PlanError(attrs.evolve(one.fault, mark=_mark(text, header_line, one.index, file)) for one in faults)
+        starts = _line_starts(text)
+        marks = (_mark(text, starts, header_line, one.index, file) for one in faults)
+        raise PlanError(attrs.evolve(one.fault, mark=mark) for one, mark in zip(faults, marks, strict=True))
     num = len(header)
     rows = (
         Row(
-            cells=dict(zip(header, [*cells, *[""] * num][:num], strict=True)),
+            cells=dict(zip(header, map(read, cells), strict=False)),
             line=line,
             beyond=tuple(cell for cell in cells[num:] if cell.strip()),
         )
@@ -93,17 +111,21 @@ def _records(text: str, file: str) -> Iterator[tuple[int, list[str]]]:
         raise PlanError([fault]) from None
 
 
-def _mark(text: str, line: int, index: int, file: str) -> Mark:
+def _line_starts(text: str) -> list[int]:
+    """The index of the first character of each line."""
+    return [0, *(found.end() for found in re.finditer("\n", text))]
+
+
+def _mark(text: str, starts: list[int], line: int, index: int, file: str) -> Mark:
     """The place of a cell, counted from 0, in the record that begins with a line; its end if it is shorter."""
-    position = 0
-    for _ in range(line - 1):
-        position = text.index("\n", position) + 1
+    position = starts[line - 1]
     for _ in range(index):
         if found := _CELL.match(text, position):
             position = found.end()
     if blanks := _BLANKS.match(text, position):
         position = blanks.end()
-    return Mark(file, text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position))
+    at = bisect_right(starts, position)
+    return Mark(file, at, position - starts[at - 1] + 1)
 
 
 def row_faults(runs: Runs, row: Row, error: CellError | PlanError | DeadlockError) -> list[Fault]:

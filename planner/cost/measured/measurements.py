@@ -12,19 +12,18 @@ from statistics import median
 
 from ...base import codes
 from ...base.errors import PlanError
-from ...spec.fields import show
 from ...spec.loader import read_bytes
-from .cells import CellError, Row, measured_number, path_in_cell
+from .cells import CellError, Files, Row, measured_number, path_in_cell
 from .columns import GIB, METRICS, MS
 
 _MAX_METRICS = 64 * 2**20
 
 
-def measured_ms(row: Row, folder: str) -> float:
+def measured_ms(row: Row, files: Files) -> float:
     """The measured milliseconds of a step. Raises CellError if the row does not say them."""
     if not row.text(METRICS):
         return measured_number(row, MS)
-    seconds = list(_step_seconds(path_in_cell(row, METRICS, folder)))
+    seconds = list(_step_seconds(path_in_cell(row, METRICS, files)))
     if not seconds:
         raise CellError(METRICS, "the file has a step or more, got none", "train with --metrics again")
     return 1e3 * median(seconds[1:] or seconds)
@@ -47,7 +46,7 @@ def _step_seconds(path: str) -> Iterator[float]:
             step = json.loads(line)
             seconds, device = float(step["seconds"]), str(step.get("device", ""))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            rule = f"line {number} of {path} is a step with its `seconds`, got {show(line)}"
+            rule = f"line {number} of {path} is a JSON object with the `seconds` of a step"
             raise CellError(METRICS, rule, "name a file that `executor train --metrics` wrote") from None
         if device == "cpu":
             rule = f"{path} was measured on a GPU, got the device cpu"

@@ -20,6 +20,7 @@ from .cells import CellError, Row
 from .csv_file import Runs, row_faults
 from .measurements import measured_gib, measured_ms
 from .row_work import WorkOfRows
+from .text_cells import written
 
 _ADDED = ("predicted_ms", "predicted_GiB")
 
@@ -87,7 +88,7 @@ def predict_runs(
         hardware: the GPU; if None, the one that each row's spec names.
         progress: is told the share that is done.
     """
-    folder = runs.folder
+    files = runs.files
     num_assumed = num_done = 0
 
     @cache
@@ -108,7 +109,7 @@ def predict_runs(
         num_done += 1
         ms, gib, is_assumed = predictions.of(row)
         num_assumed += is_assumed
-        measured_time, not_a_time = _if_measured(lambda: measured_ms(row, folder), row)
+        measured_time, not_a_time = _if_measured(lambda: measured_ms(row, files), row)
         measured_memory, not_memory = _if_measured(lambda: measured_gib(row), row)
         return RowPrediction(
             ms=ms,
@@ -131,12 +132,15 @@ def _if_measured(read: Callable[[], float], row: Row) -> tuple[float | None, tup
 
 
 def predictions_text(found: RunPredictions) -> str:
-    """The rows as CSV with the columns `predicted_ms` and `predicted_GiB`, which are empty in rows at fault."""
+    """The rows as CSV with the columns `predicted_ms` and `predicted_GiB`, which are empty in rows at fault.
+
+    No cell is a formula to a spreadsheet (text_cells.py).
+    """
     given = [column for column in found.runs.columns.header if column not in _ADDED]
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*given, *_ADDED])
+    writer.writerow([*map(written, given), *_ADDED])
     for row, one in zip(found.runs.rows, found.rows, strict=True):
         predicted = [f"{one.ms:.6f}", f"{one.gib:.6f}"] if one else ["", ""]
-        writer.writerow([*(row.cells[column] for column in given), *predicted])
+        writer.writerow([*(written(row.cells.get(column, "")) for column in given), *predicted])
     return out.getvalue()

@@ -23,10 +23,11 @@ from ...plan_file import read_plan_or_spec
 from ...spec.fields import FieldType, fields_of, show, suggest
 from ...spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
 from ...spec.spec import SPEC_TYPE, Spec
+from ..timing.hardware import is_hardware_file
 from ..timing.workload import Workload, workload_of
 from ..work.settings import EXECUTOR, SETTINGS_TYPE, Settings
 from .cells import CellError, Row, check_width, path_in_cell, spec_value
-from .columns import METRICS, SOFTWARE, SPEC, PathColumn
+from .columns import GPU, METRICS, SOFTWARE, SPEC, PathColumn
 from .csv_file import Runs
 
 _DEFAULTS = Settings()
@@ -37,7 +38,7 @@ class WorkOfRows[T]:
 
     def __init__(self, runs: Runs, make: Callable[[Workload], T]) -> None:
         self._runs = runs
-        self._folder = runs.folder
+        self._files = runs.files
         self._make = make
         self._read_spec = _once(read_plan_or_spec)
         self._read_software = _once(_read_software)
@@ -57,7 +58,7 @@ class WorkOfRows[T]:
         return made
 
     def _new(self, row: Row, settings: Settings) -> T | PlanError:
-        base = self._read_spec(path_in_cell(row, SPEC, self._folder))
+        base = self._read_spec(path_in_cell(row, SPEC, self._files))
         overrides = _written(row, self._runs.columns.of_spec)
         try:
             plan = _compiled(row, base, overrides)
@@ -66,13 +67,15 @@ class WorkOfRows[T]:
         if missing := [module.name for module in plan.modules if module.model is None]:
             rule = f"every module says its sizes; no model is given for {', '.join(missing)}"
             raise CellError(SPEC, rule, "add `model:` with a preset or sizes to the spec", codes.MISSING_KEY)
+        if plan.gpu is not None and is_hardware_file(plan.gpu):
+            self._files.check(row, GPU if row.text(GPU) else SPEC, plan.gpu)
         return self._make(workload_of(plan, settings))
 
     def _settings(self, row: Row) -> Settings:
         """What the row says of the software; else the executor's if it names metrics, and the defaults if not."""
         settings = EXECUTOR if row.text(METRICS) else _DEFAULTS
         if row.text(SOFTWARE):
-            settings = self._read_software(path_in_cell(row, SOFTWARE, self._folder))
+            settings = self._read_software(path_in_cell(row, SOFTWARE, self._files))
         overrides = _written(row, self._runs.columns.of_software)
         if not overrides:
             return settings

@@ -86,13 +86,18 @@ def known_hardware() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in os.listdir(_FOLDER) if name.endswith(".yaml"))
 
 
+def is_hardware_file(name: str) -> bool:
+    """Whether a GPU is named by its file."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def load_hardware(name: str) -> Hardware:
     """The GPU of a name (`h100`, in any case), or of a file (any name that ends in .yaml or .yml).
 
     Raises:
         PlanError: there is no such GPU, or its file has faults.
     """
-    is_file = name.endswith((".yaml", ".yml"))
+    is_file = is_hardware_file(name)
     if not is_file and name.lower() not in known_hardware():
         known = known_hardware()
         rule = f"the GPU is one of {', '.join(known)}, or a file; got {name!r}"
