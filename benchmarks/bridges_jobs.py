@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 from benchmarks.stock_bridge import StockBridge
 from executor.bridge.bridge import DisjointBridge
@@ -27,10 +26,7 @@ def compare(texts: list[str], tokens: int, trips: int, rounds: int) -> dict[str,
     """Seconds per round trip by bridge (the stock one, then ours on each plan) and by round; and wrong byte counts."""
     plans = [Plan.from_json(text) for text in texts]
     with world() as context, device.ready():
-        opened = []
-        for index, plan in enumerate(plans):
-            distributed_c10d._world.group_count = 1000 * (index + 1)
-            opened.append(ProcessGroups(plan, context.rank, TIMEOUT))
+        opened = [ProcessGroups(plan, context.rank, TIMEOUT) for plan in plans]
         hidden = plans[0].module("language").model.hidden_size  # type: ignore[union-attr]  # the benchmark gives it
         value = torch.randn(tokens, hidden, requires_grad=True)
         setattr(value, SIZES, [tokens // 2, tokens - tokens // 2])

@@ -19,9 +19,7 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, Plan
 
 from .errors import UnsupportedError
 from .start.layer_backend import Layers, choose_layers
-
-KNOWN_VERSION = "0.19"
-KNOWN_RANGE = f">={KNOWN_VERSION},<0.20"
+from .start.versions import check_versions
 
 MEGATRON_CORE, READY_MODELS, FORWARD_PASS = "megatron-core", "ready-made models", "forward pass"
 
@@ -46,23 +44,6 @@ class Limit:
         return f"{self.where}: {self.rule} [{self.component}]\n    fix: {self.remedy}"
 
 
-def check_version(installed: str | None = None) -> None:
-    """Check that this package was checked against the installed version of megatron-core.
-
-    Args:
-        installed: a version to check instead of the installed one.
-
-    Raises:
-        UnsupportedError: it was not.
-    """
-    found = installed or version("megatron-core")
-    if found.split(".")[:2] != KNOWN_VERSION.split("."):
-        raise UnsupportedError(
-            f"megatron-core {found} is not known here; this executor was checked against {KNOWN_VERSION}: "
-            f"pip install 'megatron-core{KNOWN_RANGE}'"
-        )
-
-
 def check_dtype(dtype: str) -> None:
     """Raise UnsupportedError for fp16, the only dtype of a spec in which a plan cannot train."""
     if dtype == "fp16":
@@ -80,9 +61,9 @@ def check_limits(plan: Plan, *, own_specs: bool = False) -> None:
         own_specs: whether the modules are a user's own, so that the limits of the ready-made models do not apply.
 
     Raises:
-        UnsupportedError: the plan is beyond a limit, or megatron-core's version is not known here; names every limit.
+        UnsupportedError: the plan is beyond a limit, or a version is not known here; names every limit.
     """
-    check_version()
+    check_versions()
     found = list(limits_of(plan, own_specs=own_specs))
     if found:
         lines = "\n".join(map(str, found))

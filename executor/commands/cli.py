@@ -57,9 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ExecutorError, RuntimeError, OSError) as error:
         print(f"executor: cannot meet the other ranks: {error}", file=sys.stderr, flush=True)
         return FAULTS
+    from ..start.versions import check_versions  # noqa: PLC0415
+
     try:
         if misuse:
             raise misuse
+        check_versions()
         code: int = options.run(options, context)
     except MisuseError as error:
         return _speak(context, str(error), MISUSE)
@@ -147,11 +150,9 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace, context: Context) -> int:
     from planner.plan_file import load_plan  # noqa: PLC0415
 
-    from ..megatron_limits import check_version  # noqa: PLC0415
     from ..start.context import started  # noqa: PLC0415
 
-    plan = load_plan(options.plan)
-    check_version()  # the groups and bridges of any plan can be tried; `train` refuses what cannot be trained
+    plan = load_plan(options.plan)  # the groups and bridges of any plan can be tried; `train` refuses what cannot train
     _quiet()
     with started(context, plan.digest, plan.world_size):
         from ..groups.groups import ProcessGroups  # noqa: PLC0415

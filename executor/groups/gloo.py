@@ -1,9 +1,9 @@
 """Opens gloo groups quickly. Not used with NCCL, which opens nothing before a group's first operation.
 
 For every group torch makes a new gloo device: it looks up the host's name, listens on a port and starts a thread that
-serves the device. But a device can serve any number of groups, so here all groups of a process share one. And a group
-of one rank has nobody to meet, so it needs no store on another machine. Both halve the cost of a group; its members
-still connect when it is created.
+serves the device. But a device can serve any number of groups, so here all groups of a process share one. And a
+group of one rank has nobody to meet, so it needs no store on another machine. Both halve the cost of a group; its
+members still connect when it is created.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ def one_device() -> Iterator[None]:
     real: Any = distributed_c10d.ProcessGroupGloo  # absent from a torch without gloo, which never calls this
     device = real.create_default_device()
 
-    def create(store: Store, rank: int, size: int, timeout: timedelta, **_: Any) -> Any:
-        options = real._Options()  # private, and so are the two attributes that choose the device and the timeout
-        options._devices, options._timeout = [device], timeout
-        return real(HashStore() if size == 1 else store, rank, size, options)
+    class OnOneDevice(real):  # a class, because torch also asks whether a group is of this kind
+        def __init__(self, store: Store, rank: int, size: int, timeout: timedelta, **_: Any) -> None:
+            options = real._Options()  # private, and so are the two attributes that choose the device and the timeout
+            options._devices, options._timeout = [device], timeout
+            super().__init__(HashStore() if size == 1 else store, rank, size, options)
 
-    distributed_c10d.ProcessGroupGloo = create  # type: ignore[misc,assignment]  # the name that new_group looks up
+    distributed_c10d.ProcessGroupGloo = OnOneDevice  # type: ignore[misc,assignment]  # the name that new_group looks up
     try:
         yield
     finally:

@@ -1,60 +1,69 @@
-"""Names of process groups that only their members create: the same on every member, by torch's own counter.
+"""Names of process groups that only their members create: given by the plan, never by torch's own counters.
 
-Members meet in the store under the group's name. torch makes that name from the members' ranks and from a salt, which
-tells apart groups of the same ranks. In recent versions the salt is a counter that callers can set,
-`_world.group_count`, and groups.py sets it to the group's place in the plan's creation order. Before that, it was the
-number of groups that the rank holds (torch 2.6: `len(_world.pg_names)`). That number differs between members, which
-would wait for one another under different names for ever. Both ways are private to torch, so before the first group
-it is tried which of them the installed torch uses.
+Members of a group meet in the store under the group's name. torch salts the name of a locally synchronised group with a
+counter of its own: up to 2.13 with the number of groups that the rank holds, which differs between members, so that
+they would wait for one another under different names for ever; from 2.14 with `_world.group_count`, which anyone's own
+groups move. Here a name is the plan's digest, how often this process has opened that plan, and the group's place in the
+plan's creation order. The place where torch asks for a name is private, so it is tried before the first group.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from ..errors import UnsupportedError
 
-KNOWN_TORCH = "2.15"
+_DIGITS = 16  # of the digest: enough to tell plans apart
+_opened: Counter[str] = Counter()  # per digest: all ranks open a plan equally often, since opening it is collective
 
 
-def check_naming() -> None:
-    """Check that a group's name follows from its ranks and the counter alone. Creates nothing.
+class GroupNames:
+    """The names of the groups of one opening of a plan. All members of a group compute the same one."""
+
+    def __init__(self, digest: str) -> None:
+        self._prefix = f"mimo/{digest[:_DIGITS]}/{_opened[digest]}"
+        _opened[digest] += 1
+
+    def of(self, place: int) -> str:
+        """The name of the group at a place that no other group of the plan has."""
+        return f"{self._prefix}/{place}"
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """While active, `new_group` gives the group this name."""
+    real: Any = distributed_c10d._process_group_name
+    distributed_c10d._process_group_name = lambda *_args, **_kwargs: name  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        distributed_c10d._process_group_name = real
+
+
+def open_alone(name: str) -> dist.ProcessGroup:
+    """A group of this rank alone, under a given name: it proves that members of other groups will meet under theirs.
 
     Raises:
-        UnsupportedError: it does not, or this torch names groups in a way that cannot be tried.
+        UnsupportedError: this torch gives the group another name.
     """
+    found: str
     try:
-        found = _fault()
-    except (AttributeError, TypeError) as error:  # a private name is gone, or is called in another way
-        found = f"its naming cannot be tried: {error}"
-    if found:
+        with named(name):
+            created: Any = dist.new_group([dist.get_rank()], use_local_synchronization=True, group_desc="alone")
+        found = created.group_name
+    except AttributeError as error:  # a private name is gone
+        found = f"nothing: {error}"
+    if found != name:
         raise UnsupportedError(
-            f"torch {torch.__version__}: members of a group would not find each other by its name: {found}. "
-            f"Seen to hold on torch {KNOWN_TORCH}: pip install 'torch=={KNOWN_TORCH}.*'"
+            f"torch {torch.__version__}: members of a group would not find each other by its name: asked for "
+            f"{name}, got {found}\n    fix: install a torch that docs/training.md lists as seen to run"
         )
-
-
-def _fault() -> str:
-    """What is wrong with the names; empty if nothing is."""
-    world: Any = distributed_c10d._world
-    saved, names, probe = world.group_count, world.pg_names, object()
-    try:
-        first, other, again = _name(saved), _name(saved + 1), _name(saved)
-        names[probe] = "one more group on this rank"
-        with_more = _name(saved)
-    finally:
-        names.pop(probe, None)
-        world.group_count = saved
-    if first == other:
-        return "it does not depend on torch's counter of groups"
-    if not first == again == with_more:
-        return "it depends on what else the rank has created"
-    return ""
-
-
-def _name(count: int) -> str:
-    distributed_c10d._world.group_count = count
-    return str(distributed_c10d._process_group_name([0], use_hashed_name=True))
+    assert isinstance(created, dist.ProcessGroup), "a group of this rank"
+    return created

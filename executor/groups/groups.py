@@ -3,10 +3,8 @@
 The plan decides which groups share a communicator (planner/layout/communicators.py). All groups in which the rank is
 alone share one process group, over which nothing is ever sent.
 
-Groups can be created by their members alone because all members compute the same name. torch salts the name of a
-locally synchronised group with its own counter of creations, which differs between ranks that have created different
-groups; here the counter is set, before each creation, to the group's place in the plan's creation order. The counter
-is private to torch, so it is tried before the first group (group_names.py). With NCCL it has not been run.
+Groups can be created by their members alone because all members compute the same name (group_names.py). With NCCL it
+has not been run.
 """
 
 from __future__ import annotations
@@ -19,13 +17,12 @@ from datetime import timedelta
 import attrs
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 from planner import Direction, Group, GroupKind, Plan
 
 from ..start import device
 from .gloo import one_device
-from .group_names import check_naming
+from .group_names import GroupNames, named, open_alone
 
 _SENDING = (GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)
 
@@ -69,17 +66,16 @@ class ProcessGroups:
             UnsupportedError: this torch would give the members of a group different names; raised on every rank alike.
         """
         started = time.perf_counter()
-        check_naming()
         self.plan = plan
         self.view = plan.view(rank)
         self._timeout = timeout
         self.has_backward_groups = dist.get_backend() == "nccl" if has_backward_groups is None else has_backward_groups
-        self._base = distributed_c10d._world.group_count
+        self._names = GroupNames(plan.digest)
         self._created: dict[int, dist.ProcessGroup] = {}
         with one_device() if dist.get_backend() == "gloo" else nullcontext():
+            self._alone = open_alone(self._names.of(2 * plan.num_groups))
             self._opened = tuple(zip(self.view.groups, self._open_all(), strict=True))
             self._backward = dict(self._open_backward()) if self.has_backward_groups else {}
-        distributed_c10d._world.group_count = self._base + 2 * plan.num_groups
         if self.has_backward_groups:
             self._connect()
         count = sum(opened.size() > 1 for opened in self._created.values())
@@ -125,7 +121,8 @@ class ProcessGroups:
         """The process group of each of the rank's groups, created if the group is the first of its communicator."""
         for group, opener in zip(self.view.groups, self.plan.communicators(self.view), strict=True):
             if group.creation_index == opener:
-                self._created[opener] = self._create(group, group.creation_index)
+                alone = len(group.ranks) == 1
+                self._created[opener] = self._alone if alone else self._create(group, group.creation_index)
             yield self._created[opener]
 
     def _open_backward(self) -> Iterator[tuple[str, dist.ProcessGroup]]:
@@ -144,14 +141,14 @@ class ProcessGroups:
         for process_group in (*opened, *self._backward.values()):
             dist.all_reduce(torch.zeros(1, device=device.current()), group=process_group)
 
-    def _create(self, group: Group, count: int) -> dist.ProcessGroup:
-        """A process group whose name is salted with `count`, which no other group of the plan has."""
-        distributed_c10d._world.group_count = self._base + count
-        created = dist.new_group(
-            list(group.ranks),
-            timeout=self._timeout,
-            use_local_synchronization=True,
-            group_desc=f"{group.owner}:{group.kind}:{group.index}",
-        )
+    def _create(self, group: Group, place: int) -> dist.ProcessGroup:
+        """A process group named by `place`, which no other group of the plan has."""
+        with named(self._names.of(place)):
+            created = dist.new_group(
+                list(group.ranks),
+                timeout=self._timeout,
+                use_local_synchronization=True,
+                group_desc=f"{group.owner}:{group.kind}:{group.index}",
+            )
         assert isinstance(created, dist.ProcessGroup), "the view holds only groups that this rank is in"
         return created

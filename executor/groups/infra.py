@@ -25,7 +25,7 @@ from ..errors import ExecutorError, UnsupportedError
 from ..megatron_limits import check_limits
 from ..start import DEFAULT_TIMEOUT, device
 from ..start.agree import agree, check_world_size
-from ..start.context import Versions
+from ..start.versions import Versions
 from .grids import PlannedGrid, build_grids, collection_of
 from .groups import ProcessGroups
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.metadata import version
 from types import MappingProxyType
 
 import attrs
@@ -22,21 +21,10 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 from ..errors import ExecutorError
 from . import DEFAULT_TIMEOUT, device
 from .agree import Claim, agree
+from .versions import Versions
 
 _LINGER_SECONDS = 5.0
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-@attrs.frozen
-class Versions:
-    """The installed versions that a run depends on, and that all ranks must have in common."""
-
-    torch: str
-    megatron_core: str
-
-    @classmethod
-    def installed(cls) -> Versions:
-        return cls(version("torch"), version("megatron-core"))
 
 
 @attrs.frozen

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from executor.errors import UnsupportedError
-from executor.megatron_limits import FORWARD_PASS, READY_MODELS, check_limits, check_version, limits_of
+from executor.megatron_limits import FORWARD_PASS, READY_MODELS, check_limits, limits_of
 from planner import FrozenMap, Module, Output, Parallel, Plan, compile_spec
 from planner.testing import PlanOf
 from tests import EXAMPLES
@@ -140,13 +140,3 @@ def test_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["tiny_4rank", "llava_8gpu", "llava_8gpu_colocated", "vision_audio_8gpu"])
 def test_examples_are_within_the_limits(name: str, plan_of: PlanOf) -> None:
     assert [str(limit) for limit in limits_of(plan_of(EXAMPLES / f"{name}.yaml"))] == []
-
-
-@pytest.mark.parametrize("installed", ["0.16.1", "0.20.0", "1.19.0"])
-def test_unknown_versions_are_refused(installed: str) -> None:
-    with pytest.raises(UnsupportedError, match="not known here"):
-        check_version(installed)
-
-
-def test_patches_of_the_known_version_are_not() -> None:
-    check_version("0.19.7")

@@ -1,68 +1,40 @@
-"""Law: creation by members alone rests on how torch names groups. A torch that names otherwise is refused in time."""
+"""Law: members of a group meet under a name that the plan gives, whatever else each of them has created.
+
+torch's own counters differ between members, in every release in another way. A torch that takes no name is refused
+before the first group of several ranks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from unittest import mock
-
-import pytest
-import torch
-from torch.distributed import distributed_c10d
-
-from executor.errors import UnsupportedError
-from executor.groups.group_names import check_naming
+from executor.groups.group_names import GroupNames
 from tests.executor.jobs import ranks, specs
 
-REMEDY = r"Seen to hold on torch 2.15: pip install 'torch==2.15.\*'"
+
+def test_names_are_equal_on_all_members_and_different_for_each_opening() -> None:
+    first, again, other = (GroupNames(digest) for digest in ("a" * 64, "a" * 64, "b" * 64))
+    names = [one.of(place) for one in (first, again, other) for place in (0, 1)]
+    assert len(set(names)) == len(names)
+    assert first.of(0) == "mimo/aaaaaaaaaaaaaaaa/0/0"
 
 
-def by_number_of_groups(ranks: Sequence[int], use_hashed_name: bool) -> str:
-    """The name in torch 2.6, which depends on the number of groups that the rank holds."""
-    return f"{ranks} {len(distributed_c10d._world.pg_names)}"
-
-
-def by_both(ranks: Sequence[int], use_hashed_name: bool) -> str:
-    return f"{ranks} {len(distributed_c10d._world.pg_names)} {distributed_c10d._world.group_count}"
-
-
-def with_other_arguments(ranks: Sequence[int]) -> str:
-    return ""
-
-
-def test_this_torch_holds_and_nothing_is_left_behind() -> None:
-    world = distributed_c10d._world
-    before = world.group_count, dict(world.pg_names)
-    check_naming()
-    assert before == (world.group_count, dict(world.pg_names))
-
-
-@pytest.mark.parametrize(
-    ("naming", "fault"),
-    [
-        (by_number_of_groups, "it does not depend on torch's counter of groups"),
-        (by_both, "it depends on what else the rank has created"),
-        (with_other_arguments, "cannot be tried: .*use_hashed_name"),
-    ],
-)
-def test_another_way_of_naming_is_refused(naming: object, fault: str) -> None:
-    with (
-        mock.patch.object(distributed_c10d, "_process_group_name", naming),
-        pytest.raises(UnsupportedError, match=f"{fault}.*{REMEDY}") as caught,
-    ):
-        check_naming()
-    assert str(caught.value).startswith(f"torch {torch.__version__}: members of a group")
-
-
-@pytest.mark.parametrize("absent", ["_process_group_name", "_world"])
-def test_a_torch_without_it_is_refused(absent: str) -> None:
-    with mock.patch.object(distributed_c10d, absent):
-        delattr(distributed_c10d, absent)
-        with pytest.raises(UnsupportedError, match=REMEDY):
-            check_naming()
-        setattr(distributed_c10d, absent, None)  # so that mock puts the real one back
+def test_a_users_own_groups_move_no_name() -> None:
+    """Ranks create different numbers of groups by themselves, and torch's counter is set to different values."""
+    plan = specs.plan({"tp": 2}, {"dp": 2})
+    found = ranks.run(plan.world_size, "jobs:groups_after_own_groups", plan.to_json(), timeout=30)
+    assert found == [["all as planned", 3 * rank + 5] for rank in range(plan.world_size)]
 
 
 def test_ranks_stop_before_the_first_group() -> None:
+    """A torch that asks elsewhere for a name: every rank says so, and nobody waits."""
     plan = specs.plan({"tp": 2}, {"dp": 2})
-    found = ranks.run(plan.world_size, "jobs:groups_under_older_naming", plan.to_json(), timeout=30)
-    assert found == [["it does not depend on torch's counter of groups", 0]] * 4
+    found = ranks.run(plan.world_size, "jobs:groups_without_given_names", plan.to_json(), timeout=30)
+    for text, sizes in found:
+        assert "members of a group would not find each other by its name: asked for mimo/" in text
+        assert "docs/training.md" in text
+        assert sizes == [1], "the trial alone"
+
+
+def test_a_torch_without_the_place_is_refused() -> None:
+    plan = specs.plan({"tp": 2}, {"dp": 2})
+    found = ranks.run(plan.world_size, "jobs:groups_without_the_place", plan.to_json(), timeout=30)
+    assert all("got nothing: " in text and "_process_group_name" in text for text in found)

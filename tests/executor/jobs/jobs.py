@@ -19,6 +19,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import executor.commands.check
 import executor.commands.cli
 import executor.commands.trainer
+import executor.groups.group_names
 import executor.library.compare
 from executor.commands.reference import reference_of
 from executor.commands.trainer import Trainer, TrainSettings
@@ -31,7 +32,8 @@ from executor.model.meta_device import on_meta
 from executor.model.model import build_model, modules_of
 from executor.model.weights import shards_of
 from executor.start import device
-from executor.start.context import Context, Versions, connect, started
+from executor.start.context import Context, connect, started
+from executor.start.versions import Versions
 from executor.training.ddp import default_config
 from executor.training.slicing import batch_of_rank
 from executor.training.synthetic_data import Synthetic
@@ -289,22 +291,55 @@ def grids(text: str) -> dict[str, Any]:
         return {"members": members, "created": created, "refusal": refusal}
 
 
-def groups_under_older_naming(text: str) -> list[Any]:
-    """What stops a rank if torch names groups as an older one did, and how many groups it has made by then."""
+def groups_after_own_groups(text: str) -> list[Any]:
+    """What `check_groups` says if each rank has made other groups of its own before, and torch's counter after it."""
+    plan = Plan.from_json(text)
+    world = dist.distributed_c10d._world
+    with ready(plan) as (context, _):
+        for _ in range(context.rank):
+            dist.new_group([context.rank], use_local_synchronization=True)
+        world.group_count = 3 * context.rank + 5
+        groups = ProcessGroups(plan, context.rank, context.timeout)
+        faults = list(executor.commands.check.check_groups(groups, context.device))
+        return ["; ".join(faults) or "all as planned", world.group_count]
 
-    def named(ranks: Any, use_hashed_name: bool) -> str:
-        return f"{ranks} {len(dist.distributed_c10d._world.pg_names)}"
 
+def groups_without_given_names(text: str) -> tuple[str, list[int]]:
+    """What stops a rank if torch names groups by itself, and the sizes of the groups that it made until then."""
+    plan = Plan.from_json(text)
+    context = connect(TIMEOUT)
+    real, made = dist.new_group, []
+
+    def new_group(ranks: list[int], **options: Any) -> Any:
+        made.append(len(ranks))
+        return real(ranks, **options)
+
+    with (
+        started(context, plan.digest, plan.world_size),
+        mock.patch.object(executor.groups.group_names, "named", return_value=nullcontext()),
+        mock.patch.object(dist, "new_group", new_group),
+    ):
+        try:
+            ProcessGroups(plan, context.rank, context.timeout)
+        except ExecutorError as error:
+            return str(error), made
+    return "", made
+
+
+def groups_without_the_place(text: str) -> str:
+    """What stops a rank if torch has no `_process_group_name`."""
     plan = Plan.from_json(text)
     context = connect(TIMEOUT)
     with started(context, plan.digest, plan.world_size):
-        before = dist.get_pg_count()
-        with mock.patch.object(dist.distributed_c10d, "_process_group_name", named):
-            try:
-                ProcessGroups(plan, context.rank, context.timeout)
-            except ExecutorError as error:
-                return [str(error).partition("name: ")[2].partition(".")[0], dist.get_pg_count() - before]
-    return []
+        real = dist.distributed_c10d._process_group_name
+        del dist.distributed_c10d._process_group_name
+        try:
+            ProcessGroups(plan, context.rank, context.timeout)
+        except ExecutorError as error:
+            return str(error)
+        finally:
+            dist.distributed_c10d._process_group_name = real
+    return ""
 
 
 class WithOneRankLess:
@@ -417,6 +452,12 @@ def command_with_version_on_one_rank(installed: str, *arguments: str) -> tuple[i
     if os.environ["RANK"] != "1":
         return command(*arguments)
     with mock.patch.object(Versions, "installed", return_value=other):
+        return command(*arguments)
+
+
+def command_with_versions(torch: str, megatron_core: str, *arguments: str) -> tuple[int, str, str]:
+    """As `command`, with these versions installed."""
+    with mock.patch.object(Versions, "installed", return_value=Versions(torch, megatron_core)):
         return command(*arguments)
 
 
