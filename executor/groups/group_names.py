@@ -25,15 +25,19 @@ _opened: Counter[str] = Counter()  # per digest: all ranks open a plan equally o
 
 
 class GroupNames:
-    """The names of the groups of one opening of a plan. All members of a group compute the same one."""
+    """The names of the groups of one opening of a plan. All members of a group compute the same one.
+
+    Attributes:
+        prefix: what all of them begin with; no other opening in this process has it.
+    """
 
     def __init__(self, digest: str) -> None:
-        self._prefix = f"mimo/{digest[:_DIGITS]}/{_opened[digest]}"
+        self.prefix = f"mimo/{digest[:_DIGITS]}/{_opened[digest]}"
         _opened[digest] += 1
 
     def of(self, place: int) -> str:
         """The name of the group at a place that no other group of the plan has."""
-        return f"{self._prefix}/{place}"
+        return f"{self.prefix}/{place}"
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from planner import Direction, Group, GroupKind, Plan
 
 from ..start import device
+from .creation_log import Creation, CreationLog, backward_place, creations
 from .gloo import one_device
 from .group_names import GroupNames, named, open_alone
 
@@ -50,17 +51,25 @@ class ProcessGroups:
         has_backward_groups: whether a bridge's gradients have a communicator of their own, beside that of its
             activations. They have with NCCL, which runs the operations of one communicator in order, while the two
             ends of a bridge issue theirs in different orders.
+        log: what has been created, in order; compare it with the plan by `creation_log.explain`.
         start_up: what it took to create the groups.
     """
 
     def __init__(
-        self, plan: Plan, rank: int, timeout: timedelta | None = None, *, has_backward_groups: bool | None = None
+        self,
+        plan: Plan,
+        rank: int,
+        timeout: timedelta | None = None,
+        *,
+        has_backward_groups: bool | None = None,
+        log: CreationLog | None = None,
     ) -> None:
         """Create the rank's process groups. Collective over the members of each group.
 
         Args:
             timeout: how long an operation of a group may take; None for torch's default.
             has_backward_groups: see the class; None to decide by the backend.
+            log: where each creation is noted before it begins, for whoever reads it meanwhile; None for one of its own.
 
         Raises:
             UnsupportedError: this torch would give the members of a group different names; raised on every rank alike.
@@ -71,15 +80,27 @@ class ProcessGroups:
         self._timeout = timeout
         self.has_backward_groups = dist.get_backend() == "nccl" if has_backward_groups is None else has_backward_groups
         self._names = GroupNames(plan.digest)
-        self._created: dict[int, dist.ProcessGroup] = {}
+        self.log = log or CreationLog()
+        self.log.begin(self._names.prefix)
         with one_device() if dist.get_backend() == "gloo" else nullcontext():
             self._alone = open_alone(self._names.of(2 * plan.num_groups))
-            self._opened = tuple(zip(self.view.groups, self._open_all(), strict=True))
-            self._backward = dict(self._open_backward()) if self.has_backward_groups else {}
+            self._created = {
+                creation.place: self._create(creation)
+                for creation in creations(plan, self.view, backward=self.has_backward_groups)
+            }
+        self._opened = tuple(
+            (group, self._created.get(opener, self._alone))
+            for group, opener in zip(self.view.groups, plan.communicators(self.view), strict=True)
+        )
+        self._backward = {
+            group.owner: self._created[place]
+            for group in self.view.groups
+            if (place := backward_place(plan, group)) in self._created
+        }
         if self.has_backward_groups:
             self._connect()
-        count = sum(opened.size() > 1 for opened in self._created.values())
-        self.start_up = StartUp(len(self._opened), count, time.perf_counter() - started)
+        self._forward = [opened for place, opened in self._created.items() if place < plan.num_groups]
+        self.start_up = StartUp(len(self._opened), len(self._forward), time.perf_counter() - started)
 
     @property
     def rank(self) -> int:
@@ -97,7 +118,7 @@ class ProcessGroups:
     @property
     def num_opened(self) -> int:
         """Communicators of which this rank is the first member: summed over the world, each of them counts once."""
-        return sum(opened.size() > 1 and opened.rank() == 0 for opened in self._created.values())
+        return sum(opened.rank() == 0 for opened in self._forward)
 
     def with_peer(self, owner: str, peer: int, direction: Direction) -> dist.ProcessGroup:
         """The process group in which this rank and `peer` send to one another over the edge `owner`.
@@ -117,20 +138,6 @@ class ProcessGroups:
         """The rank's groups with their process groups, in creation order."""
         return iter(self._opened)
 
-    def _open_all(self) -> Iterator[dist.ProcessGroup]:
-        """The process group of each of the rank's groups, created if the group is the first of its communicator."""
-        for group, opener in zip(self.view.groups, self.plan.communicators(self.view), strict=True):
-            if group.creation_index == opener:
-                alone = len(group.ranks) == 1
-                self._created[opener] = self._alone if alone else self._create(group, group.creation_index)
-            yield self._created[opener]
-
-    def _open_backward(self) -> Iterator[tuple[str, dist.ProcessGroup]]:
-        """A second communicator for every group that carries a pipeline's transfers, created after all others."""
-        for group in self.view.groups:
-            if group.kind is GroupKind.BRIDGE_P2P:
-                yield group.owner, self._create(group, self.plan.num_groups + group.creation_index)
-
     def _connect(self) -> None:
         """Connect every group of a bridge, in the plan's order.
 
@@ -141,9 +148,11 @@ class ProcessGroups:
         for process_group in (*opened, *self._backward.values()):
             dist.all_reduce(torch.zeros(1, device=device.current()), group=process_group)
 
-    def _create(self, group: Group, place: int) -> dist.ProcessGroup:
-        """A process group named by `place`, which no other group of the plan has."""
-        with named(self._names.of(place)):
+    def _create(self, creation: Creation) -> dist.ProcessGroup:
+        """A process group named by its place, which no other group of the plan has."""
+        self.log.add(creation)
+        group = creation.group
+        with named(self._names.of(creation.place)):
             created = dist.new_group(
                 list(group.ranks),
                 timeout=self._timeout,

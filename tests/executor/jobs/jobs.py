@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 from unittest import mock
 
+import attrs
 import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -24,6 +25,7 @@ import executor.library.compare
 from executor.commands.reference import reference_of
 from executor.commands.trainer import Trainer, TrainSettings
 from executor.errors import ExecutorError
+from executor.groups.creation_log import Creation
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
 from executor.library.compare import check_layout
@@ -422,10 +424,10 @@ def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
     """As `command`, but on rank 0 language's tp group and its dp group change places in the order of creation."""
     real = ProcessGroups._create
 
-    def create(self: ProcessGroups, group: Any, position: int) -> Any:
+    def create(self: ProcessGroups, creation: Creation) -> Any:
         places = {found.kind: found.creation_index for found in self.view.groups if found.owner == "language"}
         swapped = {places["tp"]: places["dp"], places["dp"]: places["tp"]}
-        return real(self, group, swapped.get(position, position))
+        return real(self, attrs.evolve(creation, place=swapped.get(creation.place, creation.place)))
 
     if os.environ["RANK"] != "0":
         return command(*arguments)
@@ -435,7 +437,7 @@ def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
 
 def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
     """As `command`, but with another version of megatron-core on every rank."""
-    with mock.patch("executor.megatron_limits.version", return_value=installed):
+    with mock.patch.object(Versions, "installed", return_value=Versions(torch="2.15.0", megatron_core=installed)):
         return command(*arguments)
 
 

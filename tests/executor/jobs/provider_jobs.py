@@ -22,6 +22,7 @@ from executor.model.model import modules_of
 from executor.model.weights import initialize, shards_of
 from executor.start import device
 from executor.start.context import connect
+from executor.start.versions import Versions
 from executor.training.gradients import counts_tokens
 from executor.training.optimizer import optimizer_config
 from executor.training.synthetic_data import Synthetic
@@ -208,7 +209,7 @@ def launches(good: str, others: list[str], limited: str, larger: str) -> dict[st
             "world": refusal(provider_of(Plan.from_json(larger)).build_infra),
             "specs": refusal(bad.build_infra),
         }
-        with mock.patch("executor.megatron_limits.version", return_value="0.16.1"):
+        with mock.patch.object(Versions, "installed", return_value=Versions(torch="2.15.0", megatron_core="0.16.1")):
             said["version"] = refusal(provider_of(plan).build_infra)
         default = dist.distributed_c10d._get_default_group()
         default.bound_device_id = torch.device("cuda:0")
