@@ -12,7 +12,7 @@ from .options import MisuseError
 if TYPE_CHECKING:
     from ..plan import Plan
 
-_MANY_OPERATIONS = 200_000  # about a second of simulation
+_MANY_OPERATIONS = 100_000  # about a second of simulation
 
 
 def write(path: str, text: str, *sources: str) -> None:

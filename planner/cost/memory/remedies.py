@@ -10,6 +10,7 @@ import attrs
 from ...base.axes import Axis
 from ...base.frozen import frozen
 from ...plan import Plan
+from ..simulation.schedule import schedule_of
 from ..timing.hardware import Hardware
 from ..work.ops import GIB
 from ..work.settings import Settings
@@ -23,6 +24,8 @@ Key = tuple[str, str]
 
 Written = dict[Key, str]
 """What to write into the spec: key -> value."""
+
+_MAX_STAGES = 2000  # stages that ranks hold, times modules that could change; a job with as many has no such ranks
 
 
 def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, settings: Settings) -> tuple[str, ...]:
@@ -39,8 +42,13 @@ def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, se
     """
     limit = hardware.memory_bytes
     found: list[str] = []
+    held = sum(len(unit.stages) for unit in schedule_of(plan).units) if any(p.total > limit for p in fullest) else 0
     for peak in fullest:
         if peak.total > limit:
+            changed = sum(peak.rank in module.grid for module in plan.modules)
+            if held * changed > _MAX_STAGES:
+                rule = f"{held:,} stages on ranks, {changed} of them on rank {peak.rank}"
+                return (f"what would help is not looked for: it would be tried on {rule}",)
             found += [line for line in _of_rank(plan, peak, limit, settings) if line not in found]
     return tuple(found)
 

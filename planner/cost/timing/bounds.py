@@ -19,7 +19,7 @@ from .bridges import num_distinct
 from .group_spans import gpus_per_node
 
 MAX_RANKS = 2**18
-MAX_PASSES = 300_000
+MAX_PASSES = 200_000
 MAX_MESSAGES = 2**15
 
 
