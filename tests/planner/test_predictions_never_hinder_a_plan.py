@@ -98,7 +98,7 @@ def test_times_that_are_not_of_the_specs_dtype_are_said(dtype: str) -> None:
 
 
 def test_a_hardware_file_with_faults_is_not_called_unknown(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    (tmp_path / "mine.yaml").write_text("name: mine\nhop_us: {value: 1, source: x}\n")
     said = " ".join(" ".join(lines_of(llava(str(tmp_path / "mine.yaml")))[3:]).split())
     assert said.startswith("h100 is assumed: cluster.gpu '")
     assert "mine.yaml' has faults, the first: num_sms is required" in said
