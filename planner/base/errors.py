@@ -7,7 +7,7 @@ was found, in source order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import attrs
@@ -124,6 +124,11 @@ class PlanError(ValueError):
         if self.num_left_out:
             lines.append(f"... and {self.num_left_out} more")
         return "\n".join(lines)
+
+
+def limited(faults: Sequence[Fault]) -> PlanError:
+    """The error with these faults, of which the first MAX_FAULTS are kept and the others counted."""
+    return PlanError(faults[:MAX_FAULTS], max(0, len(faults) - MAX_FAULTS))
 
 
 class Faults:

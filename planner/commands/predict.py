@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..base import codes
-from ..base.errors import Fault, Mark, PlanError
+from ..base.errors import Fault, Mark, PlanError, limited
 from .options import MisuseError, add_color, add_gpu, add_root, add_world, load
 from .output import announce, print_warnings, progress
 
@@ -67,7 +67,7 @@ def _predict_runs(path: str, root: str | None, hardware: Hardware | None) -> int
     for line in accuracy_lines(found):
         print(line, file=sys.stderr)
     if found.faults:
-        raise PlanError(found.faults)
+        raise limited(found.faults)
     return 0
 
 

@@ -147,6 +147,12 @@ def test_short_rows_hold_their_own_cells_only() -> None:
     assert sum(len(row.cells) for row in runs.rows) == 1000
 
 
+def test_of_very_many_faults_the_first_are_shown(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, rows, err = predict(inside, "spec\n" + "".join(f"none{i}.yaml\n" for i in range(1000)), capsys)
+    assert (code, len(rows)) == (1, 1000)
+    assert "1,000 faults (200 shown)" in err
+
+
 def test_places_of_faults_are_found_without_reading_the_file_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
     starts = csv_file._line_starts

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from math import isnan
 from statistics import mean
 
 from ...base import codes
-from ...base.errors import Fault, Mark, PlanError
+from ...base.errors import Fault, Mark, limited
 from ...base.frozen import frozen
 from ..simulation.durations import Durations
 from ..simulation.simulate import simulate
@@ -46,7 +47,7 @@ def samples_of(runs: Runs) -> tuple[Sample, ...]:
         rule, mark = "the file has a measured run or more, got none", Mark(runs.file, 1, 1)
         faults = [Fault(codes.MISSING_KEY, ("row",), rule, "write a line for each run", mark)]
     if faults:
-        raise PlanError(faults)
+        raise limited(faults)
     return tuple(one for one in found if one)
 
 
@@ -88,9 +89,11 @@ def spearman(left: Sequence[float], right: Sequence[float]) -> float:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(values)
-    first = {value: order.index(value) for value in set(values)}
-    return [first[value] + (order.count(value) - 1) / 2 for value in values]
+    shared, before = {}, 0
+    for value, count in sorted(Counter(values).items()):
+        shared[value] = before + (count - 1) / 2
+        before += count
+    return [shared[value] for value in values]
 
 
 def cross_validated(
