@@ -48,15 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"executor: {printable_lines(str(error))}", file=sys.stderr, flush=True)
             return MISUSE
         options, misuse = argparse.Namespace(timeout=DEFAULT_TIMEOUT.total_seconds()), error
-    from planner import PlanError  # noqa: PLC0415
-
     from ..start.context import connect  # noqa: PLC0415  imports torch, which help and the misuse of one rank do not need
+    from ..start.meet import UnmetError  # noqa: PLC0415
 
     try:
         context = connect(timedelta(seconds=options.timeout))
+    except UnmetError as error:
+        return _say(misuse or error, MISUSE if misuse else FAULTS, aloud=error.speaks or misuse is not None)
     except (ExecutorError, RuntimeError, OSError) as error:
-        print(f"executor: cannot meet the other ranks: {error}", file=sys.stderr, flush=True)
-        return FAULTS
+        return _say(f"cannot meet the other ranks: {_first_line(error)}", FAULTS)
+    return _run(options, context, misuse)
+
+
+def _run(options: argparse.Namespace, context: Context, misuse: MisuseError | None) -> int:
+    """Run a command that has met the other ranks, or refuse its misuse, and return the exit code."""
+    from planner import PlanError  # noqa: PLC0415
+
     from ..start.versions import check_versions  # noqa: PLC0415
 
     try:
@@ -73,6 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _say(message: object, code: int, *, aloud: bool = True) -> int:
+    """Print a message, if it is this rank that speaks, and return the exit code."""
+    if aloud:
+        print(f"executor: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _first_line(error: Exception) -> str:
+    """An error's first line: torch appends where in its own code it stood."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _is_alone() -> bool:
     """Whether there is no other rank to agree with on who speaks."""
     return os.environ.get("WORLD_SIZE", "1") == "1"
@@ -84,7 +103,7 @@ def _speak(context: Context, text: str, code: int = FAULTS) -> int:
 
     if context.claim.is_first():
         print(f"executor: {printable_lines(text)}", file=sys.stderr, flush=True)
-    leave(context)
+    leave(context, text)
     return code
 
 
@@ -127,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SECONDS",
             help=f"how long a rank waits for another (default: {DEFAULT_TIMEOUT.total_seconds():.0f})",
         )
+        command.add_argument(
+            "--any-node-shape", action="store_true", help="run even if ranks do not lie on nodes as the plan says"
+        )
     train.add_argument(
         "--steps",
         type=integer(1, _MAX_INTEGER),
@@ -154,7 +176,8 @@ def _check(options: argparse.Namespace, context: Context) -> int:
 
     plan = load_plan(options.plan)  # the groups and bridges of any plan can be tried; `train` refuses what cannot train
     _quiet()
-    with started(context, plan.digest, plan.world_size):
+    with started(context, plan.digest, plan.world_size, {"command": "check"}, **_nodes(plan, options)) as told:
+        _tell(told, context)
         from ..groups.groups import ProcessGroups  # noqa: PLC0415
         from ..library.compare import check_layout  # noqa: PLC0415
         from . import console  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
@@ -167,6 +190,17 @@ def _check(options: argparse.Namespace, context: Context) -> int:
             print(console.table(plan, reports))
             print(f"\n{console.verdict(reports)}", flush=True)
         return FAULTS if console.faults_of(reports) else OK
+
+
+def _nodes(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
+    """What the plan says of nodes, for `started`."""
+    return {"gpus_per_node": plan.gpus_per_node, "any_node_shape": options.any_node_shape}
+
+
+def _tell(told: str, context: Context) -> None:
+    """Log what --any-node-shape allows."""
+    if told and context.is_first:
+        _say(f"--any-node-shape: {told}", OK)
 
 
 def _train(options: argparse.Namespace, context: Context) -> int:
@@ -191,7 +225,9 @@ def _train(options: argparse.Namespace, context: Context) -> int:
         plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed
     )
     given = {name: getattr(options, name) for name in ("dtype", "lr", "optimizer", "seed", "steps")}
-    with started(context, plan.digest, plan.world_size, {name: str(value) for name, value in given.items()}):
+    agreed = {"command": "train", **{f"--{name}": str(value) for name, value in given.items()}}
+    with started(context, plan.digest, plan.world_size, agreed, **_nodes(plan, options)) as told:
+        _tell(told, context)
         _steps(plan, original, settings, options, context)
     return OK
 

@@ -25,7 +25,7 @@ from ..errors import ExecutorError, UnsupportedError
 from ..megatron_limits import check_limits
 from ..start import DEFAULT_TIMEOUT, device
 from ..start.agree import agree, check_world_size
-from ..start.versions import Versions
+from ..start.versions import installed
 from .grids import PlannedGrid, build_grids, collection_of
 from .groups import ProcessGroups
 
@@ -160,5 +160,5 @@ def _agree(plan: Plan, settings: Mapping[str, str], timeout: timedelta) -> None:
     """Compare over the default group's store; each agreement has a key of its own."""
     store, rank = distributed_c10d._get_default_store(), dist.get_rank()
     number = store.add(f"mimo/agreed/{rank}", 1)
-    found = {"plan": plan.digest, **attrs.asdict(Versions.installed()), **settings}
+    found = {"plan": plan.digest, **installed(), **settings}
     agree(PrefixStore(f"mimo/agree/{number}", store), rank, dist.get_world_size(), plan.world_size, found, timeout)

@@ -8,16 +8,20 @@ difference would be a hang; if each rank made it, the reads would grow with the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import attrs
 from torch._C._distributed_c10d import Store
 
 from ..errors import DisagreementError
+from .meet import came, ranks_text
+from .nodes import Place, shape_fault
 
 _OK = "ok"
-_MAX_NAMED = 8
+_FIRST = ("command", "plan")  # whoever differs in these differs in others as well, which would only distract
+_MAX_VARIANTS = 4
+_WITHDRAWN = "withdrawn"
 
 
 @attrs.frozen
@@ -43,64 +47,116 @@ class Claim:
             return self.rank <= 1
 
 
+@attrs.frozen(kw_only=True)
+class Nodes:
+    """What the plan says of nodes, and where this rank runs.
+
+    Attributes:
+        gpus_per_node: the plan's; None if it does not say, so that nothing is compared.
+        place: where this rank runs.
+        any_shape: whether a difference is only told.
+    """
+
+    gpus_per_node: int | None
+    place: Place
+    any_shape: bool = False
+
+
 def agree(
-    store: Store, rank: int, world_size: int, plan_world_size: int, found: Mapping[str, str], timeout: timedelta
-) -> None:
+    store: Store,
+    rank: int,
+    world_size: int,
+    plan_world_size: int,
+    found: Mapping[str, str],
+    timeout: timedelta,
+    *,
+    nodes: Nodes | None = None,
+) -> str:
     """Return once it is known that all ranks were started alike; else raise, on all of them. Collective.
 
     Args:
         store: empty, and used for nothing else.
-        found: what this rank was started with, as names and values.
+        found: what this rank was started with, as names and values; `plan` is the plan's digest.
         timeout: how long rank 0 waits for the others.
+        nodes: the plan's nodes and this rank's place; None to compare no nodes.
+
+    Returns:
+        How the nodes differ from the plan's, if any shape is allowed; else "".
 
     Raises:
-        DisagreementError: the world does not have the plan's size, a rank did not come, or values differ.
+        DisagreementError: the world does not have the plan's size, a rank did not come, values differ, or ranks do not
+            lie on nodes as the plan says.
     """
-    check_world_size(world_size, plan_world_size)
-    store.set(f"rank{rank}", json.dumps(dict(found), sort_keys=True))
+    mine = {"values": dict(found), "place": attrs.asdict(nodes.place) if nodes else None}
+    store.set(f"rank{rank}", json.dumps(mine, sort_keys=True))
     if rank == 0:
-        store.set("verdict", _verdict(store, world_size, timeout))
-    try:
-        store.wait(["verdict"], 2 * timeout)  # rank 0 itself may wait for the others for one timeout
-    except RuntimeError as error:  # DistStoreError; the type differs between backends
-        raise DisagreementError(f"rank {rank} had no answer from rank 0 within {2 * timeout}") from error
-    verdict = store.get("verdict").decode()
+        store.set("verdict", _verdict(store, world_size, plan_world_size, nodes, timeout))
+    if not came(store, ["verdict"], 2 * timeout):  # rank 0 itself may wait for the others for one timeout
+        raise DisagreementError(f"rank {rank} had no answer from rank 0 within {2 * timeout}")
+    verdict, _, told = store.get("verdict").decode().partition("\n")
     if verdict != _OK:
-        raise DisagreementError(verdict)
+        raise DisagreementError("\n".join(filter(None, [verdict, told])))
+    return told
+
+
+def withdraw(store: Store, rank: int, reason: str) -> None:
+    """Say that this rank will not agree, so that the others need not wait for it."""
+    store.set(f"rank{rank}", json.dumps({_WITHDRAWN: reason}))
 
 
 def check_world_size(world_size: int, plan_world_size: int) -> None:
     """Raise DisagreementError unless the world has as many ranks as the plan."""
     if world_size != plan_world_size:
-        raise DisagreementError(
-            f"world size = {world_size}, but the plan is for {plan_world_size} ranks: "
-            f"start {plan_world_size} processes, or compile the spec for {world_size}"
-        )
+        raise DisagreementError(_another_size(world_size, plan_world_size))
 
 
-def _verdict(store: Store, world_size: int, timeout: timedelta) -> str:
-    keys = [f"rank{rank}" for rank in range(world_size)]
-    try:
-        store.wait(keys, timeout)
-    except RuntimeError:
-        absent = [rank for rank, key in enumerate(keys) if not store.check([key])]
-        return f"ranks {_some(absent)} did not come within {timeout}"
-    values = [json.loads(store.get(key)) for key in keys]
-    different = [rank for rank, value in enumerate(values) if value != values[0]]
-    if not different:
-        return _OK
-    other = values[different[0]]
-    differing = [
-        f"{name} {values[0][name]} on rank 0, {other[name]} on rank {different[0]}"
-        for name in other
-        if other[name] != values[0][name]
-    ]
+def _another_size(world_size: int, plan_world_size: int) -> str:
     return (
-        f"ranks were started differently: {'; '.join(differing)} (ranks {_some(different)} differ from rank 0). "
-        "Give every rank the same plan file, options and versions"
+        f"world size = {world_size}, but the plan is for {plan_world_size} ranks: "
+        f"start {plan_world_size} processes, or compile the spec for {world_size}"
     )
 
 
-def _some(ranks: list[int]) -> str:
-    shown = ", ".join(map(str, ranks[:_MAX_NAMED]))
-    return shown if len(ranks) <= _MAX_NAMED else f"{shown} and {len(ranks) - _MAX_NAMED} more"
+def _verdict(store: Store, world_size: int, plan_world_size: int, nodes: Nodes | None, timeout: timedelta) -> str:
+    """`ok`, perhaps with a line of what is only told; or why the ranks cannot run together."""
+    keys = [f"rank{rank}" for rank in range(world_size)]
+    if not came(store, keys, timeout):
+        absent = [rank for rank, key in enumerate(keys) if not store.check([key])]
+        if absent:
+            return f"{ranks_text(absent)} did not come within {timeout}"
+    claims = [json.loads(claim) for claim in store.multi_get(keys)]
+    withdrawn = {rank: claim[_WITHDRAWN] for rank, claim in enumerate(claims) if _WITHDRAWN in claim}
+    if withdrawn:
+        rank, reason = next(iter(withdrawn.items()))
+        return f"{ranks_text(list(withdrawn))} cannot start: rank {rank}: {reason}"
+    if different := _differences([claim["values"] for claim in claims]):
+        remedy = "Give every rank the same command, plan file, options and versions"
+        return f"ranks were started differently: {'; '.join(different)}. {remedy}"
+    if world_size != plan_world_size:
+        return _another_size(world_size, plan_world_size)
+    fault = shape_fault([Place(**claim["place"]) for claim in claims], nodes.gpus_per_node) if nodes else ""
+    if fault and nodes is not None and not nodes.any_shape:
+        return f"{fault}\n    fix: compile the spec for these nodes, or pass --any-node-shape"
+    return f"{_OK}\n{fault}"
+
+
+def _differences(values: Sequence[Mapping[str, str]]) -> list[str]:
+    """What differs, over all names that any rank has."""
+    names = dict.fromkeys(name for found in values for name in found)
+    told = {name: text for name in names if (text := _difference(name, [found.get(name) for found in values]))}
+    return next(([told[name]] for name in _FIRST if name in told), list(told.values()))
+
+
+def _difference(name: str, values: Sequence[str | None]) -> str:
+    """Which ranks have which value of a name; "" if all have the same."""
+    ranks: dict[str | None, list[int]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(value, []).append(rank)
+    if len(ranks) == 1:
+        return ""
+    variants = [
+        f"{'not given' if value is None else value} on {ranks_text(held)}"
+        for value, held in list(ranks.items())[:_MAX_VARIANTS]
+    ]
+    more = [f"{len(ranks) - _MAX_VARIANTS} other values"] if len(ranks) > _MAX_VARIANTS else []
+    return f"{name} {', '.join(variants + more)}"

@@ -1,7 +1,8 @@
 """One process of a run: what torchrun's environment says, the store, the default group, and how they end.
 
-The store comes first, then the default group, then all other groups. Between the store and the default group, agree.py
-compares the plan over the store. Without torchrun's environment the run is one rank.
+The store comes first, in which the ranks of this attempt meet (meet.py); then the default group, then all other groups.
+Between the store and the default group, agree.py compares the plan over the store. Without torchrun's environment the
+run is one rank.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from ..errors import ExecutorError
 from . import DEFAULT_TIMEOUT, device
-from .agree import Claim, agree
-from .versions import Versions
+from .agree import Claim, Nodes, agree, withdraw
+from .meet import meet
+from .nodes import Place
+from .versions import installed
 
+_AGREE = "agree"  # the agreement's part of the store
 _LINGER_SECONDS = 5.0
+_LAST_PORT = 65535
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -53,9 +58,10 @@ class Context:
 
 
 def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
-    """Connect to the store. The other processes need not be there yet, and no process group exists.
+    """Connect to the store, and meet the other ranks there. No process group exists yet.
 
     Raises:
+        UnmetError: a rank did not come.
         ExecutorError: the environment has only some of torchrun's variables, or a variable that is no number or out of
             range.
     """
@@ -65,12 +71,10 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     rank, world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if not 0 <= rank < world_size:
         raise ExecutorError(f"0 <= RANK < WORLD_SIZE in the environment, got {rank} and {world_size}: use torchrun")
-    # The launcher's store outlives a restart, and with it the keys of the previous attempt. torch's own rendezvous
-    # keeps attempts apart in the same way (torch/distributed/rendezvous.py, _create_c10d_store).
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"attempt{attempt}", HashStore() if missing else _open_store(rank, timeout))
-    store.set_timeout(timeout)
     chosen = device.select(_number("LOCAL_RANK", rank))
+    launchers = PrefixStore("mimo", HashStore() if missing else _open_store(rank, timeout))
+    launchers.set_timeout(timeout)
+    store = PrefixStore(meet(launchers, rank, world_size, timeout), launchers)
     return Context(rank, world_size, chosen, timeout, store, Claim(PrefixStore("claim", store), rank))
 
 
@@ -83,10 +87,13 @@ def _number(name: str, default: int) -> int:
 
 
 def _open_store(rank: int, timeout: timedelta) -> Store:
-    """The store at torchrun's address. It does not wait for all ranks: agree.py does, and names the missing ones."""
+    """The store at torchrun's address. It does not wait for all ranks: meet.py does, and names the missing ones."""
+    port = _number("MASTER_PORT", 0)
+    if port > _LAST_PORT:
+        raise ExecutorError(f"MASTER_PORT <= {_LAST_PORT}, got {port}: start with torchrun, or name a free port")
     return TCPStore(
         os.environ["MASTER_ADDR"],
-        _number("MASTER_PORT", 0),
+        port,
         is_master=rank == 0 and not _launcher_hosts_store(),
         timeout=timeout,
         wait_for_workers=False,
@@ -98,14 +105,18 @@ def _launcher_hosts_store() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def leave(context: Context) -> None:
-    """Leave after a failure.
+def leave(context: Context, reason: str) -> None:
+    """Leave after a failure, and tell ranks that still wait for this one to agree.
 
     If rank 0 hosts the store it leaves last, since a slower rank would look for the store in vain. It does not wait
     long, because a rank that died never says that it leaves.
+
+    Args:
+        reason: what went wrong, of which the first line is told.
     """
     deadline = time.monotonic() + min(_LINGER_SECONDS, context.timeout.total_seconds())
     try:
+        withdraw(PrefixStore(_AGREE, context.store), context.rank, reason.partition("\n")[0])
         num_left = context.store.add("left", 1)
         while context.is_first and not _launcher_hosts_store() and num_left < context.world_size:
             if time.monotonic() > deadline:
@@ -118,21 +129,30 @@ def leave(context: Context) -> None:
 
 @contextmanager
 def started(
-    context: Context, digest: str, plan_world_size: int, options: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[None]:
+    context: Context,
+    digest: str,
+    plan_world_size: int,
+    options: Mapping[str, str] = MappingProxyType({}),
+    *,
+    gpus_per_node: int | None = None,
+    any_node_shape: bool = False,
+) -> Iterator[str]:
     """Agree on the plan and on `options`; then, while active, there is a default process group and the one global
-    buffer of megatron-core.
+    buffer of megatron-core. Gives what is to be told of the nodes, if ranks lie otherwise than planned and may.
 
     Args:
         digest: digest of the plan.
         options: what else must be equal on all ranks, as names and values.
+        gpus_per_node: the plan's; None to compare no nodes.
+        any_node_shape: whether ranks may lie on nodes of another shape.
 
     Raises:
         DisagreementError: the ranks differ. No process group was created.
     """
-    found = {"plan": digest, **attrs.asdict(Versions.installed()), **options}
-    store = PrefixStore("agree", context.store)
-    agree(store, context.rank, context.world_size, plan_world_size, found, context.timeout)
+    found = {"plan": digest, **installed(), "timeout": str(context.timeout), **options}
+    nodes = Nodes(gpus_per_node=gpus_per_node, place=Place.here(), any_shape=any_node_shape)
+    store = PrefixStore(_AGREE, context.store)
+    told = agree(store, context.rank, context.world_size, plan_world_size, found, context.timeout, nodes=nodes)
     dist.init_process_group(
         device.backend(),
         store=PrefixStore("world", context.store),
@@ -144,7 +164,7 @@ def started(
 
     parallel_state._set_global_memory_buffer()  # linear layers under sequence parallelism gather into it
     with device.ready():
-        yield
+        yield told
     # Only after success: on a rank that failed, destroying groups could wait for peers that will not come.
     parallel_state.destroy_global_memory_buffer()
     dist.destroy_process_group()

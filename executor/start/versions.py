@@ -6,14 +6,20 @@ error, which says nothing of versions.
 
 from __future__ import annotations
 
+import hashlib
+import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import attrs
+
+from planner.base.version import package_version
 
 from ..errors import UnsupportedError
 
 OLDEST_TORCH, NEWEST_TORCH = (2, 9), (2, 15)
 MEGATRON_CORE = (0, 19)
+_DIGITS = 12  # of the source's hash
 
 
 @attrs.frozen
@@ -27,6 +33,28 @@ class Versions:
     def installed(cls) -> Versions:
         """What the metadata of the installed packages says. Imports neither."""
         return cls(version("torch"), version("megatron-core"))
+
+
+def installed() -> dict[str, str]:
+    """Everything installed that all ranks must have in common, as names and values."""
+    found = Versions.installed()
+    return {
+        "torch": found.torch,
+        "megatron-core": found.megatron_core,
+        "Python": platform.python_version(),
+        "mimo-planner": package_version(),
+        "source of mimo-planner": source_hash(),
+    }
+
+
+def source_hash() -> str:
+    """A hash of this project's own files: a version does not tell a checkout from the one of yesterday."""
+    hashed = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for file in sorted(file for package in ("executor", "planner") for file in (root / package).rglob("*.py")):
+        hashed.update(f"{file.relative_to(root)}\0".encode())
+        hashed.update(file.read_bytes())
+    return hashed.hexdigest()[:_DIGITS]
 
 
 def check_versions(found: Versions | None = None) -> None:

@@ -23,8 +23,8 @@ def test_launches_end_before_any_group() -> None:
     for result in results:
         said = result["said"]
         assert result["groups"] == 0
-        assert f"plan {GOOD.digest} on rank 0, {OTHER.digest} on rank 2" in said["plans"]
-        assert "seed 0 on rank 0, 1 on rank 1 (ranks 1, 2 differ from rank 0)" in said["settings"]
+        assert f"plan {GOOD.digest} on ranks 0-1, {OTHER.digest} on rank 2" in said["plans"]
+        assert "seed 0 on rank 0, 1 on rank 1, 2 on rank 2" in said["settings"]
         assert beyond in said["limit"]
         assert "world size = 3, but the plan is for 4 ranks" in said["world"]
         assert "num_layers = 4 in the plan (stages [4]), got 2" in said["specs"]

@@ -435,12 +435,6 @@ def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
         return command(*arguments)
 
 
-def command_with_version(installed: str, *arguments: str) -> tuple[int, str, str]:
-    """As `command`, but with another version of megatron-core on every rank."""
-    with mock.patch.object(Versions, "installed", return_value=Versions(torch="2.15.0", megatron_core=installed)):
-        return command(*arguments)
-
-
 def command_with_another_megatron(*arguments: str) -> tuple[int, str, str]:
     """As `command`, but with a megatron-core that would make other embedding groups."""
     other = {"embd": lambda ranks: [ranks[0], ranks[-1]]}
