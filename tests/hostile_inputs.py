@@ -91,7 +91,7 @@ def _mutated(draw: random.Random, text: str) -> str:
                 lines[at:at] = [
                     f"{indent}{draw.choice(['k', 'paralel', 'tp'])}{i}: {draw.choice(NUMBERS)}" for i in range(many)
                 ]
-        text = "\n".join(lines)
+        text = "\n".join(lines)[: 2**20]
     return text
 
 

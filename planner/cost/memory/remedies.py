@@ -25,7 +25,7 @@ Key = tuple[str, str]
 Written = dict[Key, str]
 """What to write into the spec: key -> value."""
 
-_MAX_STAGES = 2000  # stages that ranks hold, times modules that could change; a job with as many has no such ranks
+_MAX_STAGES = 600  # stages that ranks hold, times modules that could change: seconds of trying
 
 
 def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, settings: Settings) -> tuple[str, ...]:
@@ -42,13 +42,13 @@ def remedies(plan: Plan, fullest: tuple[RankMemory, ...], hardware: Hardware, se
     """
     limit = hardware.memory_bytes
     found: list[str] = []
-    held = sum(len(unit.stages) for unit in schedule_of(plan).units) if any(p.total > limit for p in fullest) else 0
+    full = [peak for peak in fullest if peak.total > limit]
+    changed = sum(peak.rank in module.grid for peak in full for module in plan.modules)
+    held = sum(len(unit.stages) for unit in schedule_of(plan).units) if full else 0
+    if held * changed > _MAX_STAGES:
+        return (f"what would help is not looked for: {changed} modules could change, among {held:,} stages on ranks",)
     for peak in fullest:
         if peak.total > limit:
-            changed = sum(peak.rank in module.grid for module in plan.modules)
-            if held * changed > _MAX_STAGES:
-                rule = f"{held:,} stages on ranks, {changed} of them on rank {peak.rank}"
-                return (f"what would help is not looked for: it would be tried on {rule}",)
             found += [line for line in _of_rank(plan, peak, limit, settings) if line not in found]
     return tuple(found)
 
