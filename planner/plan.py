@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from .base.axes import Axis
-from .base.errors import Fault
+from .base.errors import Fault, Source
 from .base.frozen import frozen
 from .base.frozenmap import FrozenMap
 from .document import digest_of, dumps, resolved_spec
@@ -61,7 +61,8 @@ class Plan:
         batch_sizes: the spec's batch.
         training: the spec's training settings.
         cluster: the spec's cluster with the number of nodes that the world fills; None if that is not whole.
-        warnings: what `mimo plan` warns of. Not part of a comparison.
+        warnings: what the passes warn of. Not part of a comparison.
+        source: the places of the spec's keys, for what is found later; None if no file says them. Not compared either.
     """
 
     modules: tuple[ModulePlan, ...]
@@ -70,6 +71,7 @@ class Plan:
     training: Training
     cluster: Cluster | None
     warnings: tuple[Fault, ...] = attrs.field(default=(), eq=False)
+    source: Source | None = attrs.field(default=None, eq=False, repr=False)
 
     # ---- the whole plan
 

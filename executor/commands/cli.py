@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from planner.base.printable import printable_lines
 from planner.base.version import package_version
 from planner.commands.options import MisuseError, Version, integer, number
+from planner.limits.target import Layers
 
 from ..errors import ExecutorError
 from ..start import DEFAULT_TIMEOUT
@@ -140,6 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     for command in (check, train):
         command.add_argument("plan", metavar="SPEC_OR_PLAN", help="a spec (YAML) or a plan (JSON)")
         command.add_argument(
+            "--target",
+            type=Layers,
+            choices=list(Layers),
+            help="whose layers are built: megatron-core's or Transformer Engine's (default: te on a GPU that has it)",
+        )
+        command.add_argument(
             "--timeout",
             type=number(_DAY),
             default=DEFAULT_TIMEOUT.total_seconds(),
@@ -173,6 +180,7 @@ def _check(options: argparse.Namespace, context: Context) -> int:
     from planner.plan_file import load_plan  # noqa: PLC0415
 
     from ..start.context import started  # noqa: PLC0415
+    from ..start.limits import refusal  # noqa: PLC0415
 
     plan = load_plan(options.plan)  # the groups and bridges of any plan can be tried; `train` refuses what cannot train
     _quiet()
@@ -188,7 +196,9 @@ def _check(options: argparse.Namespace, context: Context) -> int:
         reports = console.gather(check(groups, context.device), groups)
         if context.is_first:
             print(console.table(plan, reports))
-            print(f"\n{console.verdict(reports)}", flush=True)
+            print(f"\n{console.verdict(reports)}")
+            reason = refusal(plan, options.target)
+            print(f"`train` would refuse this plan: {reason}" if reason else "`train` would run this plan", flush=True)
         return FAULTS if console.faults_of(reports) else OK
 
 
@@ -212,19 +222,20 @@ def _train(options: argparse.Namespace, context: Context) -> int:
 
     original = load_plan(options.plan)
     _quiet()
-    from ..megatron_limits import check_limits  # noqa: PLC0415
     from ..start.context import started  # noqa: PLC0415
-    from ..training.synthetic_data import check_items  # noqa: PLC0415  imports megatron-core, before others wait for this rank
+    from ..start.layer_backend import ask_for  # noqa: PLC0415
+    from ..start.limits import check_limits, with_training  # noqa: PLC0415
     from .reference import reference_of  # noqa: PLC0415
-    from .trainer import TrainSettings  # noqa: PLC0415
 
     plan = reference_of(original) if options.reference else original
-    check_limits(plan)
-    check_items(original)
+    ask_for(options.target)
+    check_limits(with_training(plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr))
+    from .trainer import TrainSettings  # noqa: PLC0415  imports megatron-core, before others wait for this rank
+
     settings = TrainSettings.of(
         plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed
     )
-    given = {name: getattr(options, name) for name in ("dtype", "lr", "optimizer", "seed", "steps")}
+    given = {name: getattr(options, name) for name in ("dtype", "lr", "optimizer", "seed", "steps", "target")}
     agreed = {"command": "train", **{f"--{name}": str(value) for name, value in given.items()}}
     with started(context, plan.digest, plan.world_size, agreed, **_nodes(plan, options)) as told:
         _tell(told, context)

@@ -22,9 +22,10 @@ from planner.cost.timing.hardware import DEFAULT, known_hardware, load_hardware
 from planner.cost.work.ops import GIB
 from planner.cost.work.settings import EXECUTOR
 from planner.cost.work.settings import Settings as Software
+from planner.limits.target import Layers
 
 from ..start import device
-from ..start.layer_backend import Layers, choose_layers
+from ..start.layer_backend import choose_layers
 
 if TYPE_CHECKING:
     from .trainer import Step, TrainSettings  # imports megatron-core

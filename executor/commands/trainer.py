@@ -31,7 +31,6 @@ from ..library.loop import (
     zero_grad_buffer_for_multimodule,
 )
 from ..library.provider import LlavaMimoProvider
-from ..megatron_limits import check_dtype
 from ..model.model import PlannedMimoModel
 from ..model.transformer import model_of
 from ..start.device import memory_bytes
@@ -58,15 +57,10 @@ class TrainSettings:
     def of(cls, plan: Plan, **changes: Any) -> TrainSettings:
         """The plan's training settings, overridden by the values in `changes` that are not None.
 
-        Raises:
-            ExecutorError: megatron-core cannot train with these settings.
+        `check_limits` refuses those that megatron-core cannot train with.
         """
         training = attrs.asdict(plan.training)
-        chosen = training | {name: value for name, value in changes.items() if value is not None}
-        check_dtype(chosen["dtype"])
-        if chosen["optimizer"] == "sgd" and chosen["distributed_optimizer"]:
-            raise ExecutorError("megatron-core 0.19 shards the state of adam only: set distributed_optimizer: false")
-        return cls(**chosen)
+        return cls(**training | {name: value for name, value in changes.items() if value is not None})
 
 
 @attrs.frozen

@@ -22,9 +22,9 @@ from torch.distributed import distributed_c10d
 from planner import Plan, Spec, compile_spec
 
 from ..errors import ExecutorError, UnsupportedError
-from ..megatron_limits import check_limits
 from ..start import DEFAULT_TIMEOUT, device
 from ..start.agree import agree, check_world_size
+from ..start.limits import check_limits
 from ..start.versions import installed
 from .grids import PlannedGrid, build_grids, collection_of
 from .groups import ProcessGroups
@@ -103,7 +103,7 @@ def check_plan(plan: Plan, *, own_specs: bool) -> None:
     """
     if dist.is_initialized():
         check_world_size(dist.get_world_size(), plan.world_size)
-    check_limits(plan, own_specs=own_specs)
+    check_limits(plan, own_specs=own_specs, own_loop=True)
 
 
 def open_groups(

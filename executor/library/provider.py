@@ -26,13 +26,13 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, GroupKind, Plan, Spec
 from ..errors import ExecutorError, UnsupportedError
 from ..groups.groups import ProcessGroups
 from ..groups.infra import MimoModelInfra, check_plan, compiled, infra_of, open_groups
-from ..megatron_limits import check_dtype
 from ..model.freeze import Frozen, freeze
 from ..model.meta_device import on_meta
 from ..model.model import PlannedMimoModel, build_model
 from ..model.rng import Streams, seed_streams
 from ..model.weights import initialize
 from ..start import device
+from ..start.limits import check_dtype
 from ..training.ddp import wrap, wrap_precision
 from .compare import check_model
 from .fill_specs import ParameterInit, specs_of_rank

@@ -25,7 +25,6 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from planner import MIMO_LANGUAGE_MODULE_KEY, Axis, ModulePlan, Plan
 
 from ..errors import UnsupportedError
-from ..megatron_limits import Limit
 from ..model.encoders import EncoderSubmodules
 
 # The sizes in a config, and the axis that each belongs to.
@@ -44,6 +43,26 @@ _STAGE_SETTINGS = (
 
 # Forward methods that take hidden states to be the encoder's output already, or another stage's.
 _FORWARDS_PAST_ENCODERS = (ModalitySubmodules.forward, EncoderSubmodules.forward)
+
+
+@attrs.frozen
+class Limit:
+    """One reason why specs cannot be trained on a plan.
+
+    Attributes:
+        component: what refuses them: `spec` if they are wrong in themselves, `megatron-core` if it is its limit.
+        where: the place, as the user would write it.
+        rule: the rule that is broken, with its values.
+        remedy: what to change.
+    """
+
+    component: str
+    where: str
+    rule: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.rule} [{self.component}]\n    fix: {self.remedy}"
 
 
 @attrs.frozen(eq=False)

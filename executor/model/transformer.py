@@ -25,9 +25,10 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch.nn import functional
 
 from planner import Axis, Model, ModulePlan
+from planner.limits.target import Layers
 
 from ..errors import ExecutorError
-from ..start.layer_backend import Layers, choose_layers
+from ..start.layer_backend import choose_layers
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": functional.gelu,
@@ -65,7 +66,7 @@ def transformer_config(module: ModulePlan, dtype: torch.dtype) -> TransformerCon
         activation_func=_ACTIVATIONS[model.activation or "gelu"],
         tensor_model_parallel_size=size(Axis.TP),
         pipeline_model_parallel_size=module.num_stages,
-        # Local attention refuses cp > 1. Such a plan cannot run then (megatron_limits.py), but it can be built, so that
+        # Local attention refuses cp > 1. Such a plan cannot run then (planner/limits), but it can be built, so that
         # its parameters can be counted.
         context_parallel_size=1 if choose_layers() is Layers.LOCAL else size(Axis.CP),
         sequence_parallel=module.sequence_parallel and size(Axis.TP) > 1,

@@ -14,11 +14,11 @@ from pathlib import Path
 import attrs
 
 from planner.base.version import package_version
+from planner.limits.target import KNOWN_VERSION
 
 from ..errors import UnsupportedError
 
 OLDEST_TORCH, NEWEST_TORCH = (2, 9), (2, 15)
-MEGATRON_CORE = (0, 19)
 _DIGITS = 12  # of the source's hash
 
 
@@ -73,11 +73,11 @@ def check_versions(found: Versions | None = None) -> None:
             f"torch {found.torch} is not known here; this executor runs on {oldest} to {newest}: "
             f"pip install 'torch>={oldest},<{_text((NEWEST_TORCH[0], NEWEST_TORCH[1] + 1))}'"
         )
-    if _series(found.megatron_core) != MEGATRON_CORE:
-        known, after = _text(MEGATRON_CORE), _text((MEGATRON_CORE[0], MEGATRON_CORE[1] + 1))
+    known = _series(KNOWN_VERSION)
+    if _series(found.megatron_core) != known:
         raise UnsupportedError(
-            f"megatron-core {found.megatron_core} is not known here; this executor was checked against {known}: "
-            f"pip install 'megatron-core>={known},<{after}'"
+            f"megatron-core {found.megatron_core} is not known here; this executor was checked against "
+            f"{KNOWN_VERSION}: pip install 'megatron-core>={KNOWN_VERSION},<{_text((known[0], known[1] + 1))}'"
         )
 
 

@@ -17,12 +17,10 @@ import torch
 from planner import MIMO_LANGUAGE_MODULE_KEY, ModulePlan, Plan
 from planner.layout import bridges
 from planner.layout.batch_keys import INPUT_IDS, LABELS, LOSS_MASK, MODALITY_INPUTS, POSITION_IDS
+from planner.limits.samples import PADDING, most_items
 
 from ..errors import ExecutorError
 from ..model.transformer import model_of
-
-PADDING = 0
-_MAX_ITEMS = 2  # items per sample, if the number varies
 
 
 @attrs.frozen(eq=False)
@@ -91,8 +89,7 @@ class Synthetic:
         fixed = module.output.tokens_per_sample
         if fixed is not None:
             return (fixed // tokens_per_item(module),) * self._micro_size
-        room = self.plan.batch_sizes.seq_length // (2 * len(self.plan.modules) * tokens_per_item(module))
-        most = max(1, min(_MAX_ITEMS, room))
+        most = most_items(self.plan, module)
         return tuple(torch.randint(0, most + 1, (self._micro_size,), generator=generator).tolist())
 
     def _sample(self, counts: Mapping[str, tuple[int, ...]], sample: int, generator: torch.Generator) -> torch.Tensor:
@@ -152,14 +149,3 @@ def item_shape(module: ModulePlan) -> tuple[int, ...]:
     if model.family == "audio":
         return (model.num_mel_bins or 1, model.max_positions or 1)
     return (3, model.image_size or 1, model.image_size or 1)
-
-
-def check_items(plan: Plan) -> None:
-    """Raise ExecutorError if a fixed number of tokens per sample is not a whole number of images or clips."""
-    for module in plan.modules:
-        fixed = module.output.tokens_per_sample
-        if not module.is_language and fixed is not None and fixed % tokens_per_item(module):
-            raise ExecutorError(
-                f"modules.{module.name}.output: tokens_per_sample is a multiple of the "
-                f"{tokens_per_item(module)} tokens that this encoder makes of one item, got {fixed}"
-            )

@@ -1,8 +1,9 @@
 """Every diagnostic of the planner: its stable code, its summary, and what `mimo explain CODE` prints.
 
 The letter names the stage that finds it: S the text and values of the spec, T the topology, P placement, M model sizes,
-B the batch, J plan documents, W warnings (they never stop a plan; `--strict` makes them errors). A code is never reused
-for something else. To add one, add an entry here and call `faults.add` with it.
+B the batch, J plan documents, W warnings, R what cannot run. W and R never stop a plan; `--strict` makes them errors.
+The first digit of an R code names what cannot run the plan (planner/limits/target.py). A code is never reused for
+something else. To add one, add an entry here and call `faults.add` with it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Code(str):
 
     @property
     def is_warning(self) -> bool:
-        return self.startswith("W")
+        return self.startswith(("W", "R"))
 
 
 UNREADABLE = Code(
@@ -312,6 +313,166 @@ NO_EFFECT = Code(
     "The key is allowed, but nothing reads it in this layout: for example sequence_parallel without tp, expt_tp\n"
     "without experts, a placement beside explicit offsets, or a special_token_id of a module that does not feed\n"
     "language.",
+)
+
+MEMORY = Code(
+    "W006",
+    "a rank needs more memory than its GPU has",
+    "The prediction of memory (docs/predictions.md) is above what a process can use of the GPU that the spec or --gpu\n"
+    "names. The remedy is the first of those that `mimo predict` has tried.",
+)
+EXPERTS_OVER_TP = Code(
+    "R101",
+    "experts over tp need sequence_parallel",
+    "megatron-core trains experts with tp above 1 only if the sequence is split over tp as well: its router would\n"
+    "otherwise see every token on each tp rank. Write `sequence_parallel: true` for language.",
+)
+EXPERT_BIASES = Code(
+    "R102",
+    "experts have biases that cannot be trained",
+    "Over tp, whose ranks hold different experts, megatron-core would add up the biases of all of them, and its\n"
+    "local layers refuse experts with biases altogether. Write `add_bias_linear: false`.",
+)
+MIDDLE_STAGES = Code(
+    "R103",
+    "the middle stages hold unequal numbers of layers",
+    "megatron-core takes a number of layers for the first stage, one for the last, and divides the rest evenly\n"
+    "among the stages between them.",
+)
+AFTER_LANGUAGE = Code(
+    "R104",
+    "a module comes after language",
+    "megatron-core's MimoModel computes the loss in the language module and hands nothing on. A generator can be\n"
+    "planned, and its groups and bridges can be tried with `executor check`, but it cannot be trained.",
+)
+OUTPUT_DIMS = Code(
+    "R105",
+    "an encoder hands on a batch dim",
+    "megatron-core's MimoModel places the rows of (tokens, hidden) among the text. What feeds language has\n"
+    "therefore `tensor_dims: 2`, which is what a spec means that leaves it out.",
+)
+FP16 = Code(
+    "R106",
+    "fp16 cannot be trained",
+    "In megatron-core the optimizer of each module has a loss scale of its own, but the loss is scaled by the\n"
+    "first one's, so that scales drift apart (Megatron-Bridge #5591). Use bf16 or fp32.",
+)
+SHARDED_SGD = Code(
+    "R107",
+    "the state of sgd cannot be shared out among lanes",
+    "megatron-core's distributed optimizer shards the state of adam only. Use adam, or write\n"
+    "`distributed_optimizer: false`.",
+)
+ENCODER_CONTEXT = Code(
+    "R201",
+    "an encoder has cp above 1",
+    "The ready-made encoders do not divide their sequences among cp ranks. An encoder of your own may.",
+)
+LOCAL_CONTEXT = Code(
+    "R202",
+    "cp above 1 needs Transformer Engine",
+    "megatron-core's local attention takes no context parallelism; Transformer Engine's does, on a GPU. A spec\n"
+    "that names a GPU is checked against Transformer Engine's layers, any other against local ones; `--target`\n"
+    "overrides.",
+)
+QUERY_GROUPS = Code(
+    "R203",
+    "fewer query groups than tp ranks",
+    "The ready-made models split the query groups over tp and do not copy them, as some other software does.",
+)
+ENCODER_SEQUENCE = Code(
+    "R204",
+    "an encoder has sequence_parallel",
+    "The ready-made vision encoder adds a class token, after which tp does not divide the sequence; no ready-made\n"
+    "encoder splits its sequence. An encoder of your own may.",
+)
+FED_ENCODER = Code(
+    "R205",
+    "an encoder feeds another module than language",
+    "The ready-made encoders take images and clips, never another encoder's output. With specs of your own,\n"
+    "encoders may feed encoders (docs/library.md).",
+)
+NO_SPECIAL_TOKEN = Code(
+    "R206",
+    "an encoder has no special_token_id",
+    "The output of a module that feeds language takes the places of its special_token_id in input_ids. Without\n"
+    "one, nothing says where it goes. With a provider of your own, ids may also be given there.",
+)
+NO_MODEL = Code(
+    "R207",
+    "a module has no model",
+    "A layout can be planned without sizes. To train it with the ready-made models, every module needs a `model`;\n"
+    "with specs of your own (docs/library.md) it does not.",
+)
+ENCODER_FAMILY = Code(
+    "R208",
+    "an encoder is of a family without a ready-made encoder",
+    "There are ready-made encoders for the families vit and audio. A gpt as an encoder needs a spec of your own.",
+)
+PROJECTOR_WIDTH = Code(
+    "R209",
+    "tp does not divide the projector",
+    "An encoder's projector is split over its tp: projector_hidden_size if it has two layers, else the width of\n"
+    "language.",
+)
+ROTARY_WIDTH = Code(
+    "R210",
+    "the width of a head is odd",
+    "The ready-made language model rotates pairs of a head's numbers (rotary position embeddings), so kv_channels\n"
+    "is even.",
+)
+INSIDE_LANGUAGE = Code(
+    "R301",
+    "an encoder on ranks of language does not fit into one stage",
+    "A rank runs its encoders and then its language stage in one forward pass. An encoder that shares ranks with\n"
+    "language therefore has one stage, on ranks of language's first stage.",
+)
+SHARED_RANKS = Code(
+    "R302",
+    "encoders that share ranks are at different positions",
+    "Encoders on the same ranks run in one forward pass. So both share ranks with language, or neither does, and\n"
+    "they have one stage each, or the same grid.",
+)
+SEVERAL_INPUTS = Code(
+    "R303",
+    "an encoder takes several inputs",
+    "One forward pass hands an encoder one module's output, as its hidden_states.",
+)
+EDGE_INSIDE = Code(
+    "R304",
+    "an edge between encoders on shared ranks leaves the pass",
+    "If an encoder feeds another on shared ranks, both run in one forward pass: they have the same ranks and one\n"
+    "stage, and the first feeds nothing else, because every output of a pass has a backward pass of its own.",
+)
+PASS_CYCLE = Code(
+    "R305",
+    "modules that share ranks would wait for themselves",
+    "Modules that share ranks run in one pass. If what they hand on comes back to them by way of other ranks, the\n"
+    "pass would have to wait for its own result.",
+)
+ITEM_TOKENS = Code(
+    "R401",
+    "tokens_per_sample is no whole number of images or clips",
+    "The synthetic data of `executor train` has whole images and clips, of which the ready-made encoders make a\n"
+    "fixed number of tokens each.",
+)
+FULL_SAMPLES = Code(
+    "R402",
+    "images and clips leave no room for text",
+    "A sample of the synthetic data has text beside its images and clips, at least one token. If their number\n"
+    "varies, there are at most two of each module.",
+)
+PADDING_TOKEN = Code(
+    "R403",
+    "a special token that means padding",
+    "The synthetic data of `executor train` fills samples up with id 0, so that no module's places can be marked\n"
+    "by it.",
+)
+NO_WORDS = Code(
+    "R404",
+    "the vocabulary has no words",
+    "The text of the synthetic data is drawn from the ids that are neither padding nor a special token. There is\n"
+    "at least one.",
 )
 
 CODES: dict[str, Code] = {code.name: code for code in list(globals().values()) if isinstance(code, Code)}

@@ -181,12 +181,17 @@ class Faults:
     @property
     def warnings(self) -> tuple[Fault, ...]:
         """The warnings found so far, in source order."""
-        return tuple(sorted(self._warnings, key=_place))
+        return in_source_order(self._warnings)
 
     def raise_errors(self) -> None:
         """Raise PlanError with every error found so far, in source order, if there is any."""
         if self._errors:
-            raise PlanError(sorted(self._errors, key=_place), self._num_left_out)
+            raise PlanError(in_source_order(self._errors), self._num_left_out)
+
+
+def in_source_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """The faults in the order of their places; those of one place stay as they are."""
+    return tuple(sorted(faults, key=_place))
 
 
 def _place(fault: Fault) -> tuple[int, int]:

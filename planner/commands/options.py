@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ..base.axes import MAX_SIZE
 
 if TYPE_CHECKING:
+    from ..base.errors import Fault, Faults
     from ..plan import Plan
     from ..spec.spec import Spec
 
@@ -93,6 +94,11 @@ def add_world(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """--strict: whether warnings stop the command."""
+    parser.add_argument("--strict", action="store_true", help="treat warnings, and memory that does not fit, as errors")
+
+
 def add_color(parser: argparse.ArgumentParser) -> None:
     """--color: whether to print colour codes."""
     parser.add_argument(
@@ -106,21 +112,79 @@ def add_color(parser: argparse.ArgumentParser) -> None:
 def load(path: str, options: argparse.Namespace) -> Plan:
     """The plan in a file: a plan document, or a spec that is compiled with the overrides of the command line.
 
+    A plan document is read whatever GPU it names, unless warnings are errors: its spec may be from another machine.
+
     Raises:
-        PlanError: the file cannot be read, or has faults.
+        PlanError: the file cannot be read, or has faults; a spec names a GPU that is not known, and no other is given.
         MisuseError: overrides that contradict each other, or that are given with a plan document.
     """
-    from ..passes.compile import compile_spec  # noqa: PLC0415
+    from ..base.errors import Faults  # noqa: PLC0415
     from ..plan_file import read_plan_or_spec  # noqa: PLC0415
     from ..spec.spec import Spec  # noqa: PLC0415
 
     found = read_plan_or_spec(path)
     if isinstance(found, Spec):
-        return compile_spec(_override(found, options), world_size=options.world_size, strict=options.strict)
-    if options.nodes or options.gpus_per_node or options.world_size or options.strict:
-        taken = "--nodes, --gpus-per-node, --world-size and --strict"
-        raise MisuseError(f"{path} is a compiled plan: {taken} need its spec")
+        return _compiled(_override(found, options), options)
+    if options.nodes or options.gpus_per_node or options.world_size:
+        raise MisuseError(f"{path} is a compiled plan: --nodes, --gpus-per-node and --world-size need its spec")
+    if options.strict:
+        faults = Faults()
+        _check_gpu(found.gpu, options, faults)
+        faults.raise_errors()
     return found
+
+
+def _compiled(spec: Spec, options: argparse.Namespace) -> Plan:
+    """The plan of a spec, whose faults are told together with that of its GPU."""
+    from ..base.errors import Faults, PlanError  # noqa: PLC0415
+    from ..passes.compile import compile_spec  # noqa: PLC0415
+
+    faults = Faults(spec.source)
+    _check_gpu(spec.cluster.gpu if spec.cluster else None, options, faults)
+    try:
+        plan = compile_spec(spec, world_size=options.world_size)
+    except PlanError as error:
+        if faults.has_errors:
+            faults.extend(error)
+            faults.raise_errors()
+        raise
+    faults.raise_errors()
+    return plan
+
+
+def _check_gpu(gpu: str | None, options: argparse.Namespace, faults: Faults) -> None:
+    """Add a fault if a GPU is not known, unless the command line names another."""
+    if gpu is not None and getattr(options, "gpu", None) is None:
+        from ..cost.timing.hardware import check_gpu  # noqa: PLC0415
+
+        check_gpu(gpu, faults)
+
+
+def warnings_of(plan: Plan, options: argparse.Namespace, limits: tuple[Fault, ...] = ()) -> tuple[Fault, ...]:
+    """What is doubtful about a plan, in source order.
+
+    Args:
+        limits: what cannot run it.
+
+    Raises:
+        PlanError: warnings are errors, and there is one, or a rank's memory does not fit.
+    """
+    from ..base.errors import PlanError, in_source_order  # noqa: PLC0415
+
+    found = in_source_order((*plan.warnings, *limits))
+    if options.strict and (refused := in_source_order((*found, *memory_warnings_of(plan, options)))):
+        raise PlanError(refused)
+    return found
+
+
+def memory_warnings_of(plan: Plan, options: argparse.Namespace) -> tuple[Fault, ...]:
+    """What does not fit into the GPU that the command line or the spec names, or into the default one."""
+    if all(module.model is None for module in plan.modules):
+        return ()
+    from ..cost.memory.warnings import memory_warnings  # noqa: PLC0415
+    from ..cost.timing.hardware import DEFAULT, load_hardware  # noqa: PLC0415
+
+    return memory_warnings(plan, load_hardware(options.gpu or plan.gpu or DEFAULT))
 
 
 def _override(spec: Spec, options: argparse.Namespace) -> Spec:

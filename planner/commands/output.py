@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from .options import MisuseError
 
 if TYPE_CHECKING:
+    from ..base.errors import Fault
     from ..plan import Plan
 
 _MANY_OPERATIONS = 100_000  # about a second of simulation
@@ -66,9 +67,9 @@ def _umask() -> int:
     return mask
 
 
-def print_warnings(plan: Plan) -> None:
-    """Print the warnings of a plan to standard error."""
-    for warning in plan.warnings:
+def print_warnings(warnings: Iterable[Fault]) -> None:
+    """Print warnings to standard error."""
+    for warning in warnings:
         print(warning, file=sys.stderr)
 
 

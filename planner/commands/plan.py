@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .options import MisuseError, add_color, add_gpu, add_spec, add_world, integer, load
+from .options import MisuseError, add_color, add_gpu, add_spec, add_strict, add_world, integer, load, warnings_of
 from .output import print_warnings, write
 
 if TYPE_CHECKING:
+    from ..base.errors import Fault
     from ..plan import Plan
 
 
@@ -28,7 +30,12 @@ def add(commands: Any) -> None:
     plan.add_argument("--verify", action="store_true", help="also check the plan by brute force")
     add_gpu(plan)
     add_world(plan)
-    plan.add_argument("--strict", action="store_true", help="treat warnings as errors")
+    plan.add_argument(
+        "--target",
+        choices=("local", "te"),
+        help="whose layers run it, megatron-core's or Transformer Engine's (default: te if the spec names a GPU)",
+    )
+    add_strict(plan)
     add_color(plan)
     plan.set_defaults(run=_plan)
 
@@ -39,6 +46,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.rank is not None and options.format in ("dot", "mermaid"):
         raise MisuseError(f"--format {options.format} draws the whole plan: it takes no --rank")
     plan = load(options.spec, options)
+    warnings = warnings_of(plan, options, _limits(plan, options.target))
     if options.rank is not None:
         try:
             plan.check_rank(options.rank)
@@ -47,14 +55,22 @@ def _plan(options: argparse.Namespace) -> int:
     if options.out is not None:
         write(options.out, plan.to_json(), options.spec)
     if options.format != "text" or options.rank is not None:  # the overview prints them itself
-        print_warnings(plan)
-    _print(plan, options)
+        print_warnings(warnings)
+    _print(plan, options, warnings)
     if options.verify:
         _verify(plan)
     return 0
 
 
-def _print(plan: Plan, options: argparse.Namespace) -> None:
+def _limits(plan: Plan, target: str | None) -> tuple[Fault, ...]:
+    """Everything for which `executor train` would refuse the plan."""
+    from ..limits.limits import limits_of  # noqa: PLC0415
+    from ..limits.target import Layers, Target, planned_layers  # noqa: PLC0415
+
+    return limits_of(plan, Target(layers=Layers(target) if target else planned_layers(plan)))
+
+
+def _print(plan: Plan, options: argparse.Namespace, warnings: Sequence[Fault]) -> None:
     if options.format == "json":
         _print_json(plan, options.rank)
     elif options.format == "jsonl":
@@ -64,10 +80,10 @@ def _print(plan: Plan, options: argparse.Namespace) -> None:
 
         sys.stdout.write(dot_text(plan) if options.format == "dot" else mermaid_text(plan))
     else:
-        _print_text(plan, options)
+        _print_text(plan, options, warnings)
 
 
-def _print_text(plan: Plan, options: argparse.Namespace) -> None:
+def _print_text(plan: Plan, options: argparse.Namespace, warnings: Sequence[Fault]) -> None:
     from ..render.style import stdout_style  # noqa: PLC0415
     from ..spec.loader import file_name  # noqa: PLC0415
 
@@ -79,7 +95,7 @@ def _print_text(plan: Plan, options: argparse.Namespace) -> None:
     else:
         from ..render.overview import overview  # noqa: PLC0415
 
-        sys.stdout.write(overview(plan, file_name(options.spec), style, options.gpu))
+        sys.stdout.write(overview(plan, file_name(options.spec), style, options.gpu, warnings))
 
 
 def _print_json(plan: Plan, rank: int | None) -> None:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import codes
 from ..base.errors import Fault, Mark, PlanError, limited
-from .options import MisuseError, add_color, add_gpu, add_root, add_world, load
+from .options import (
+    MisuseError,
+    add_color,
+    add_gpu,
+    add_root,
+    add_strict,
+    add_world,
+    load,
+    memory_warnings_of,
+    warnings_of,
+)
 from .output import announce, print_warnings, progress
 
 if TYPE_CHECKING:
@@ -30,8 +40,9 @@ def add(commands: Any) -> None:
     add_gpu(predict)
     predict.add_argument("--json", action="store_true", help="print all numbers as JSON")
     add_world(predict)
+    add_strict(predict)
     add_color(predict)
-    predict.set_defaults(run=_predict, strict=False)
+    predict.set_defaults(run=_predict)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -41,7 +52,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     hardware = load_hardware(options.gpu) if options.gpu else None
     if options.csv is not None:
-        if options.json or options.world_size or options.nodes or options.gpus_per_node:
+        if options.json or options.strict or options.world_size or options.nodes or options.gpus_per_node:
             raise MisuseError("--csv prints CSV, and the rows say the layout: beside it are --gpu and --root")
         return _predict_runs(options.csv, options.root, hardware)
     if options.root is not None:
@@ -80,7 +91,8 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
     if options.spec.endswith(".csv"):
         raise MisuseError(f"{options.spec} is a file of runs, not a spec: predict --csv {options.spec}")
     plan = load(options.spec, options)
-    print_warnings(plan)
+    warnings = warnings_of(plan, options)
+    print_warnings((*warnings, *memory_warnings_of(plan, options)))
     if not any(module.model for module in plan.modules):
         rule, mark = "a prediction needs sizes; no module has a model", Mark(file_name(options.spec), 1, 1)
         remedy = "add `model:` with a preset or sizes to the modules"

@@ -10,8 +10,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .options import add_gpu, add_spec, add_world, load
-from .output import announce, write
+from .options import add_gpu, add_spec, add_strict, add_world, load, memory_warnings_of, warnings_of
+from .output import announce, print_warnings, write
 
 if TYPE_CHECKING:
     from ..cost.prediction import Prediction
@@ -30,13 +30,14 @@ def add(commands: Any) -> None:
     )
     add_gpu(report)
     add_world(report)
+    add_strict(report)
 
     def run(options: argparse.Namespace) -> int:
         if options.out is None and options.trace is None:
             report.error("give -o FILE for the page, --trace FILE for the trace, or both")
         return _report(options, load(options.spec, options))
 
-    report.set_defaults(run=run, strict=False)
+    report.set_defaults(run=run)
 
 
 def _report(options: argparse.Namespace, plan: Plan) -> int:
@@ -45,10 +46,13 @@ def _report(options: argparse.Namespace, plan: Plan) -> int:
     from ..report.page import render_page  # noqa: PLC0415
     from ..spec.loader import file_name  # noqa: PLC0415
 
+    warnings_of(plan, options)
     announce(plan)
     is_sized = all(module.model for module in plan.modules)
     too_large = _too_large(plan, is_sized=is_sized)
     prediction = None if too_large else predicted(plan, options.gpu)
+    if prediction:
+        print_warnings(memory_warnings_of(plan, options))
     timeline, stops = prediction.timeline if prediction else None, prediction.deadlock if prediction else too_large
     if not is_sized and not too_large:
         missing = ", ".join(module.name for module in plan.modules if module.model is None)

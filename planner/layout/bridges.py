@@ -468,13 +468,13 @@ def tokens_handed_on(module: ModulePlan, seq_length: int) -> int:
 def tokens_per_item(model: Model | None) -> int | None:
     """Tokens that an encoder makes of one image or one full spectrogram; None if its model does not say.
 
-    A vision encoder drops its class token, and an audio encoder's convolutions halve the number of frames.
+    A vision encoder drops its class token, and an audio encoder's convolutions halve the number of frames, rounding up.
     """
     if model is None or model.family == "gpt":
         return None
     if model.family == "vit":
         return ((model.image_size or 1) // (model.patch_size or 1)) ** 2
-    return max(1, (model.max_positions or 2) // 2)
+    return -(-(model.max_positions or 1) // 2)
 
 
 def width_of(source: ModulePlan, destination: ModulePlan) -> int | None:

@@ -56,6 +56,7 @@ def compile_spec(spec: Spec, *, world_size: int | None = None, strict: bool = Fa
         training=spec.training,
         cluster=cluster,
         warnings=faults.warnings,
+        source=spec.source,
     )
 
 

@@ -18,7 +18,9 @@ from .style import Style, columns, listed, plural, shorten, wrap
 MAX_BRIDGES = 256  # as many as there may be modules; drawing more would take seconds, and nobody reads them
 
 
-def overview(plan: Plan, name: str, style: Style, gpu: str | None = None) -> str:
+def overview(
+    plan: Plan, name: str, style: Style, gpu: str | None = None, warnings: Sequence[Fault] | None = None
+) -> str:
     """The whole plan as text, ending in a newline.
 
     Args:
@@ -26,6 +28,7 @@ def overview(plan: Plan, name: str, style: Style, gpu: str | None = None) -> str
         name: the name of the spec's file.
         style: how the text is laid out and coloured.
         gpu: the GPU of the prediction; if None, the one that the spec names.
+        warnings: what the last section warns of; the plan's own warnings if left out.
 
     Raises:
         PlanError: `gpu` is not known.
@@ -37,7 +40,7 @@ def overview(plan: Plan, name: str, style: Style, gpu: str | None = None) -> str
         ("Bridges", _bridges(plan, style)),
         ("Batch", _batch(plan, style)),
         ("Prediction", _prediction(plan, style, gpu)),
-        ("Warnings", warning_lines(plan.warnings, style)),
+        ("Warnings", warning_lines(plan.warnings if warnings is None else warnings, style)),
     ]
     lines = _header(plan, name, style)
     for title, body in sections:

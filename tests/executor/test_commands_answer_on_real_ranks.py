@@ -39,7 +39,30 @@ def test_check_prints_a_table_and_agrees() -> None:
     assert "53 groups" in table
     assert "images->language" in table
     assert "all groups and bridges are as planned" in table
+    assert table.splitlines()[-1] == "`train` would run this plan"
     assert all(not out for _, out, _ in outcomes[1:])
+
+
+def test_check_says_in_its_last_line_what_train_would_refuse(tmp_path: Path) -> None:
+    """Groups and bridges are fine all the same."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(Path(TINY).read_text().replace("{pp: 2}", "{cp: 2}").replace("dtype: fp32", "dtype: fp16"))
+    outcomes = ranks.run(4, "jobs:command", "check", str(spec))
+    assert [code for code, _, _ in outcomes] == [0] * 4
+    last = outcomes[0][1].splitlines()[-1]
+    assert last.startswith(f"`train` would refuse this plan: {spec}:6:")
+    assert "[R202] modules.language.parallel.cp: cp = 1 with local attention, got 2" in last
+    assert "; " in last
+    assert "[R106] training.dtype: " in last
+
+
+def test_layers_that_a_machine_has_not_are_refused(tmp_path: Path) -> None:
+    """`check` tries groups and bridges of the plan on any machine, and says that `train` would not do."""
+    said = "--target te: this machine builds local layers, since it has no GPU: leave it out"
+    outcomes = ranks.run(4, "jobs:command", "check", TINY, "--target", "te")
+    assert [code for code, _, _ in outcomes] == [0] * 4
+    assert outcomes[0][1].splitlines()[-1] == f"`train` would refuse this plan: {said}"
+    assert one_message(ranks.run(4, "jobs:command", "train", TINY, "--target", "te")) == f"executor: {said}\n"
 
 
 def test_train_and_reference_write_equal_metrics(tmp_path: Path) -> None:

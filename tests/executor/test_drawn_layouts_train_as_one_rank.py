@@ -8,8 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from executor.megatron_limits import limits_of
 from planner import Plan
+from planner.limits.limits import limits_of
+from planner.limits.target import Layers, Target
 from tests.executor.jobs import specs
 from tests.executor.jobs.parity import measure
 
@@ -39,7 +40,7 @@ def plans(draw: st.DrawFn) -> Plan:
         placement="colocated" if colocated else None,
         models={"language": tied},
     )
-    assume(not list(limits_of(plan)))
+    assume(not limits_of(plan, Target(layers=Layers.LOCAL)))
     return plan
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import attrs
 import pytest
 
 from executor.errors import UnsupportedError
-from executor.megatron_limits import FORWARD_PASS, READY_MODELS, check_limits, limits_of
-from planner import FrozenMap, Module, Output, Parallel, Plan, compile_spec
+from executor.start.limits import check_limits
+from planner import Fault, FrozenMap, Module, Output, Parallel, Plan, compile_spec
+from planner.limits.limits import limits_of
+from planner.limits.target import FORWARD_PASS, READY_MODELS, Layers, Target, component_of
 from planner.testing import PlanOf
-from tests import EXAMPLES
+from tests import EXAMPLES, ROOT
 from tests.executor.jobs import specs
+
+READY = Target(layers=Layers.LOCAL)
+OWN_SPECS = Target(layers=Layers.LOCAL, own_specs=True)
+
+
+def is_of(fault: Fault, component: str) -> bool:
+    """Whether a limit is this component's, and says so."""
+    return component_of(fault.code) == component and fault.rule.endswith(f" [{component}]")
 
 
 def changed(plan: Plan, module: str, **changes: object) -> Plan:
@@ -114,16 +129,17 @@ PASSES = {
 @pytest.mark.parametrize("name", PASSES)
 def test_what_one_forward_pass_cannot_do_is_refused_of_own_specs_too(name: str) -> None:
     plan, rule = PASSES[name]
-    (found,) = limits_of(plan, own_specs=True)
-    assert (found.component, rule in found.rule) == (FORWARD_PASS, True), found
+    (found,) = limits_of(plan, OWN_SPECS)
+    assert is_of(found, FORWARD_PASS)
+    assert rule in found.rule
 
 
 @pytest.mark.parametrize("name", BEYOND)
 def test_own_specs_are_not_held_to_what_the_ready_models_cannot(name: str) -> None:
     plan, _ = BEYOND[name]
-    ready = [limit for limit in limits_of(plan) if limit.component == READY_MODELS]
+    ready = [limit for limit in limits_of(plan, READY) if is_of(limit, READY_MODELS)]
     assert bool(ready) == (name in OWN)
-    assert list(limits_of(plan, own_specs=True)) == [limit for limit in limits_of(plan) if limit not in ready]
+    assert list(limits_of(plan, OWN_SPECS)) == [limit for limit in limits_of(plan, READY) if limit not in ready]
     if name in OWN:
         check_limits(plan, own_specs=True)
 
@@ -134,9 +150,31 @@ def test_refused_by_name(name: str) -> None:
     with pytest.raises(UnsupportedError, match="cannot run this plan") as caught:
         check_limits(plan)
     assert rule in str(caught.value)
-    assert str(caught.value).count("fix: ") == len(list(limits_of(plan)))
+    assert str(caught.value).count("fix: ") == len(limits_of(plan, READY))
 
 
 @pytest.mark.parametrize("name", ["tiny_4rank", "llava_8gpu", "llava_8gpu_colocated", "vision_audio_8gpu"])
 def test_examples_are_within_the_limits(name: str, plan_of: PlanOf) -> None:
-    assert [str(limit) for limit in limits_of(plan_of(EXAMPLES / f"{name}.yaml"))] == []
+    assert [str(limit) for limit in limits_of(plan_of(EXAMPLES / f"{name}.yaml"), READY)] == []
+
+
+def test_the_library_refuses_another_version_before_its_import_fails(tmp_path: Path) -> None:
+    """0.18.2, for one, has no views in HyperCommGrid. A stand-in for it cannot be imported at all."""
+    metadata = tmp_path / "megatron_core-0.18.2.dist-info" / "METADATA"
+    package = tmp_path / "megatron" / "__init__.py"
+    for path, text in (
+        (metadata, "Name: megatron-core\nVersion: 0.18.2\n"),
+        (package, "raise ImportError('imported')\n"),
+    ):
+        path.parent.mkdir()
+        path.write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", "import executor.library"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "megatron-core 0.18.2 is not known here; this executor was checked against 0.19: pip install" in done.stderr

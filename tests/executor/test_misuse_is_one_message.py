@@ -70,7 +70,7 @@ def test_an_environment_without_sense_is_refused(name: str, value: str, said: st
 
 
 BEYOND = {
-    "fp16": (("dtype: fp32", "dtype: fp16"), "loss scaling over several modules is not right in megatron-core 0.19"),
+    "fp16": (("dtype: fp32", "dtype: fp16"), "loss scaling over several modules is not right"),
     "sharded_sgd": (("optimizer: sgd", "distributed_optimizer: true, optimizer: sgd"), "shards the state of adam only"),
     "items": (("tokens_per_sample: 16", "tokens_per_sample: 17"), "is a multiple of the 16 tokens"),
     "limit": (("{pp: 2}", "{cp: 2}"), "cp = 1 with local attention, got 2"),

@@ -19,6 +19,11 @@ import pytest
 
 from planner import Fault, Plan, PlanError, Spec, compile_spec, load_spec, parse_spec
 from planner.base.codes import CODES
+from planner.cli import main
+from planner.cost.memory.warnings import memory_warnings
+from planner.cost.timing.hardware import load_hardware
+from planner.limits.limits import limits_of
+from planner.limits.target import Layers, Target
 from planner.spec.loader import MAX_BYTES
 from tests import EXAMPLES
 from tests.strategies import planned
@@ -270,6 +275,60 @@ WARNINGS = [
 ]  # fmt: skip
 
 
+AUDIO = "family: audio, num_layers: 2, hidden_size: 32, num_attention_heads: 4, num_mel_bins: 5, max_positions: 6"
+
+
+def trained(topology: str = "", placement: str = "", **keys: str) -> str:
+    """A spec that trains, but for the keys given here: language and images, and further modules."""
+    text = modules(**{"language": f"model: {{{GPT}}}", "images": IMAGES} | keys)
+    return (
+        text + (f"topology: {{{topology}}}\n" if topology else "") + (f"placement: {placement}\n" if placement else "")
+    )
+
+
+IMAGES = f"model: {{{VIT}}}, special_token_id: 500"
+SOUND = f"model: {{{AUDIO}}}, special_token_id: 501"
+MOE = f"{GPT}, num_moe_experts: 4"
+DEEP = GPT.replace("num_layers: 4", "num_layers: 8")
+
+LIMITS = [  # on local layers
+    case("R101", "modules.language.parallel.sequence_parallel", trained(language=f"«parallel: {{tp: 2}}, model: {{{MOE}, add_bias_linear: false}}"), "tp = 2 without it", "megatron-core 0.19"),
+    case("R102", "modules.language.model.add_bias_linear", trained(language=f"model: {{{MOE}, «add_bias_linear: true}}"), "add_bias_linear = false, got true", "megatron-core 0.19"),
+    case("R103", "modules.language.stages", trained(language=f"parallel: {{pp: 4}}, model: {{{DEEP}}}, «stages: [1, 2, 3, 2]"), "[1, 2, 3, 2]"),
+    case("R104", "modules.video", trained("language: [video]", video=f"model: {{{VIT}}}").replace("video", "«video", 1), "video comes after it"),
+    case("R105", "modules.images.output.tensor_dims", trained(images=IMAGES + ", output: {«tensor_dims: 3}"), "tensor_dims = 2, got 3"),
+    case("R106", "training.dtype", trained() + "training: {«dtype: fp16}\n", "got fp16", "#5591"),
+    case("R107", "training.distributed_optimizer", trained() + "training: {optimizer: sgd, «distributed_optimizer: true}\n", "adam only", "got optimizer = sgd"),
+    case("R201", "modules.images.parallel.cp", trained(images="parallel: {«cp: 2}, " + IMAGES), "cp = 1, got 2", "ready-made models"),
+    case("R202", "modules.language.parallel.cp", trained(language=f"parallel: {{«cp: 2}}, model: {{{GPT}}}"), "cp = 1 with local attention, got 2", "--target te"),
+    case("R203", "modules.language.parallel.tp", trained(language=f"parallel: {{«tp: 4}}, model: {{{GPT}, num_query_groups: 2}}"), "num_query_groups >= tp, got 2 < 4"),
+    case("R204", "modules.images.parallel.sequence_parallel", trained(images="parallel: {tp: 2, «sequence_parallel: true}, " + IMAGES), "class token"),
+    case("R205", "modules.audio", trained("audio: [images], images: [language]", audio=f"model: {{{AUDIO}}}").replace("audio", "«audio", 1), "audio feeds ['images']", "specs of your own"),
+    case("R206", "modules.images", trained(images=f"model: {{{VIT}}}").replace("images", "«images", 1), "the spec has none", "add special_token_id"),
+    case("R207", "modules.language", trained(language="").replace("language", "«language", 1), "there is none for language"),
+    case("R208", "modules.images.model", trained(images=f"«model: {{{GPT}}}, special_token_id: 500"), "vit or audio, got gpt"),
+    case("R209", "modules.images.model.projector_hidden_size", trained(images=f"parallel: {{tp: 2}}, model: {{{VIT}, «projector_hidden_size: 33}}, special_token_id: 500"), "33 % 2 = 0, got 1", "multiple of 2"),
+    case("R210", "modules.language.model.kv_channels", trained(language=f"model: {{{GPT}, «kv_channels: 15}}"), "15 % 2 = 0, got 1"),
+    case("R301", "modules.images.parallel", trained(placement="colocated", language=f"parallel: {{pp: 2}}, model: {{{GPT}}}", images="«parallel: {dp: 2}, " + IMAGES), "rank 1 is of a later one", "one forward pass per rank"),
+    case("R301", "modules.images.parallel.pp", trained(placement="colocated", language=f"parallel: {{dp: 2}}, model: {{{GPT}}}", images="parallel: {«pp: 2}, " + IMAGES), "pp = 1, got 2"),
+    case("R302", "modules.audio.parallel", trained(language=f"parallel: {{rank_offset: 0}}, model: {{{GPT}}}", images="parallel: {pp: 2, rank_offset: 1}, " + IMAGES, audio="«parallel: {tp: 2, rank_offset: 1}, " + SOUND), "pp = 1 or the same grid"),
+    case("R303", "modules.audio", trained("images: [audio], speech: [audio], audio: [language]", audio=SOUND, speech=f"model: {{{AUDIO}}}").replace("audio", "«audio", 1), "audio takes ['images', 'speech']", num=3),
+    case("R304", "topology.images", trained("«images: [audio], audio: [language]", language=f"parallel: {{rank_offset: 0}}, model: {{{GPT}}}", images=f"parallel: {{rank_offset: 1}}, model: {{{VIT}}}", audio="parallel: {dp: 2, rank_offset: 1}, " + SOUND), "same ranks and pp = 1", num=2),
+    case("R305", "topology", trained("images: [audio], audio: [language]", language=f"parallel: {{rank_offset: 0}}, model: {{{GPT}}}", images=f"parallel: {{rank_offset: 0}}, model: {{{VIT}}}", audio="parallel: {rank_offset: 1}, " + SOUND).replace("topology", "«topology"), "language -> audio -> language", num=2),
+    case("R401", "modules.images.output.tokens_per_sample", trained(images=IMAGES + ", output: {«tokens_per_sample: 24}"), "multiple of the 16 tokens", "got 24", "synthetic data"),
+    case("R402", "batch.seq_length", trained(images=IMAGES + ", output: {tokens_per_sample: 64}").replace("seq_length", "«seq_length"), "images 64 < seq_length = 64", "above 64"),
+    case("R403", "modules.images.special_token_id", trained(images=f"model: {{{VIT}}}, «special_token_id: 0"), "got 0"),
+    case("R404", "modules.language.model.vocab_size", trained(language=f"model: {{{GPT.replace('vocab_size: 512', '«vocab_size: 2')}}}", images=IMAGES.replace("500", "1")), "vocab_size > 2", "got 2"),
+]  # fmt: skip
+MEMORY = case(
+    "W006",
+    "modules.language",
+    "cluster: {gpu: h100}\n" + language("model: {preset: vicuna-7b}").replace("language", "«language"),
+    "memory of rank 0 (language stage 0) <= 79 GiB of h100, got 1",
+    "too much",
+)
+
+
 def place(text: str) -> tuple[str, int, int]:
     """The text without its «, and the line and column at which it stood."""
     before, mark, after = text.partition("«")
@@ -292,7 +351,7 @@ def path_of(fault: Fault) -> str:
 
 def check(fault: Fault, case: Case, line: int, column: int) -> None:
     shown = str(fault)
-    level = "warning" if case.code.startswith("W") else "error"
+    level = "warning" if case.code.startswith(("W", "R")) else "error"
     assert path_of(fault) == case.path
     assert shown.startswith(f"{FILE}:{line}:{column}: {level}[{case.code}] {case.path}: ")
     for words in case.says:
@@ -328,6 +387,46 @@ def test_a_doubtful_spec_plans_with_a_warning_and_is_refused_when_strict(case: C
     with pytest.raises(PlanError) as caught:
         compile_spec(spec, strict=True)
     assert found[0] in caught.value.faults
+
+
+LOCAL = Target(layers=Layers.LOCAL)
+
+
+def test_the_spec_that_the_cases_of_limits_vary_has_none() -> None:
+    assert limits_of(planned(parse_spec(trained())), LOCAL) == ()
+
+
+@pytest.mark.parametrize("case", names(LIMITS))
+def test_what_cannot_run_is_planned_and_said(case: Case) -> None:
+    text, line, column = place(case.text)
+    limits = limits_of(planned(parse_spec(text, FILE)), LOCAL)
+    assert len(limits) == case.num, [str(limit) for limit in limits]
+    found = [limit for limit in limits if (limit.code, path_of(limit)) == (case.code, case.path)]
+    assert len(found) == 1
+    assert found[0].is_warning
+    check(found[0], case, line, column)
+
+
+@pytest.mark.parametrize("case", names(LIMITS))
+def test_the_commands_warn_of_what_cannot_run_unless_strict(
+    case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / FILE
+    path.write_text(place(case.text)[0])
+    assert main(["plan", str(path)]) == 0
+    assert f" warning[{case.code}] {case.path}: " in capsys.readouterr().out
+    assert main(["plan", str(path), "--strict", "--out", str(tmp_path / "plan.json")]) == 1
+    captured = capsys.readouterr()
+    assert f" warning[{case.code}] {case.path}: " in captured.err
+    assert captured.out == ""
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_memory_that_does_not_fit_is_said_where_the_module_stands() -> None:
+    text, line, column = place(MEMORY.text)
+    (found,) = memory_warnings(planned(parse_spec(text, FILE)), load_hardware("h100"))
+    check(found, MEMORY, line, column)
+    assert memory_warnings(planned(parse_spec(text, FILE)), load_hardware("b200")) == ()
 
 
 @pytest.fixture(scope="module")
@@ -566,7 +665,7 @@ def test_what_merges_and_aliases_allow_is_read() -> None:
 
 def test_every_code_has_a_case() -> None:
     files = {"S001", "S002", "S006"}  # S006: test_work_is_bounded.py
-    covered = {one.code for one in [*SPECS, *WARNINGS]} | set(PLANS) | files
+    covered = {one.code for one in [*SPECS, *WARNINGS, *LIMITS, MEMORY]} | set(PLANS) | files
     assert covered == set(CODES)
 
 

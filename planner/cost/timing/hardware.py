@@ -13,7 +13,7 @@ from typing import cast
 import attrs
 
 from ...base import codes
-from ...base.errors import Fault, PlanError
+from ...base.errors import Fault, Faults, PlanError
 from ...base.frozen import frozen
 from ...spec.fields import FieldType, Integer, Line, Positive, Record, field, suggest
 from ...spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
@@ -110,6 +110,23 @@ def load_hardware(name: str) -> Hardware:
     except PlanError as error:
         raise error.of("hardware") from None
     return parse_hardware(data, file_name(path), is_ours=not is_file)
+
+
+def check_gpu(name: str, faults: Faults) -> None:
+    """Add a fault of `cluster.gpu` if there is no GPU of that name, or no such file.
+
+    Raises:
+        PlanError: there is a hardware file of that name, with faults of its own.
+    """
+    if name.lower() in known_hardware():
+        return
+    try:
+        load_hardware(name)
+    except PlanError as error:
+        (first, *_) = error.faults
+        if first.code not in (codes.BAD_CHOICE, codes.UNREADABLE):
+            raise
+        faults.add(first.code, ("cluster", "gpu"), first.rule, first.remedy)
 
 
 def parse_hardware(text: str | bytes, file: str = "<string>", *, is_ours: bool = False) -> Hardware:

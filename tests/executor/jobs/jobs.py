@@ -29,12 +29,12 @@ from executor.groups.creation_log import Creation
 from executor.groups.grids import build_grids
 from executor.groups.groups import ProcessGroups
 from executor.library.compare import check_layout
-from executor.megatron_limits import check_limits
 from executor.model.meta_device import on_meta
 from executor.model.model import build_model, modules_of
 from executor.model.weights import shards_of
 from executor.start import device
 from executor.start.context import Context, connect, started
+from executor.start.limits import check_limits
 from executor.start.versions import Versions
 from executor.training.ddp import default_config
 from executor.training.slicing import batch_of_rank

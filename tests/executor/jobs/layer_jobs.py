@@ -13,8 +13,8 @@ from torch import float32
 
 from executor.errors import ExecutorError
 from executor.model import transformer
-from executor.start.layer_backend import Layers
 from planner import Plan
+from planner.limits.target import Layers
 
 
 class FusedLinear:
