@@ -1,13 +1,32 @@
-"""`python -m executor`. The process ends without the interpreter's own exit, in which torch now and then aborts after
-gloo was used."""
+"""`python -m executor`. The guard starts first, before seconds of imports: an early Ctrl-C is one line, too.
+
+The process ends without the interpreter's own exit, in which torch now and then aborts after gloo was used.
+"""
 
 import os
 import sys
+from typing import NoReturn
 
-from .commands.cli import main
+from .watch.guard import Guard
+
+
+def run() -> NoReturn:
+    """Run the command line as one rank, and end the process."""
+    guard = Guard()
+    guard.start()
+    from .commands.cli import main  # noqa: PLC0415  after the guard
+
+    try:
+        code = main(guard=guard)
+    except SystemExit as end:  # --help and --version
+        code = end.code if isinstance(end.code, int) else 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # full, or closed: what could not be written was told already
+            code = code or 1
+    os._exit(code)
+
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    run()

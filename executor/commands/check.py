@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ..groups.groups import ProcessGroups
+from ..watch import progress
 from .check_bridges import BridgeTime, check_bridge
 
 _HASH_BITS = 39  # a sum over the largest world, 2^24 ranks, fits int64
@@ -34,6 +35,7 @@ def check(groups: ProcessGroups, device: torch.device) -> Findings:
     faults = list(check_groups(groups, device))
     times = []
     for bridge in groups.plan.bridges:
+        progress.at("checking", bridge=bridge.name)
         found, measured = check_bridge(bridge, groups, device)
         faults += found
         times.append(measured)
@@ -44,6 +46,7 @@ def check_groups(groups: ProcessGroups, device: torch.device) -> Iterator[str]:
     """Sum the members' numbers over every group of this rank, in creation order, and yield a line per wrong sum."""
     rank = groups.rank
     for group, process_group in groups:
+        progress.at("checking", group=f"{group.owner}:{group.kind}:{group.index}")
         numbers = torch.tensor(numbers_of((rank,)), dtype=torch.int64, device=device)
         dist.all_reduce(numbers, group=process_group)
         planned, found = numbers_of(group.ranks), numbers.tolist()

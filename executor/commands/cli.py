@@ -7,9 +7,11 @@ imported once a command runs: help, --version and the misuse of a single process
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,8 +25,9 @@ from planner.base.version import package_version
 from planner.commands.options import MisuseError, Version, integer, number
 from planner.limits.target import Layers
 
-from ..errors import ExecutorError
+from ..errors import ExecutorError, LostPeerError
 from ..start import DEFAULT_TIMEOUT
+from ..watch.guard import Guard
 from .options import Parser, check_writable
 
 if TYPE_CHECKING:
@@ -35,13 +38,19 @@ if TYPE_CHECKING:
     from .trainer import Step, TrainSettings
 
 OK, FAULTS, MISUSE = 0, 1, 2
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EBADF, errno.EIO)
 _DAY = 86400.0  # seconds
 _MAX_LR = 1e6  # as in a spec
 _MAX_INTEGER = 2**32 - 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command as one rank and return its exit code."""
+def main(arguments: Sequence[str] | None = None, guard: Guard | None = None) -> int:
+    """Run one command as one rank and return its exit code.
+
+    Args:
+        guard: what ends the process if it is stuck; without a started one, nothing does.
+    """
+    guard = guard or Guard()
     try:
         options, misuse = _parser().parse_args(arguments), None
     except MisuseError as error:
@@ -49,42 +58,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"executor: {printable_lines(str(error))}", file=sys.stderr, flush=True)
             return MISUSE
         options, misuse = argparse.Namespace(timeout=DEFAULT_TIMEOUT.total_seconds()), error
-    from ..start.context import connect  # noqa: PLC0415  imports torch, which help and the misuse of one rank do not need
+    guard.arm(options.timeout)
+    try:
+        code = _run(options, misuse, guard)
+        _flush()
+    except MisuseError as error:
+        return _speak(guard, str(error), MISUSE)
+    except Exception as error:  # one of several ranks must say what it was
+        return _speak(guard, *_told(error, options.timeout, guard))
+    guard.ending.leave()
+    return code
+
+
+def _run(options: argparse.Namespace, misuse: MisuseError | None, guard: Guard) -> int:
+    """Connect to the other ranks, and run the command."""
+    from torch.distributed import DistNetworkError  # noqa: PLC0415  help and the misuse of one rank need no torch
+
+    from ..start.context import connect, leave  # noqa: PLC0415
     from ..start.meet import UnmetError  # noqa: PLC0415
+    from ..start.versions import check_versions  # noqa: PLC0415
+    from ..watch.heartbeat import Heartbeats, interval_of, store_address, store_server  # noqa: PLC0415
 
     try:
         context = connect(timedelta(seconds=options.timeout))
     except UnmetError as error:
-        return _say(misuse or error, MISUSE if misuse else FAULTS, aloud=error.speaks or misuse is not None)
+        is_silent = not error.speaks and misuse is None
+        return _speak(guard, str(misuse or error), MISUSE if misuse else FAULTS, is_silent=is_silent)
     except (ExecutorError, RuntimeError, OSError) as error:
-        return _say(f"cannot meet the other ranks: {_first_line(error)}", FAULTS)
-    return _run(options, context, misuse)
-
-
-def _run(options: argparse.Namespace, context: Context, misuse: MisuseError | None) -> int:
-    """Run a command that has met the other ranks, or refuse its misuse, and return the exit code."""
-    from planner import PlanError  # noqa: PLC0415
-
-    from ..start.versions import check_versions  # noqa: PLC0415
-
-    try:
-        if misuse:
-            raise misuse
-        check_versions()
-        code: int = options.run(options, context)
-    except MisuseError as error:
-        return _speak(context, str(error), MISUSE)
-    except (ExecutorError, PlanError) as error:
-        return _speak(context, str(error))
-    except Exception as error:  # one of several ranks must say what it was
-        return _speak(context, _unexpected(context, error))
-    return code
-
-
-def _say(message: object, code: int, *, aloud: bool = True) -> int:
-    """Print a message, if it is this rank that speaks, and return the exit code."""
-    if aloud:
-        print(f"executor: {message}", file=sys.stderr, flush=True)
+        lost = isinstance(error, DistNetworkError)
+        served = f"\nthe store at {store_address()} is served by {store_server()}, which did not come" if lost else ""
+        raise ExecutorError(f"cannot meet the other ranks: {_first_line(error)}{served}") from error
+    guard.ending.beats = Heartbeats(context.store, context.rank, context.world_size, interval_of(options.timeout))
+    guard.ending.beats.start()
+    guard.ending.farewell = lambda reason: leave(context, reason)
+    if misuse:
+        raise misuse
+    check_versions()
+    code: int = options.run(options, context)
     return code
 
 
@@ -98,23 +108,35 @@ def _is_alone() -> bool:
     return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
-def _speak(context: Context, text: str, code: int = FAULTS) -> int:
-    """Print a message on the first rank that comes here, leave the run, and return the exit code."""
-    from ..start.context import leave  # noqa: PLC0415
+def _flush() -> None:
+    """Write what is still buffered, so that a full disk is an error here and not at the interpreter's exit."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
-    if context.claim.is_first():
-        print(f"executor: {printable_lines(text)}", file=sys.stderr, flush=True)
-    leave(context, text)
+
+def _speak(guard: Guard, text: str, code: int = FAULTS, looks: float = 0.0, *, is_silent: bool = False) -> int:
+    """Print a message, if it is this rank that speaks for the job, and return the exit code."""
+    said = guard.ending.speak(printable_lines(text), code, looks=looks, is_silent=is_silent)
+    if said is None:  # the guard's thread ends this process just now
+        threading.Event().wait()
     return code
 
 
-def _unexpected(context: Context, error: Exception) -> str:
-    """The traceback of an error, or two lines if another rank is its cause."""
+def _told(error: Exception, timeout: float, guard: Guard) -> tuple[str, int, float]:
+    """What to say of an error, the exit code, and for how many seconds to look for lost ranks."""
+    from planner import PlanError  # noqa: PLC0415
+
+    if isinstance(error, ExecutorError | PlanError):
+        return str(error), FAULTS, guard.look_seconds() if isinstance(error, LostPeerError) else 0.0
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        where = f" {error.filename}" if error.filename else ""
+        return f"rank {os.environ.get('RANK', '0')} cannot write{where}: {error.strerror}", FAULTS, 0.0
     from ..start.lost_ranks import describe, is_lost_rank  # noqa: PLC0415
 
+    rank = int(os.environ.get("RANK", "0"))
     if is_lost_rank(error):
-        return describe(error, context.rank, context.timeout)
-    return f"rank {context.rank} failed:\n{traceback.format_exc()}"
+        return describe(error, rank, timedelta(seconds=timeout)), FAULTS, guard.look_seconds()
+    return f"rank {rank} failed:\n{traceback.format_exc()}", FAULTS, 0.0
 
 
 def _versions() -> str:
@@ -210,7 +232,7 @@ def _nodes(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
 def _tell(told: str, context: Context) -> None:
     """Log what --any-node-shape allows."""
     if told and context.is_first:
-        _say(f"--any-node-shape: {told}", OK)
+        print(f"executor: --any-node-shape: {told}", file=sys.stderr, flush=True)
 
 
 def _train(options: argparse.Namespace, context: Context) -> int:

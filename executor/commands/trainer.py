@@ -39,6 +39,7 @@ from ..training.gradients import counts_tokens, finalize_model_grads_multimodule
 from ..training.optimizer import build_optimizer, optimizer_config
 from ..training.slicing import batch_of_rank
 from ..training.synthetic_data import Microbatch, Synthetic
+from ..watch import progress
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -85,6 +86,7 @@ class Trainer:
     def __init__(
         self, plan: Plan, groups: ProcessGroups, samples: Synthetic, settings: TrainSettings, device: torch.device
     ) -> None:
+        progress.at("building the model")
         self.plan, self.view, self._device, self._samples = plan, groups.view, device, samples
         dtype = DTYPES[settings.dtype]
         provider = LlavaMimoProvider(plan=plan, bf16=dtype is torch.bfloat16, seed=settings.seed)
@@ -117,6 +119,7 @@ class Trainer:
     def step(self, step: int) -> Step:
         """One optimizer step over the global batch."""
         started = time.perf_counter()
+        progress.at("training", step=step)
         zero_grad_buffer_for_multimodule(self._modules)
         self._optimizer.zero_grad()
         losses = forward_backward_pipelining_without_interleaving(
@@ -130,6 +133,7 @@ class Trainer:
             pg_collection=self._collection,
         )
         self._communicator.flush()
+        progress.at("updating weights", step=step)
         updated, grad_norm, _ = self._optimizer.step()
         loss = self._total(losses) / max(1, self._num_tokens)
         # Both numbers are the whole world's, so that all ranks stop at the same step.
@@ -143,7 +147,9 @@ class Trainer:
         return Step(step, loss, float(grad_norm), self._num_tokens, time.perf_counter() - started, memory_bytes())
 
     def _microbatches(self, step: int) -> Iterator[Microbatch]:
-        return (self._samples.microbatch(step, index) for index in range(self.plan.batch.num_microbatches))
+        for index in range(self.plan.batch.num_microbatches):
+            progress.at("training", step=step, microbatch=index)
+            yield self._samples.microbatch(step, index)
 
     def _forward(self, data_iterator: Iterator[Microbatch], model: PlannedMimoModel) -> tuple[Any, Callable[..., Any]]:
         """The schedule's forward step: one microbatch."""

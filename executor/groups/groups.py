@@ -21,6 +21,7 @@ import torch.distributed as dist
 from planner import Direction, Group, GroupKind, Plan
 
 from ..start import device
+from ..watch import progress
 from .creation_log import Creation, CreationLog, backward_place, creations
 from .gloo import one_device
 from .group_names import GroupNames, named, open_alone
@@ -152,6 +153,7 @@ class ProcessGroups:
         """A process group named by its place, which no other group of the plan has."""
         self.log.add(creation)
         group = creation.group
+        progress.at("creating groups", group=f"{group.owner}:{group.kind}:{group.index}")
         with named(self._names.of(creation.place)):
             created = dist.new_group(
                 list(group.ranks),

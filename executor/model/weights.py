@@ -18,6 +18,8 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.models.mimo.model.base import MimoModel
 
+from ..watch import progress
+
 STANDARD_DEVIATION = 0.02
 _VOCABULARIES = ("language_model.embedding.word_embeddings.weight", "language_model.output_layer.weight")
 
@@ -88,6 +90,7 @@ def initialize(model: MimoModel, seed: int, *, on_cpu: bool = False) -> None:
         if name.removeprefix("module.").replace(".module.", ".") in _VOCABULARIES:
             parameter.zero_()  # what no shard fills is padding
     for shard in shards_of(model):
+        progress.at("building the model", weight=shard.key)
         drawn = _initial(shard, seed, torch.device("cpu") if on_cpu else shard.data.device)
         shard.data.copy_(drawn[shard.index])
 

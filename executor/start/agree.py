@@ -24,29 +24,6 @@ _MAX_VARIANTS = 4
 _WITHDRAWN = "withdrawn"
 
 
-@attrs.frozen
-class Claim:
-    """Lets one of several failing ranks speak, so that a failure is one message instead of many interleaved ones.
-
-    Attributes:
-        store: where ranks claim; used for nothing else.
-    """
-
-    store: Store
-    rank: int
-
-    def is_first(self) -> bool:
-        """Whether this rank is the first to claim. If the store does not answer, ranks 0 and 1 both speak.
-
-        If rank 0 hosts the store instead of a launcher, the store ends with rank 0. Rank 1 then cannot know whether
-        rank 0 spoke or died without a word, and two messages are better than none.
-        """
-        try:
-            return bool(self.store.add("speaker", 1) == 1)
-        except RuntimeError:
-            return self.rank <= 1
-
-
 @attrs.frozen(kw_only=True)
 class Nodes:
     """What the plan says of nodes, and where this rank runs.

@@ -8,7 +8,6 @@ run is one rank.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,14 +19,14 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from ..errors import ExecutorError
+from ..watch import progress
 from . import DEFAULT_TIMEOUT, device
-from .agree import Claim, Nodes, agree, withdraw
+from .agree import Nodes, agree, withdraw
 from .meet import meet
 from .nodes import Place
 from .versions import installed
 
 _AGREE = "agree"  # the agreement's part of the store
-_LINGER_SECONDS = 5.0
 _LAST_PORT = 65535
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -41,7 +40,6 @@ class Context:
         device: the device that this process uses.
         timeout: how long a rank waits for another.
         store: the store of this attempt; a restart has another.
-        claim: decides which of several failing ranks speaks.
     """
 
     rank: int
@@ -49,7 +47,6 @@ class Context:
     device: torch.device
     timeout: timedelta
     store: Store
-    claim: Claim
 
     @property
     def is_first(self) -> bool:
@@ -65,6 +62,7 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
         ExecutorError: the environment has only some of torchrun's variables, or a variable that is no number or out of
             range.
     """
+    progress.at("connecting")
     missing = [name for name in _VARIABLES if name not in os.environ]
     if missing and len(missing) < len(_VARIABLES):
         raise ExecutorError(f"the environment lacks {', '.join(missing)}: start with torchrun")
@@ -75,7 +73,7 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     launchers = PrefixStore("mimo", HashStore() if missing else _open_store(rank, timeout))
     launchers.set_timeout(timeout)
     store = PrefixStore(meet(launchers, rank, world_size, timeout), launchers)
-    return Context(rank, world_size, chosen, timeout, store, Claim(PrefixStore("claim", store), rank))
+    return Context(rank, world_size, chosen, timeout, store)
 
 
 def _number(name: str, default: int) -> int:
@@ -106,25 +104,12 @@ def _launcher_hosts_store() -> bool:
 
 
 def leave(context: Context, reason: str) -> None:
-    """Leave after a failure, and tell ranks that still wait for this one to agree.
-
-    If rank 0 hosts the store it leaves last, since a slower rank would look for the store in vain. It does not wait
-    long, because a rank that died never says that it leaves.
+    """Tell ranks that still wait for this one to agree that it will not come.
 
     Args:
         reason: what went wrong, of which the first line is told.
     """
-    deadline = time.monotonic() + min(_LINGER_SECONDS, context.timeout.total_seconds())
-    try:
-        withdraw(PrefixStore(_AGREE, context.store), context.rank, reason.partition("\n")[0])
-        num_left = context.store.add("left", 1)
-        while context.is_first and not _launcher_hosts_store() and num_left < context.world_size:
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.05)
-            num_left = context.store.add("left", 0)
-    except RuntimeError:  # the store is gone already
-        return
+    withdraw(PrefixStore(_AGREE, context.store), context.rank, reason.partition("\n")[0])
 
 
 @contextmanager
@@ -151,8 +136,10 @@ def started(
     """
     found = {"plan": digest, **installed(), "timeout": str(context.timeout), **options}
     nodes = Nodes(gpus_per_node=gpus_per_node, place=Place.here(), any_shape=any_node_shape)
+    progress.at("agreeing")
     store = PrefixStore(_AGREE, context.store)
     told = agree(store, context.rank, context.world_size, plan_world_size, found, context.timeout, nodes=nodes)
+    progress.at("connecting to all ranks")
     dist.init_process_group(
         device.backend(),
         store=PrefixStore("world", context.store),
@@ -160,11 +147,13 @@ def started(
         world_size=context.world_size,
         timeout=context.timeout,
     )
+    progress.at("importing megatron-core")
     from megatron.core import parallel_state  # noqa: PLC0415  takes seconds to import: only once the ranks agree
 
     parallel_state._set_global_memory_buffer()  # linear layers under sequence parallelism gather into it
     with device.ready():
         yield told
+    progress.at(progress.ENDING)
     # Only after success: on a rank that failed, destroying groups could wait for peers that will not come.
     parallel_state.destroy_global_memory_buffer()
     dist.destroy_process_group()

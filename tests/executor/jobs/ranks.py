@@ -9,6 +9,7 @@ caller with its traceback. Ranks that are still running then, or at the deadline
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import multiprocessing
@@ -16,6 +17,7 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -51,6 +53,29 @@ def run_all(
     """As `run`, but wait for every rank. The result of a rank that failed is the text of its error."""
     results, errors = _run(world_size, function, args, timeout, env or {}, stop_early=False)
     return [results.get(rank, errors.get(rank)) for rank in range(world_size)]
+
+
+@contextlib.contextmanager
+def started(
+    world_size: int, function: str, *args: Any, env: dict[str, str] | None = None
+) -> Iterator[list[multiprocessing.process.BaseProcess]]:
+    """The processes of ranks that run `function`, for tests that look at how they end. They are killed at the end."""
+    _start_server()
+    port, processes = _free_port(), []
+    try:
+        for rank in range(world_size):
+            ours, theirs = _context.Pipe(duplex=False)
+            variables = _variables(rank, world_size, port) | (env or {})
+            process = _context.Process(target=_main, args=(theirs, function, args, variables), daemon=True)
+            process.start()
+            theirs.close()
+            ours.close()
+            processes.append(process)
+        yield list(processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def _run(
