@@ -22,8 +22,9 @@ def run() -> NoReturn:
         code = end.code if isinstance(end.code, int) else 1
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):  # full, or closed: what could not be written was told already
+            if stream is not None:  # closed from the start
+                stream.flush()
+        except (OSError, ValueError):  # full, or closed meanwhile
             code = code or 1
     os._exit(code)
 

@@ -16,7 +16,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .bounded import bounded
 from .heartbeat import Heartbeats, describe_lost, describe_store, serves_store
@@ -30,6 +31,8 @@ class Ending:
     Attributes:
         timeout: how long a rank waits for another, in seconds.
         beats: the heart of this rank; None before it has a connection to the store.
+        explain: what the published records of all ranks say, if they explain a failure: plans that differ look like a
+            dead rank.
         deadline: when the process must have ended, in seconds of time.monotonic(); None while it runs.
         code: the exit code, once `deadline` is set.
     """
@@ -37,6 +40,7 @@ class Ending:
     def __init__(self) -> None:
         self.timeout = 120.0
         self.beats: Heartbeats | None = None
+        self.explain: Callable[[Mapping[int, Mapping[str, Any]]], str | None] = lambda _: None
         self.deadline: float | None = None
         self.code = 1
         self._lock = threading.Lock()
@@ -74,7 +78,8 @@ class Ending:
         return code
 
     def leave(self) -> None:
-        """Say that this rank ends because it is done."""
+        """Say that this rank ends because it is done. Waits for ever if another thread is ending the process."""
+        self._lock.acquire()
         self._ask(lambda beats: beats.leave(), self._claim_seconds)
 
     @property
@@ -96,6 +101,9 @@ class Ending:
         assert self.beats is not None
         beats = self.beats
         try:
+            explained = bounded(lambda: self.explain(beats.records()), self._claim_seconds)
+            if explained:
+                return f"{text}\n{explained}", None
             lost = bounded(lambda: beats.lost(seconds), seconds + self._claim_seconds)
         except (RuntimeError, TimeoutError) as error:
             return text, error

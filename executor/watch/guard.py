@@ -53,6 +53,7 @@ class Guard:
 
     def start(self) -> None:
         """Watch from now on. To be called by the main thread."""
+        _open_standard_streams()
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         for number in _SIGNALS:
@@ -127,7 +128,7 @@ class Guard:
         is_interrupt = number is signal.SIGINT
         how = "interrupted" if is_interrupt else f"stopped by {number.name}"
         looks = 0.0 if is_interrupt else self.look_seconds()
-        self._end(f"{self._rank} was {how} at {place}", _SIGNALS[number], looks, is_told_to_all=True)
+        self._end(f"{self._rank} was {how}: {place}", _SIGNALS[number], looks, is_told_to_all=True)
 
     def _stalled(self, place: progress.Place, now: float) -> None:
         waited = f"{now - place.since:.1f} s ({_GUARD} x --timeout)"
@@ -153,6 +154,15 @@ class Guard:
         except TimeoutError:
             pass  # nobody reads stderr, or the store stopped meanwhile
         os._exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Give the numbers of closed standard streams to /dev/null, lest sockets get them, and what is printed there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _stands(frame: FrameType | None) -> str:

@@ -13,7 +13,8 @@ import json
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import progress
 
@@ -54,6 +55,7 @@ class Heartbeats:
 
     Attributes:
         message: what the rank that spoke for the job said; None while no rank has failed.
+        record: what to publish beside the heartbeat, as small JSON: the groups that this rank has created.
         store_lost_at: since when the store has been gone, in seconds of time.monotonic(); None while it is there.
     """
 
@@ -62,8 +64,10 @@ class Heartbeats:
         self.rank, self.world_size, self.interval = rank, world_size, interval
         self.message: str | None = None
         self.store_lost_at: float | None = None
+        self.record: Callable[[], Mapping[str, Any]] | None = None
         self._shared, self._count = store, 0
         self._own: Store | None = None
+        self._published, self._lock = "", threading.Lock()
         self._connected, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -89,11 +93,21 @@ class Heartbeats:
             self._connected.set()
 
     def _beat(self, *, leaves: bool = False) -> None:
-        self._count += 1
-        beat = Beat(self._count, time.time(), str(progress.place()), leaves)
-        self._store.set(f"beat/{self.rank}", json.dumps(beat))
+        with self._lock:  # so that none comes after the last
+            if self._stopped.is_set() and not leaves:
+                return
+            self._count += 1
+            beat = Beat(self._count, time.time(), str(progress.place()), leaves)
+            self._store.set(f"beat/{self.rank}", json.dumps(beat))
+            self._publish()
         if not leaves and self._store.check([_MESSAGE]):
             self.message = self._store.get(_MESSAGE).decode()
+
+    def _publish(self) -> None:
+        record = json.dumps(self.record()) if self.record is not None else ""
+        if record != self._published:
+            self._store.set(f"record/{self.rank}", record)
+            self._published = record
 
     @property
     def _store(self) -> Store:
@@ -155,12 +169,20 @@ class Heartbeats:
             silent = {rank for rank in silent if now[rank] == seen[rank]}
         return {rank: seen[rank] for rank in sorted(silent)}
 
+    def records(self) -> dict[int, Mapping[str, Any]]:
+        """What the ranks have published as their `record`, by rank."""
+        return {} if self.world_size == 1 else self._read("record")
+
     def _beats(self) -> dict[int, Beat | None]:
-        keys = {rank: f"beat/{rank}" for rank in range(self.world_size)}
+        found = self._read("beat")
+        return {rank: Beat(*found[rank]) if rank in found else None for rank in range(self.world_size)}
+
+    def _read(self, name: str) -> dict[int, Any]:
+        keys = {rank: f"{name}/{rank}" for rank in range(self.world_size)}
         if not self._store.check(list(keys.values())):  # reading a key that is not there would wait for it
             keys = {rank: key for rank, key in keys.items() if self._store.check([key])}
-        found = dict(zip(keys, self._store.multi_get(list(keys.values())), strict=True)) if keys else {}
-        return {rank: Beat(*json.loads(found[rank])) if rank in found else None for rank in range(self.world_size)}
+        found = self._store.multi_get(list(keys.values())) if keys else []
+        return {rank: json.loads(text) for rank, text in zip(keys, found, strict=True)}
 
 
 def store_server() -> str:

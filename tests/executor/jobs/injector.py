@@ -5,6 +5,8 @@ The rank is a whole one, as `python -m executor` starts it, with the guard and w
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 import attrs
 
 import executor.__main__
+import executor.commands.cli
 from executor.errors import ExecutorError
 from executor.watch import progress
 from tests.executor.jobs import preload  # noqa: F401
@@ -77,3 +80,16 @@ def _happen(case: Case) -> None:
     if number is None:
         raise ExecutorError(f"planted on rank {case.victim}")
     os.kill(os.getpid(), number)
+
+
+def command_into(stdout: str, *arguments: str) -> tuple[int, str]:
+    """The executor's command line with standard output into a file: its exit code and standard error."""
+    err = io.StringIO()
+    with (
+        contextlib.redirect_stderr(err),
+        contextlib.suppress(OSError),  # what is still in the buffer when the stream is closed
+        Path(stdout).open("w", encoding="utf-8") as stream,
+        contextlib.redirect_stdout(stream),
+    ):
+        code = executor.commands.cli.main(arguments)
+    return code, err.getvalue()

@@ -65,8 +65,8 @@ def started(
     try:
         for rank in range(world_size):
             ours, theirs = _context.Pipe(duplex=False)
-            variables = _variables(rank, world_size, port) | (env or {})
-            process = _context.Process(target=_main, args=(theirs, function, args, variables), daemon=True)
+            environment = variables(rank, world_size, port) | (env or {})
+            process = _context.Process(target=_main, args=(theirs, function, args, environment), daemon=True)
             process.start()
             theirs.close()
             ours.close()
@@ -86,8 +86,8 @@ def _run(
     pipes, processes = [], []
     for rank in range(world_size):
         ours, theirs = _context.Pipe(duplex=False)
-        variables = _variables(rank, world_size, port) | env
-        process = _context.Process(target=_main, args=(theirs, function, args, variables), daemon=True)
+        environment = variables(rank, world_size, port) | env
+        process = _context.Process(target=_main, args=(theirs, function, args, environment), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -137,7 +137,8 @@ def _collect(pipes: list[Connection], deadline: float, stop_early: bool) -> tupl
     return results, errors
 
 
-def _variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+def variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What torchrun says to a rank of one node."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
