@@ -33,7 +33,9 @@ from .options import Parser, check_writable
 if TYPE_CHECKING:
     from planner import Plan
 
+    from ..groups.creation_log import CreationLog
     from ..start.context import Context
+    from ..watch.ending import Ending
     from .predicted import Predicted
     from .trainer import Step, TrainSettings
 
@@ -94,7 +96,7 @@ def _run(options: argparse.Namespace, misuse: MisuseError | None, guard: Guard) 
     if misuse:
         raise misuse
     check_versions()
-    code: int = options.run(options, context)
+    code: int = options.run(options, context, guard.ending)
     return code
 
 
@@ -198,7 +200,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(options: argparse.Namespace, context: Context) -> int:
+def _log(plan: Plan, ending: Ending) -> CreationLog:
+    """A log of the groups that this rank creates, which is published and explains a failure if plans differ."""
+    from ..groups.creation_log import CreationLog, explain  # noqa: PLC0415
+
+    log = CreationLog()
+    ending.explain = lambda records: explain(records, plan)
+    if ending.beats is not None:
+        ending.beats.record = log.record
+    return log
+
+
+def _check(options: argparse.Namespace, context: Context, ending: Ending) -> int:
     from planner.plan_file import load_plan  # noqa: PLC0415
 
     from ..start.context import started  # noqa: PLC0415
@@ -213,7 +226,7 @@ def _check(options: argparse.Namespace, context: Context) -> int:
         from . import console  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
         from .check import check  # noqa: PLC0415
 
-        groups = ProcessGroups(plan, context.rank, context.timeout)
+        groups = ProcessGroups(plan, context.rank, context.timeout, log=_log(plan, ending))
         check_layout(groups)
         reports = console.gather(check(groups, context.device), groups)
         if context.is_first:
@@ -235,7 +248,7 @@ def _tell(told: str, context: Context) -> None:
         print(f"executor: --any-node-shape: {told}", file=sys.stderr, flush=True)
 
 
-def _train(options: argparse.Namespace, context: Context) -> int:
+def _train(options: argparse.Namespace, context: Context, ending: Ending) -> int:
     if options.reference and context.world_size > 1:
         raise MisuseError(f"--reference runs on one rank: start one process, got {context.world_size}")
     if options.metrics is not None and context.is_first:
@@ -261,16 +274,23 @@ def _train(options: argparse.Namespace, context: Context) -> int:
     agreed = {"command": "train", **{f"--{name}": str(value) for name, value in given.items()}}
     with started(context, plan.digest, plan.world_size, agreed, **_nodes(plan, options)) as told:
         _tell(told, context)
-        _steps(plan, original, settings, options, context)
+        _steps(plan, original, settings, options, context, _log(plan, ending))
     return OK
 
 
-def _steps(plan: Plan, original: Plan, settings: TrainSettings, options: argparse.Namespace, context: Context) -> None:
+def _steps(
+    plan: Plan,
+    original: Plan,
+    settings: TrainSettings,
+    options: argparse.Namespace,
+    context: Context,
+    log: CreationLog,
+) -> None:
     from ..groups.groups import ProcessGroups  # noqa: PLC0415
     from ..training.synthetic_data import Synthetic  # noqa: PLC0415  imports megatron-core
     from .trainer import Trainer  # noqa: PLC0415
 
-    groups = ProcessGroups(plan, context.rank, context.timeout)
+    groups = ProcessGroups(plan, context.rank, context.timeout, log=log)
     trainer = Trainer(plan, groups, Synthetic(original, options.seed), settings, context.device)
     if context.is_first:
         from .predicted import predicted_of  # noqa: PLC0415  on this rank only

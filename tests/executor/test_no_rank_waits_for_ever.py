@@ -53,7 +53,7 @@ class Outcome:
     message: str
 
 
-def happen(case: Case, folder: Path) -> Outcome:
+def happen(case: Case, folder: Path, env: dict[str, str] | None = None) -> Outcome:
     """Run a case."""
     folder.mkdir()
     language, images, placement = LAYOUTS[case.layout]
@@ -61,7 +61,7 @@ def happen(case: Case, folder: Path) -> Outcome:
     plan.write_text(specs.plan(language, images, placement=placement, micro_size=2).to_json())
     errors = [folder / f"{rank}.err" for rank in (0, 1)]
     hit, spoke_at, last_start = folder / "hit", None, time.time()
-    with ranks.started(2, "injector:rank", case, str(plan), str(folder), TIMEOUT) as processes:
+    with ranks.started(2, "injector:rank", case, str(plan), str(folder), TIMEOUT, env=env) as processes:
         waited = [rank for rank in (0, 1) if not (case.how == "stop" and rank == case.victim)]
         while any(processes[rank].exitcode is None for rank in waited):
             happened = float(hit.read_text() or last_start) if hit.exists() else None
@@ -110,6 +110,34 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Outcome]:
 @pytest.mark.parametrize("case", FEW, ids=str)
 def test_whatever_happens_is_told_in_time(case: Case, few: dict[Case, Outcome]) -> None:
     assert not list(faults_of(case, few[case])), few[case]
+
+
+@pytest.fixture
+def freezes(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of ranks whose launcher serves the store, and stops at the moment at which something happens."""
+    served = tmp_path / "served"
+    with ranks.started(1, "injector:serve", str(served)):
+        while not served.exists():
+            time.sleep(0.02)
+        port, launcher = served.read_text().split()
+        yield {"MASTER_PORT": port, "FREEZE": launcher, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+
+def test_a_dead_rank_is_told_if_the_stores_host_is_frozen(freezes: dict[str, str], tmp_path: Path) -> None:
+    """No answer of the store will ever come, so that nobody can be asked which rank is lost."""
+    outcome = happen(Case("dp", "kill", "training", 1), tmp_path / "case", freezes)
+    assert (outcome.hanging, outcome.codes) == ((), (1, -9)), outcome
+    assert outcome.message.count("executor:") == 1
+    assert "rank 0 lost another rank" in outcome.message
+    assert "which the launcher serves, does not answer: the launcher is frozen or out of reach" in outcome.message
+
+
+def test_a_rank_that_waits_for_a_frozen_store_ends(freezes: dict[str, str], tmp_path: Path) -> None:
+    """Creating a group needs the store, whose calls do not return then, whatever their timeout is."""
+    outcome = happen(Case("dp", "stop", "creating groups", 1), tmp_path / "case", freezes)
+    assert (outcome.hanging, outcome.codes[0]) == ((), 1), outcome
+    assert "rank 0 made no progress for " in outcome.message
+    assert "the launcher is frozen or out of reach" in outcome.message
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from torch.distributed import TCPStore
 
 import executor.__main__
 import executor.commands.cli
@@ -75,7 +76,18 @@ def rank(case: Case, plan: str, folder: str, timeout: float) -> None:
     executor.__main__.run()
 
 
+def serve(file: str) -> None:
+    """Serve a store as torchrun's agent does, and write its port and the process to `file`."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    part = Path(f"{file}.part")
+    part.write_text(f"{store.port} {os.getpid()}")
+    part.rename(file)
+    time.sleep(600)
+
+
 def _happen(case: Case) -> None:
+    if "FREEZE" in os.environ:
+        os.kill(int(os.environ["FREEZE"]), signal.SIGSTOP)
     number = HOW[case.how]
     if number is None:
         raise ExecutorError(f"planted on rank {case.victim}")
