@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .bounded import bounded
-from .heartbeat import Heartbeats, describe_lost, describe_store, serves_store
+from .heartbeat import BEATS, Heartbeats, describe_lost, describe_store, serves_store
 
 _CLAIM_SECONDS = 2.0
 
@@ -59,10 +59,12 @@ class Ending:
         if not self._lock.acquire(blocking=False):
             return None
         self.code = code
-        self.deadline = time.monotonic() + 3 * self._claim_seconds + looks + 6.0
+        self.deadline = time.monotonic() + 5 * self._claim_seconds + looks + 10.0
         is_first, problem = self._claim(is_told_to_all)
         if not is_first:
-            told = None if problem else self._ask(lambda beats: beats.told(looks + 1.0), looks + 1.0)
+            told = None if problem else self._others_message()
+            if problem is None and told is None and self._speaks_alone():  # the rank that claimed died before it spoke
+                write(f"executor: {text}")
             self._record(told or text)
             self._linger()
             return code
@@ -94,8 +96,18 @@ class Ending:
                 return bounded(self.beats.claim, self._claim_seconds), None
             except (RuntimeError, TimeoutError) as error:
                 problem = error
-        rank, local_rank = _number("RANK"), _number("LOCAL_RANK")
-        return local_rank == 0 or (rank <= 1 and not is_told_to_all), problem
+        return self._speaks_alone(is_told_to_all), problem
+
+    @staticmethod
+    def _speaks_alone(is_told_to_all: bool = False) -> bool:
+        """Whether this rank speaks if ranks cannot agree on who does."""
+        return _number("LOCAL_RANK") == 0 or (_number("RANK") <= 1 and not is_told_to_all)
+
+    def _others_message(self) -> str | None:
+        """What the rank that claimed says, once it has looked for lost ranks; None if it says nothing."""
+        assert self.beats is not None
+        seconds = BEATS * self.beats.interval + 3 * self._claim_seconds + 1.0
+        return self._ask(lambda beats: beats.told(seconds), seconds + self._claim_seconds)
 
     def _with_lost(self, text: str, seconds: float) -> tuple[str, Exception | None]:
         assert self.beats is not None

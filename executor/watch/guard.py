@@ -27,13 +27,12 @@ from types import FrameType
 from . import progress
 from .bounded import bounded
 from .ending import Ending
-from .heartbeat import describe_store, store_address, store_server
+from .heartbeat import BEATS, describe_store, store_address, store_server
 
 INTERRUPTED, TERMINATED = 130, 143
 _PACKAGE = Path(__file__).parents[1]
-_GUARD, _LAST_RESORT, _LOOK = 1.2, 1.45, 0.15  # parts of the timeout
+_GUARD, _LOOK, _SPEAK, _LAST_RESORT = 1.2, 0.15, 0.22, 1.45  # parts of the timeout
 _STORE_GRACE_SECONDS = 2.0
-_BEATS = 3  # how many intervals a rank may be silent before it is called lost
 _SIGNALS = {signal.SIGTERM: TERMINATED, signal.SIGINT: INTERRUPTED}
 
 
@@ -74,7 +73,7 @@ class Guard:
             is_late: whether a timeout has passed already, so that not much time is left.
         """
         beats = self.ending.beats
-        wanted = 0.0 if beats is None else _BEATS * beats.interval
+        wanted = 0.0 if beats is None else BEATS * beats.interval
         return min(wanted, _LOOK * self.ending.timeout) if is_late else wanted
 
     # ---- the guard's thread
@@ -88,6 +87,9 @@ class Guard:
     def _look(self, received: bytes) -> None:
         deadline = self.ending.deadline
         if deadline is not None:
+            if self._is_armed:  # the last resort now waits for the end, which looks for lost ranks
+                self._is_armed = False
+                faulthandler.dump_traceback_later(max(0.1, deadline + 1.0 - time.monotonic()), exit=True, file=2)
             if time.monotonic() > deadline:
                 os._exit(self.ending.code)
             return
@@ -139,7 +141,7 @@ class Guard:
                 f"\nno store answers at {store_address()}: {store_server()}, which serves it, is frozen or out of "
                 "reach, or another program listens there"
             )
-        self._end(text, 1, self.look_seconds(is_late=True), budget=(_LAST_RESORT - _GUARD) * self.ending.timeout)
+        self._end(text, 1, self.look_seconds(is_late=True), budget=_SPEAK * self.ending.timeout)
 
     def _end(self, text: str, code: int, looks: float, *, budget: float = 10.0, is_told_to_all: bool = False) -> None:
         """Speak, and end the process, within `budget` seconds. Returns only if the main thread is ending it already."""

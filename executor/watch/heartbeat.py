@@ -21,6 +21,7 @@ from . import progress
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
+BEATS = 3  # how many intervals a rank may be silent before it is called lost
 _MESSAGE = "message"
 _MAX_NAMED = 8
 
