@@ -14,6 +14,8 @@ def run() -> NoReturn:
     """Run the command line as one rank, and end the process."""
     guard = Guard()
     guard.start()
+    # Of a lost store torch prints C++ stacks, on every rank. What is wrong is said once, by us.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from .commands.cli import main  # noqa: PLC0415  after the guard
 
     try:

@@ -62,8 +62,9 @@ class Ending:
         self.deadline = time.monotonic() + 5 * self._claim_seconds + looks + 10.0
         is_first, problem = self._claim(is_told_to_all)
         if not is_first:
-            told = None if problem else self._others_message()
-            if problem is None and told is None and self._speaks_alone():  # the rank that claimed died before it spoke
+            has_speaker = self.beats is not None and problem is None
+            told = self._others_message(self.beats.interval) if self.beats is not None and has_speaker else None
+            if has_speaker and told is None and self._speaks_alone():  # the rank that claimed died before it spoke
                 write(f"executor: {text}")
             self._record(told or text)
             self._linger()
@@ -103,10 +104,9 @@ class Ending:
         """Whether this rank speaks if ranks cannot agree on who does."""
         return _number("LOCAL_RANK") == 0 or (_number("RANK") <= 1 and not is_told_to_all)
 
-    def _others_message(self) -> str | None:
+    def _others_message(self, interval: float) -> str | None:
         """What the rank that claimed says, once it has looked for lost ranks; None if it says nothing."""
-        assert self.beats is not None
-        seconds = BEATS * self.beats.interval + 3 * self._claim_seconds + 1.0
+        seconds = BEATS * interval + 3 * self._claim_seconds + 1.0
         return self._ask(lambda beats: beats.told(seconds), seconds + self._claim_seconds)
 
     def _with_lost(self, text: str, seconds: float) -> tuple[str, Exception | None]:

@@ -26,7 +26,7 @@ from types import FrameType
 
 from . import progress
 from .bounded import bounded
-from .ending import Ending
+from .ending import Ending, write
 from .heartbeat import BEATS, describe_store, store_address, store_server
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -48,7 +48,7 @@ class Guard:
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._main = threading.main_thread().ident
         self._armed_since = 0.0
-        self._is_armed = False
+        self._is_armed, self._is_started = False, False
 
     def start(self) -> None:
         """Watch from now on. To be called by the main thread."""
@@ -59,12 +59,15 @@ class Guard:
             signal.signal(number, lambda *_: None)  # what counts is the byte that arrives at the guard
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         progress.Imports.count()
+        self._is_started = True
         threading.Thread(target=self._run, args=(reader,), name="guard", daemon=True).start()
 
     def arm(self, timeout: float) -> None:
         """End the process after `timeout` seconds without progress, and some more."""
         self.ending.timeout = timeout
         self._is_armed = True
+        if self._is_started:
+            faulthandler.dump_traceback_later(_LAST_RESORT * timeout, exit=True, file=2)
 
     def look_seconds(self, *, is_late: bool = False) -> float:
         """For how long to look for lost ranks.
@@ -155,6 +158,8 @@ class Guard:
                 return
         except TimeoutError:
             pass  # nobody reads stderr, or the store stopped meanwhile
+        except Exception as error:
+            write(f"executor: {text}\n{type(error).__name__} while it was told: {error}")
         os._exit(code)
 
 
