@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None, guard: Guard | None = None) -> 
     except MisuseError as error:
         return _speak(guard, str(error), MISUSE)
     except Exception as error:  # one of several ranks must say what it was
-        return _speak(guard, *_told(error, options.timeout, guard))
+        is_silent = not getattr(error, "speaks", True)  # UnmetError: ranks that never met cannot settle who speaks
+        return _speak(guard, *_told(error, options.timeout, guard), is_silent=is_silent)
     guard.ending.leave()
     return code
 
@@ -84,8 +85,7 @@ def _run(options: argparse.Namespace, misuse: MisuseError | None, guard: Guard) 
     try:
         context = connect(timedelta(seconds=options.timeout))
     except UnmetError as error:
-        is_silent = not error.speaks and misuse is None
-        return _speak(guard, str(misuse or error), MISUSE if misuse else FAULTS, is_silent=is_silent)
+        raise misuse or error from None
     except (ExecutorError, RuntimeError, OSError) as error:
         lost = isinstance(error, DistNetworkError)
         served = f"\nthe store at {store_address()} is served by {store_server()}, which did not come" if lost else ""

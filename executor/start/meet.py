@@ -23,6 +23,7 @@ from torch._C._distributed_c10d import Store
 from planner.base.runs import runs_text
 
 from ..errors import DisagreementError
+from ..watch import progress
 
 _LOOK_AGAIN = timedelta(seconds=0.3)
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1  # seconds between two questions to the store
@@ -52,6 +53,7 @@ def meet(store: Store, rank: int, world_size: int, timeout: timedelta) -> str:
     Raises:
         UnmetError: a rank did not come in time; the message names it.
     """
+    progress.at(progress.MEETING)
     return _receive(store, world_size, timeout) if rank == 0 else _arrive(store, rank, timeout)
 
 
@@ -81,6 +83,7 @@ def _arrive(store: Store, rank: int, timeout: timedelta) -> str:
     token = secrets.token_hex(8)
     if not came(store, ["challenge"], timeout):
         raise UnmetError(f"rank 0 did not come within {timeout}", speaks=rank == 1)
+    progress.at(progress.MEETING, rank=rank)
     deadline = time.monotonic() + 2 * timeout.total_seconds()  # rank 0 itself may wait for one timeout
     while True:
         attempt = store.get("challenge").decode()

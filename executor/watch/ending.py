@@ -33,6 +33,7 @@ class Ending:
         beats: the heart of this rank; None before it has a connection to the store.
         explain: what the published records of all ranks say, if they explain a failure: plans that differ look like a
             dead rank.
+        farewell: tells ranks that still wait for this one why it will not come.
         deadline: when the process must have ended, in seconds of time.monotonic(); None while it runs.
         code: the exit code, once `deadline` is set.
     """
@@ -41,17 +42,21 @@ class Ending:
         self.timeout = 120.0
         self.beats: Heartbeats | None = None
         self.explain: Callable[[Mapping[int, Mapping[str, Any]]], str | None] = lambda _: None
+        self.farewell: Callable[[str], None] = lambda _: None
         self.deadline: float | None = None
         self.code = 1
         self._lock = threading.Lock()
 
-    def speak(self, text: str, code: int, *, looks: float = 0.0, is_told_to_all: bool = False) -> int | None:
+    def speak(
+        self, text: str, code: int, *, looks: float = 0.0, is_told_to_all: bool = False, is_silent: bool = False
+    ) -> int | None:
         """Print `text`, if this rank is the one that speaks, and return `code`.
 
         Args:
             looks: for how many seconds to look for lost ranks, which are then named; 0 for not.
             is_told_to_all: whether all ranks end for the same reason, so that if they cannot agree only the first rank
                 of each node speaks.
+            is_silent: whether it is known that another rank speaks.
 
         Returns:
             The exit code, or None if another thread is ending this process already.
@@ -60,7 +65,12 @@ class Ending:
             return None
         self.code = code
         self.deadline = time.monotonic() + 5 * self._claim_seconds + looks + 10.0
+        if is_silent:
+            self._record(text)
+            return code
         is_first, problem = self._claim(is_told_to_all)
+        if problem is None:
+            self._ask(lambda _: self.farewell(text), self._claim_seconds)
         if not is_first:
             has_speaker = self.beats is not None and problem is None
             told = self._others_message(self.beats.interval) if self.beats is not None and has_speaker else None

@@ -139,7 +139,9 @@ class Guard:
         waited = f"{now - place.since:.1f} s ({_GUARD} x --timeout)"
         stands = _stands(sys._current_frames().get(self._main or 0))
         text = f"{self._rank} made no progress for {waited}: {place}, {stands}"
-        if self.ending.beats is None:
+        if self.ending.beats is None and place.phase == progress.MEETING:
+            text += f"\nrank 0, which lets ranks meet, or the store at {store_address()} is frozen or out of reach"
+        elif self.ending.beats is None:
             text += (
                 f"\nno store answers at {store_address()}: {store_server()}, which serves it, is frozen or out of "
                 "reach, or another program listens there"

@@ -28,7 +28,7 @@ class Place(NamedTuple):
         return ", ".join([self.phase, *(f"{name} {value}" for name, value in self.detail.items())])
 
 
-ENDING = "ending"
+MEETING, ENDING = "meeting", "ending"
 _place = Place("starting", {}, time.monotonic())
 
 
