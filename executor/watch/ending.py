@@ -23,6 +23,7 @@ from .bounded import bounded
 from .heartbeat import BEATS, Heartbeats, describe_lost, describe_store, serves_store
 
 _CLAIM_SECONDS = 2.0
+_LINGER_SECONDS = 5.0
 
 
 class Ending:
@@ -132,13 +133,13 @@ class Ending:
         return (f"{text}\n{describe_lost(lost)}" if lost else text), None
 
     def _linger(self) -> None:
-        """If this rank serves the store, wait until the others, who read the message at their next beat, leave too.
+        """If this rank serves the store, wait until the others leave too: when they read the message, or fail later.
 
         Not long, because a rank that died never says that it leaves.
         """
         beats = self.beats
         if beats is not None and serves_store():
-            seconds = min(2 * beats.interval + 0.5, self.timeout)
+            seconds = min(_LINGER_SECONDS, max(self.timeout / 4, 2 * beats.interval + 0.5))
             self._ask(lambda beats: beats.wait_for_others(seconds), seconds)
 
     def _ask[T](self, question: Callable[[Heartbeats], T], seconds: float) -> T | None:

@@ -29,7 +29,7 @@ def test_two_swapped_groups_fail_check_by_name() -> None:
 
 
 def test_two_groups_in_swapped_order_on_one_rank_end_in_an_error(tmp_path: Path) -> None:
-    """The groups are equally large. Their members look for rank 0 under other names, and give up in time."""
+    """The groups are equally large. Their members look for rank 0 under other names, give up in time, and say why."""
     file = tmp_path / "plan.json"
     file.write_text(PLAN.to_json())
     outcomes = ranks.run(
@@ -37,7 +37,8 @@ def test_two_groups_in_swapped_order_on_one_rank_end_in_an_error(tmp_path: Path)
     )
     assert [code for code, _, _ in outcomes] == [1] * PLAN.world_size
     (message,) = [err for _, _, err in outcomes if err]
-    assert "lost another rank, which died or did not come within 0:00:04, at groups.py:" in message
+    assert "lost another rank, which died or did not come within 0:00:04, at " in message
+    assert "rank 0 creates other groups than the plan says" in message
 
 
 def test_members_are_told_apart_where_their_squares_are_not() -> None:
