@@ -138,6 +138,7 @@ class Ending:
         Not long, because a rank that died never says that it leaves.
         """
         beats = self.beats
+        self._ask(lambda beats: beats.need_no_more(), self._claim_seconds)
         if beats is not None and serves_store():
             seconds = min(_LINGER_SECONDS, max(self.timeout / 4, 2 * beats.interval + 0.5))
             self._ask(lambda beats: beats.wait_for_others(seconds), seconds)

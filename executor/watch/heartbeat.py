@@ -124,8 +124,8 @@ class Heartbeats:
         if self.world_size == 1:
             return True
         self._stopped.set()
-        first: bool = self._store.add("speaker", 1) == 1
         self._beat(leaves=True)
+        first: bool = self._store.add("speaker", 1) == 1
         return first
 
     def leave(self) -> None:
@@ -133,11 +133,17 @@ class Heartbeats:
         if self.world_size > 1:
             self._stopped.set()
             self._beat(leaves=True)
+            self.need_no_more()
+
+    def need_no_more(self) -> None:
+        """Say that this rank will ask the store nothing more."""
+        if self.world_size > 1:
+            self._store.add("left", 1)
 
     def wait_for_others(self, seconds: float) -> None:
-        """Wait until every rank has claimed, at most for `seconds`."""
+        """Wait until no rank needs the store any more, at most for `seconds`."""
         deadline = time.monotonic() + seconds
-        while self.world_size > 1 and self._store.add("speaker", 0) < self.world_size and time.monotonic() < deadline:
+        while self.world_size > 1 and self._store.add("left", 0) < self.world_size and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def tell(self, message: str) -> None:
