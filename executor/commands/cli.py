@@ -221,10 +221,10 @@ def _check(options: argparse.Namespace, context: Context, ending: Ending) -> int
     _quiet()
     with started(context, plan.digest, plan.world_size, {"command": "check"}, **_nodes(plan, options)) as told:
         _tell(told, context)
+        from ..checks.groups import check  # noqa: PLC0415
         from ..groups.groups import ProcessGroups  # noqa: PLC0415
         from ..library.compare import check_layout  # noqa: PLC0415
         from . import console  # noqa: PLC0415  imports megatron-core: seconds, once the ranks agree
-        from .check import check  # noqa: PLC0415
 
         groups = ProcessGroups(plan, context.rank, context.timeout, log=_log(plan, ending))
         check_layout(groups)

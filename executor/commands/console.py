@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 from planner import Plan
 
+from ..checks.bridges import BridgeTime
+from ..checks.groups import Findings
 from ..groups.groups import ProcessGroups, StartUp
-from .check import Findings
-from .check_bridges import BridgeTime
 from .trainer import Step
 
 _MAX_FAULTS = 20

@@ -21,6 +21,7 @@ from megatron.core.pipeline_parallel.schedules import forward_backward_pipelinin
 
 from planner import Plan
 
+from ..checks.consistency import Checks
 from ..errors import ExecutorError
 from ..groups.groups import ProcessGroups
 from ..library.loop import (
@@ -37,7 +38,7 @@ from ..start.device import memory_bytes
 from ..training.ddp import default_config
 from ..training.gradients import counts_tokens, finalize_model_grads_multimodule
 from ..training.optimizer import build_optimizer, optimizer_config
-from ..training.slicing import batch_of_rank
+from ..training.slicing import NumItems, batch_of_rank
 from ..training.synthetic_data import Microbatch, Synthetic
 from ..watch import progress
 
@@ -84,8 +85,20 @@ class Trainer:
     """One rank's part of a training run. Building it is collective."""
 
     def __init__(
-        self, plan: Plan, groups: ProcessGroups, samples: Synthetic, settings: TrainSettings, device: torch.device
+        self,
+        plan: Plan,
+        groups: ProcessGroups,
+        samples: Synthetic,
+        settings: TrainSettings,
+        device: torch.device,
+        *,
+        check_every: int = 1,
     ) -> None:
+        """Build the rank's model and its optimizer.
+
+        Args:
+            check_every: steps from one whose data and weights are checked to the next; 0 for none.
+        """
         progress.at("building the model")
         self.plan, self.view, self._device, self._samples = plan, groups.view, device, samples
         dtype = DTYPES[settings.dtype]
@@ -110,6 +123,7 @@ class Trainer:
             distributed_optimizer=settings.distributed_optimizer,
         )
         self._optimizer = build_optimizer(self.model, groups, chosen)
+        self._checks = Checks(self.model, groups, self._optimizer, self._reduce, device, every=check_every)
 
     def run(self, num_steps: int) -> Iterator[Step]:
         """Train, yielding after each step."""
@@ -120,6 +134,7 @@ class Trainer:
         """One optimizer step over the global batch."""
         started = time.perf_counter()
         progress.at("training", step=step)
+        self._checks.before_step(step, map(self._given, self._microbatches(step)))
         zero_grad_buffer_for_multimodule(self._modules)
         self._optimizer.zero_grad()
         losses = forward_backward_pipelining_without_interleaving(
@@ -134,6 +149,7 @@ class Trainer:
         )
         self._communicator.flush()
         progress.at("updating weights", step=step)
+        self._checks.before_update(self._num_tokens)
         updated, grad_norm, _ = self._optimizer.step()
         loss = self._total(losses) / max(1, self._num_tokens)
         # Both numbers are the whole world's, so that all ranks stop at the same step.
@@ -144,6 +160,7 @@ class Trainer:
         if not (math.isfinite(grad_norm) and math.isfinite(loss)):
             found = f"loss {loss}, gradient norm {grad_norm}"
             raise ExecutorError(f"step {step}: not finite: {found}; the weights are spoilt, lower the learning rate")
+        self._checks.after_update()
         return Step(step, loss, float(grad_norm), self._num_tokens, time.perf_counter() - started, memory_bytes())
 
     def _microbatches(self, step: int) -> Iterator[Microbatch]:
@@ -151,10 +168,14 @@ class Trainer:
             progress.at("training", step=step, microbatch=index)
             yield self._samples.microbatch(step, index)
 
+    def _given(self, drawn: Microbatch) -> tuple[dict[str, Any], NumItems, dict[str, Any]]:
+        """A global microbatch, the rows of its samples, and what this rank's model is given of it."""
+        batch = drawn.as_batch(self._encoders)
+        return batch, drawn.num_items, batch_of_rank(self.plan, self.view, batch, drawn.num_items)
+
     def _forward(self, data_iterator: Iterator[Microbatch], model: PlannedMimoModel) -> tuple[Any, Callable[..., Any]]:
         """The schedule's forward step: one microbatch."""
-        batch = next(data_iterator)
-        arguments = batch_of_rank(self.plan, self.view, batch.as_batch(self._encoders), batch.num_items)
+        _, _, arguments = self._given(next(data_iterator))
         output, loss_mask = model(**arguments)
         return output, partial(summed_loss, loss_mask)
 
@@ -163,6 +184,10 @@ class Trainer:
         self._num_tokens = finalize_model_grads_multimodule(
             *args, infra=self._infra, module_to_grid_tuple=self._modules, **kwargs
         )
+
+    def _reduce(self, num_tokens: torch.Tensor) -> int:
+        """Reduce and scale gradients that the checks have put in place."""
+        return finalize_model_grads_multimodule(None, num_tokens, infra=self._infra, module_to_grid_tuple=self._modules)
 
     def _total(self, losses: list[torch.Tensor]) -> float:
         """The loss summed over all tokens of the global batch."""

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
-from executor.commands.check import check_groups, numbers_of
+from executor.checks.groups import check_groups, numbers_of
 from planner.base.axes import MAX_SIZE
 from tests.executor.jobs import ranks, specs
 from tests.executor.jobs.parity import measure

@@ -10,7 +10,7 @@ from unittest import mock
 import attrs
 
 import executor.bridge.endpoint
-import executor.commands.check
+import executor.checks.groups
 import executor.commands.trainer
 import executor.training.gradients
 from executor.groups.groups import ProcessGroups

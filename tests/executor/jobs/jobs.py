@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-import executor.commands.check
+import executor.checks.groups
 import executor.commands.cli
 import executor.commands.trainer
 import executor.groups.group_names
@@ -246,7 +246,7 @@ def check(text: str, fault: str = "") -> dict[str, Any]:
     """What the executor's own check finds, with a planted fault if one is named."""
     with ready(Plan.from_json(text), limited=False) as (context, groups), faults.planted(fault, groups):
         check_layout(groups)
-        found = executor.commands.check.check(groups, context.device)
+        found = executor.checks.groups.check(groups, context.device)
         return {"faults": list(found.faults), "bridges": [time.name for time in found.bridges]}
 
 
@@ -302,7 +302,7 @@ def groups_after_own_groups(text: str) -> list[Any]:
             dist.new_group([context.rank], use_local_synchronization=True)
         world.group_count = 3 * context.rank + 5
         groups = ProcessGroups(plan, context.rank, context.timeout)
-        faults = list(executor.commands.check.check_groups(groups, context.device))
+        faults = list(executor.checks.groups.check_groups(groups, context.device))
         return ["; ".join(faults) or "all as planned", world.group_count]
 
 

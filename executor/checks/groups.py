@@ -3,7 +3,7 @@
 Groups: every member contributes (1, rank, rank^2, hash of rank), and the sums must be the plan's (Megatron-Bridge
 #4985 shipped groups that silently cross-talked). The first three numbers help people, but cannot tell members apart:
 (0, 3, 4, 5) and (1, 2, 3, 6) agree in all of them. The hashes can: a group of other members passes only if two sums of
-hashes are equal by chance, which is one in 2^39. Bridges are proved in check_bridges.py.
+hashes are equal by chance, which is one in 2^39. Bridges are proved in bridges.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ..groups.groups import ProcessGroups
 from ..watch import progress
-from .check_bridges import BridgeTime, check_bridge
+from .bridges import BridgeTime, check_bridge
 
 _HASH_BITS = 39  # a sum over the largest world, 2^24 ranks, fits int64
 
