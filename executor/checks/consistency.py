@@ -12,7 +12,8 @@ checked they do next to nothing: weights are fingerprinted after the step before
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,18 +21,19 @@ import torch.distributed as dist
 from megatron.core.models.mimo.model.base import MimoModel
 
 from ..groups.groups import ProcessGroups
+from ..groups.infra import MimoModelInfra
 from ..model.model import modules_of
+from ..start import device
 from ..start.meet import ranks_text
-from ..training.slicing import NumItems
+from ..training.gradients import finalize_model_grads_multimodule
 from .bridges import check_bridge
-from .data import num_tokens_in, rows_of, slice_faults
+from .data import Microbatch, data_faults, num_tokens_in
 from .fingerprints import fingerprint
 from .path import Finalize, path_faults
 from .replicas import copies_of, copy_faults
 from .world import differing, raise_together
 
-# The global microbatch as drawn, its `num_items` as `slice_batch` takes it, and what the model's forward pass is given.
-Microbatch = tuple[Mapping[str, Any], NumItems, Mapping[str, Any]]
+EVERY = 100  # steps from one that is checked to the next
 
 
 class Checks:
@@ -47,7 +49,7 @@ class Checks:
         groups: ProcessGroups,
         optimizer: Any,
         finalize: Finalize,
-        device: torch.device,
+        on: torch.device,
         *,
         every: int,
     ) -> None:
@@ -57,10 +59,11 @@ class Checks:
             model: the wrapped model.
             optimizer: megatron-core's, of all of the rank's modules.
             finalize: reduces and scales all gradients; takes this rank's number of tokens, and returns the world's.
+            on: the device of this rank.
         """
         self.every = every
         self._model, self._groups, self._optimizer, self._finalize = model, groups, optimizer, finalize
-        self._device, self._step = device, 0
+        self._device, self._step = on, 0
         self._copies = list(copies_of(model, groups)) if every else []
         self._tokens: int | None = 0  # of the step's global batch that count; None if its masks do not say
         self._kept: dict[str, torch.Tensor] = {}  # per module, its weights' fingerprints after the last update
@@ -78,7 +81,7 @@ class Checks:
         if not self._is_checked(step):
             return
         self._gather_weights()
-        faults = [*self._changed(), *self._data_faults(microbatches)]
+        faults = [*self._changed(), *data_faults(self._groups, map(self._counted, microbatches), self._device)]
         faults += copy_faults(self._copies, "weights", lambda parameter: parameter)
         for bridge in self._groups.plan.bridges:
             faults += check_bridge(bridge, self._groups, self._device)[0]
@@ -155,25 +158,11 @@ class Checks:
 
     # ---- the world
 
-    def _data_faults(self, microbatches: Iterable[Microbatch]) -> Iterator[str]:
-        """Samples that differ between ranks, or that are not those of this rank's lanes. Collective over the world."""
-        names, prints, world = [], [], list(range(self._groups.plan.world_size))
-        for index, (batch, num_items, given) in enumerate(microbatches):
-            rows = rows_of(batch, num_items)
-            yield from slice_faults(self._groups.plan, self._groups.view, rows, given, index)
-            tokens = num_tokens_in(batch)
-            self._tokens = None if tokens is None or self._tokens is None else self._tokens + tokens
-            names += [f"data: microbatch {index}: {found.key}" for found in rows]
-            prints += [fingerprint(found.prints) for found in rows]
-        table = torch.stack(prints).to(self._device) if prints else torch.zeros(1, dtype=torch.int64)
-        shape = torch.tensor([len(prints)], dtype=torch.int64, device=self._device)
-        group = dist.group.WORLD
-        assert group is not None, "there is a default group"
-        if differing(shape, group, world):
-            yield f"data: rank {self._groups.rank} has {len(prints)} tensors in its global microbatches, others do not"
-            return
-        for place, (usual, others) in differing(table, group, world).items():
-            yield f"{names[place]} on {ranks_text(others)} differs from that on {ranks_text(usual)}"
+    def _counted(self, microbatch: Microbatch) -> Microbatch:
+        """A microbatch, whose tokens are added to those of the step."""
+        tokens = num_tokens_in(microbatch[0])
+        self._tokens = None if tokens is None or self._tokens is None else self._tokens + tokens
+        return microbatch
 
     def _number_faults(self, num_tokens: int) -> Iterator[str]:
         """The step, tokens and rates that ranks must share. Collective over the world."""
@@ -201,3 +190,17 @@ class Checks:
             if groups:
                 found[name] = max(float(group["lr"]) for group in groups)
         return found
+
+
+def build_checks(model: Any, infra: MimoModelInfra, optimizer: Any, *, every: int = EVERY) -> Checks:
+    """The checks of a training loop of one's own. Collective; call its methods on all ranks.
+
+    Args:
+        model: from `provide_distributed_model`.
+        optimizer: from `build_optimizer`.
+        every: steps from one that is checked to the next; 0 for none.
+    """
+    inner = model[0] if isinstance(model, list) else model
+    modules = [(module, infra.module_to_grid_map[name]) for name, module in modules_of(inner)]
+    finalize = partial(finalize_model_grads_multimodule, None, infra=infra, module_to_grid_tuple=modules)
+    return Checks(inner, infra.groups, optimizer, finalize, device.current(), every=every)

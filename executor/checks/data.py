@@ -8,17 +8,24 @@ the planned part of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 import torch
+import torch.distributed as dist
 
 from planner import MIMO_LANGUAGE_MODULE_KEY, Plan, RankView
 from planner.layout.batch_keys import INPUT_IDS, LOSS_MASK, MODALITY_INPUTS, POSITION_IDS
 
+from ..groups.groups import ProcessGroups
+from ..start.meet import ranks_text
 from ..training.slicing import MODALITY_INPUT_IDS, NumItems
-from .fingerprints import row_fingerprints
+from .fingerprints import fingerprint, row_fingerprints
+from .world import differing
+
+# The global microbatch as drawn, its `num_items` as `slice_batch` takes it, and what the model's forward pass is given.
+Microbatch = tuple[Mapping[str, Any], NumItems, Mapping[str, Any]]
 
 _MROPE_DIMS = 3
 
@@ -68,6 +75,24 @@ def _tensors(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...
             yield from _tensors((*path, str(name)), value[name])
     elif isinstance(value, torch.Tensor) and value.ndim:
         yield path, value
+
+
+def data_faults(groups: ProcessGroups, microbatches: Iterable[Microbatch], device: torch.device) -> Iterator[str]:
+    """Samples that differ between ranks, or that are not those of this rank's lanes. Collective over the world."""
+    names: list[str] = []
+    prints: list[torch.Tensor] = []
+    for index, (batch, num_items, given) in enumerate(microbatches):
+        rows = rows_of(batch, num_items)
+        yield from slice_faults(groups.plan, groups.view, rows, given, index)
+        names += [f"data: microbatch {index}: {found.key}" for found in rows]
+        prints += [fingerprint(found.prints).to(device) for found in rows]
+    world, ranks = dist.group.WORLD, range(groups.plan.world_size)
+    assert world is not None, "there is a default group"
+    if differing(torch.tensor([len(prints)], device=device), world, ranks):
+        yield f"data: rank {groups.rank} has {len(prints)} tensors in its global microbatches, others do not"
+    elif prints:
+        for place, (usual, others) in differing(torch.stack(prints), world, ranks).items():
+            yield f"{names[place]} on {ranks_text(others)} differs from that on {ranks_text(usual)}"
 
 
 def slice_faults(plan: Plan, view: RankView, rows: list[Rows], given: Mapping[str, Any], index: int) -> Iterator[str]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 OK, FAULTS, MISUSE = 0, 1, 2
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EBADF, errno.EIO)
+_CHECK_EVERY = 100  # steps; as checks/consistency.py, which imports torch
 _DAY = 86400.0  # seconds
 _MAX_LR = 1e6  # as in a spec
 _MAX_INTEGER = 2**32 - 1
@@ -192,6 +193,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--seed", type=integer(0, _MAX_INTEGER), default=1234, help="seed of the weights and the data (default: 1234)"
     )
+    train.add_argument(
+        "--check-every",
+        type=integer(1, _MAX_INTEGER),
+        default=_CHECK_EVERY,
+        metavar="N",
+        help=f"check data, weights and gradients on all ranks at step 0 and every N steps (default: {_CHECK_EVERY})",
+    )
+    train.add_argument("--no-check", action="store_true", help="check neither groups nor data, weights and gradients")
     train.add_argument("--optimizer", choices=("sgd", "adam"), help="the optimizer, instead of the spec's")
     train.add_argument("--lr", type=number(_MAX_LR), help="learning rate, instead of the spec's")
     train.add_argument(
@@ -242,10 +251,10 @@ def _nodes(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
     return {"gpus_per_node": plan.gpus_per_node, "any_node_shape": options.any_node_shape}
 
 
-def _tell(told: str, context: Context) -> None:
-    """Log what --any-node-shape allows."""
+def _tell(told: str, context: Context, option: str = "--any-node-shape") -> None:
+    """Log, once for the job, what an option allows."""
     if told and context.is_first:
-        print(f"executor: --any-node-shape: {told}", file=sys.stderr, flush=True)
+        print(f"executor: {option}: {told}", file=sys.stderr, flush=True)
 
 
 def _train(options: argparse.Namespace, context: Context, ending: Ending) -> int:
@@ -270,8 +279,9 @@ def _train(options: argparse.Namespace, context: Context, ending: Ending) -> int
     settings = TrainSettings.of(
         plan, dtype=options.dtype, optimizer=options.optimizer, lr=options.lr, seed=options.seed
     )
-    given = {name: getattr(options, name) for name in ("dtype", "lr", "optimizer", "seed", "steps", "target")}
-    agreed = {"command": "train", **{f"--{name}": str(value) for name, value in given.items()}}
+    names = ("dtype", "lr", "optimizer", "seed", "steps", "target", "check_every", "no_check")
+    given = {name: getattr(options, name) for name in names}
+    agreed = {"command": "train", **{f"--{name.replace('_', '-')}": str(value) for name, value in given.items()}}
     with started(context, plan.digest, plan.world_size, agreed, **_nodes(plan, options)) as told:
         _tell(told, context)
         _steps(plan, original, settings, options, context, _log(plan, ending))
@@ -286,12 +296,20 @@ def _steps(
     context: Context,
     log: CreationLog,
 ) -> None:
+    from ..checks.groups import check_groups  # noqa: PLC0415
+    from ..checks.world import raise_together  # noqa: PLC0415
     from ..groups.groups import ProcessGroups  # noqa: PLC0415
     from ..training.synthetic_data import Synthetic  # noqa: PLC0415  imports megatron-core
     from .trainer import Trainer  # noqa: PLC0415
 
     groups = ProcessGroups(plan, context.rank, context.timeout, log=log)
-    trainer = Trainer(plan, groups, Synthetic(original, options.seed), settings, context.device)
+    if options.no_check:
+        _tell("neither groups nor data, weights and gradients are checked", context, "--no-check")
+    else:
+        raise_together(list(check_groups(groups, context.device)), 0, context.device)
+    every = 0 if options.no_check else options.check_every
+    samples = Synthetic(original, options.seed)
+    trainer = Trainer(plan, groups, samples, settings, context.device, check_every=every)
     if context.is_first:
         from .predicted import predicted_of  # noqa: PLC0415  on this rank only
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..checks.consistency import Checks, build_checks
+from ..checks.world import InconsistentError
 from ..groups.infra import MimoModelInfra
 from ..model.model import LanguageModel
 from ..start import device as _device  # noqa: F401  before megatron-core: see executor/__init__.py
@@ -25,14 +27,17 @@ from .loop import (
 from .provider import LlavaMimoProvider, MimoModelProvider
 
 __all__ = [
+    "Checks",
     "ColocatedCommConfig",
     "ContractError",
     "GlobalOrder",
+    "InconsistentError",
     "LanguageModel",
     "LlavaMimoProvider",
     "MimoModelInfra",
     "MimoModelProvider",
     "batch_of_rank",
+    "build_checks",
     "build_colocated_comm_config",
     "build_communicator",
     "build_hypercomm_grids",

@@ -12,7 +12,10 @@ from megatron.core.hyper_comm_grid import HyperCommGrid
 
 from planner import Plan
 
+from ..checks.data import Microbatch, data_faults
+from ..checks.world import raise_together
 from ..errors import ExecutorError
+from ..start import device
 
 _MAX_NAMED = 8
 
@@ -45,18 +48,26 @@ def validate_no_stub_ranks(module_to_grid_map: Mapping[str, HyperCommGrid] | Pla
 
 
 def validate_data_loader_contract(
-    infra: Plan | Any, global_batch_size: int, micro_batch_size: int, num_microbatches: int
+    infra: Plan | Any,
+    global_batch_size: int,
+    micro_batch_size: int,
+    num_microbatches: int,
+    *,
+    microbatches: Iterable[Microbatch] = (),
 ) -> None:
-    """Check that a data loader's numbers are the plan's.
+    """Check that a data loader's numbers are the plan's, and perhaps its samples. Collective if given microbatches.
 
     Args:
         infra: an object with a `.plan` (an infra, a provider), or a plan.
         global_batch_size: samples per optimizer step.
         micro_batch_size: samples per microbatch of the whole model, over all lanes.
         num_microbatches: microbatches per optimizer step.
+        microbatches: some of the loader's, each as the global microbatch, its `num_items`, and what `batch_of_rank`
+            makes of them. They are compared over the world, and with the plan's slices. Needs an infra.
 
     Raises:
         ContractError: the message names every number that differs.
+        InconsistentError: on all ranks, if ranks draw different samples, or one does not take its lane's.
     """
     batch = plan_of(infra).batch
     pairs = {
@@ -71,6 +82,9 @@ def validate_data_loader_contract(
             f"the plan says {'; '.join(wrong)} (micro_batch_size is the whole model's: {lanes}); "
             "change the loader, or the spec's batch"
         )
+    if drawn := list(microbatches):
+        groups: Any = infra.groups  # an infra's; a plan has no process groups
+        raise_together(list(data_faults(groups, drawn, device.current())), 0, device.current())
 
 
 def plan_of(source: Plan | Any) -> Plan:
