@@ -66,7 +66,7 @@ class Checks:
         self._device, self._step = on, 0
         self._copies = list(copies_of(model, groups)) if every else []
         self._tokens: int | None = 0  # of the step's global batch that count; None if its masks do not say
-        self._kept: dict[str, torch.Tensor] = {}  # per module, its weights' fingerprints after the last update
+        self._kept: dict[str, torch.Tensor] = {}  # per module, its weights' fingerprints when last seen
 
     def _is_checked(self, step: int) -> bool:
         return self.every > 0 and step % self.every == 0
@@ -81,12 +81,19 @@ class Checks:
         if not self._is_checked(step):
             return
         self._gather_weights()
-        faults = [*self._changed(), *data_faults(self._groups, map(self._counted, microbatches), self._device)]
-        faults += copy_faults(self._copies, "weights", lambda parameter: parameter)
+        weights = self._prints()
+        of_parameter = {
+            parameter: number
+            for name, module in modules_of(self._model)
+            for parameter, number in zip(module.parameters(), weights[name], strict=True)
+        }
+        faults = [*self._changed(weights), *data_faults(self._groups, map(self._counted, microbatches), self._device)]
+        faults += copy_faults(self._copies, "weights", of_parameter.get)
         for bridge in self._groups.plan.bridges:
             faults += check_bridge(bridge, self._groups, self._device)[0]
         faults += path_faults(self._model, self._groups, self._finalize)
         raise_together(faults, step, self._device)
+        self._kept = weights
 
     def before_update(self, num_tokens: int) -> None:
         """Compare reduced gradients, the count of tokens and learning rates; after gradients were finalized."""
@@ -95,7 +102,6 @@ class Checks:
         faults = list(self._number_faults(num_tokens))
         faults += copy_faults(self._copies, "gradients", self._gradient)
         raise_together(faults, self._step, self._device)
-        self._kept = self._prints()
 
     def after_update(self) -> None:
         """Check that the weights of modules that had gradients moved; keep fingerprints for the next checked step."""
@@ -124,13 +130,12 @@ class Checks:
             for name, module in modules_of(self._model)
         }
 
-    def _changed(self) -> Iterator[str]:
+    def _changed(self, weights: dict[str, torch.Tensor]) -> Iterator[str]:
         """Weights that changed since the last update, though nothing should have changed them."""
         for name, module in modules_of(self._model):
             if name not in self._kept:
                 continue
-            now = torch.stack([fingerprint(parameter) for parameter in module.parameters()])
-            for place in (now != self._kept[name]).nonzero().flatten().tolist():
+            for place in (weights[name] != self._kept[name]).nonzero().flatten().tolist():
                 key = [key for key, _ in module.named_parameters()][place].replace("module.", "")
                 yield f"weights of {name}: {key} on rank {self._groups.rank} changed after the last update"
 
@@ -145,12 +150,14 @@ class Checks:
                 yield f"weights of {name} on rank {self._groups.rank}: the update left them as they were"
 
     def _gradient(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
-        """A reduced gradient. With a distributed optimizer each rank has another shard of it, and there is no copy."""
+        """The fingerprint of a reduced gradient.
+
+        There is none with a distributed optimizer, where each rank has another shard of it, and so no copy.
+        """
         gradient = getattr(parameter, "main_grad", None)
         if gradient is None or not parameter.requires_grad or self._is_sharded:
             return None
-        found: torch.Tensor = gradient
-        return found
+        return fingerprint(gradient)
 
     @property
     def _is_sharded(self) -> bool:

@@ -10,7 +10,8 @@ import functools
 
 import torch
 
-_CHUNK = 1 << 18  # words that are multiplied at once: 2 MiB, which stay in a cache
+_CHUNKS = {"cpu": 1 << 15}  # words that are multiplied at once: few enough to stay in a cache, and for one thread
+_CHUNK = 1 << 20  # on other devices, where each chunk costs a few kernels
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 over the golden ratio, as a signed number
 _SPACING = 0x3C6EF372FE94F82A  # twice that, modulo 2^64: even, so that all factors are odd
 _STEP = 0x2545F4914F6CDD1D
@@ -21,8 +22,10 @@ def fingerprint(tensor: torch.Tensor) -> torch.Tensor:
     """A fingerprint of all elements: an int64 without dims, on the tensor's device."""
     words = _words(tensor.detach().reshape(1, -1))[0]
     total = torch.full((), tensor.numel(), dtype=torch.int64, device=tensor.device)
-    for chunk in torch.split(words, _CHUNK):
-        total = total * _STEP + (chunk * _factors(len(chunk), str(tensor.device))).sum()
+    size = _CHUNKS.get(tensor.device.type, _CHUNK)
+    factors = _factors(size, str(tensor.device))
+    for chunk in torch.split(words, size):
+        total = total * _STEP + (chunk * factors[: len(chunk)]).sum()  # widened to int64 chunk by chunk
     return total >> _SHIFT
 
 
@@ -35,13 +38,13 @@ def row_fingerprints(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _words(rows: torch.Tensor) -> torch.Tensor:
-    """The rows' bits as 32-bit words (16-bit ones if their number of bytes is odd in these), widened to int64."""
+    """The rows' bits as 32-bit words, or as smaller ones if their bytes do not fill these."""
     if rows.dtype is torch.bool:
         rows = rows.to(torch.uint8)
     rows = rows.contiguous()
     num_bytes = rows.shape[1] * rows.element_size()
     kind = next(kind for kind, size in _KINDS if num_bytes % size == 0)
-    return rows.view(kind).to(torch.int64)
+    return rows.view(kind)
 
 
 _KINDS = ((torch.int32, 4), (torch.int16, 2), (torch.uint8, 1))

@@ -19,7 +19,6 @@ from planner import MIMO_LANGUAGE_MODULE_KEY, GroupKind
 from ..groups.groups import ProcessGroups
 from ..model.model import modules_of
 from ..start.meet import ranks_text
-from .fingerprints import fingerprint
 from .world import differing
 
 Reading = Callable[[torch.nn.Parameter], torch.Tensor | None]
@@ -77,14 +76,14 @@ def copy_faults(copies: list[Copies], what: str, read: Reading) -> Iterator[str]
 
     Args:
         what: what is compared, for messages.
-        read: the tensor that belongs to a parameter; None if it has none, on all members alike.
+        read: the fingerprint of what is compared of a parameter; None if it has none, on all members alike.
     """
     for held in copies:
-        tensors = {name: read(parameter) for name, parameter in held.parameters.items()}
-        names = [name for name, tensor in tensors.items() if tensor is not None]
+        found = {name: read(parameter) for name, parameter in held.parameters.items()}
+        names = [name for name, number in found.items() if number is not None]
         if not names:
             continue
-        prints = torch.stack([fingerprint(tensor) for tensor in tensors.values() if tensor is not None])
+        prints = torch.stack([number for number in found.values() if number is not None])
         for place, (usual, others) in differing(prints, held.group, dist.get_process_group_ranks(held.group)).items():
             yield (
                 f"{what} of {held.module}: {names[place]} on {ranks_text(others)} differs from that on "

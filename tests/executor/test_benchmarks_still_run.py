@@ -21,3 +21,11 @@ def test_groups_opened_either_way(way: str) -> None:
         len(ranks.run(PLAN.world_size, f"benchmarks.start_up_jobs:{way}", PLAN.to_json(), timeout=120))
         == PLAN.world_size
     )
+
+
+def test_seconds_inside_the_checks() -> None:
+    """Every call of the checks is timed, in every step, and the benchmark knows the model's size."""
+    found = ranks.run(PLAN.world_size, "benchmarks.checks_jobs:train", PLAN.to_json(), 3, 2, timeout=120)
+    assert all(len(rank["steps"]) == len(rank["inside"]) == 3 for rank in found)
+    assert all(rank["sizes"] for rank in found)
+    assert all(rank["calls"].keys() == {"before_step", "before_update", "after_update"} for rank in found)
