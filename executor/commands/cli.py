@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.base.printable import printable_lines
@@ -28,7 +25,8 @@ from planner.limits.target import Layers
 from ..errors import ExecutorError, LostPeerError
 from ..start import DEFAULT_TIMEOUT
 from ..watch.guard import Guard
-from .options import Parser, check_writable
+from .metrics import Metrics, metrics_output
+from .options import Parser
 
 if TYPE_CHECKING:
     from planner import Plan
@@ -188,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="optimizer steps (default: 20)",
     )
-    train.add_argument("--metrics", type=Path, metavar="FILE", help="write one JSON object per step to FILE")
+    train.add_argument("--metrics", metavar="FILE", help="append one JSON object per step to FILE; - prints them")
     train.add_argument("--dtype", choices=("fp32", "bf16"), help="dtype of the model, instead of the spec's")
     train.add_argument(
         "--seed", type=integer(0, _MAX_INTEGER), default=1234, help="seed of the weights and the data (default: 1234)"
@@ -260,8 +258,7 @@ def _tell(told: str, context: Context, option: str = "--any-node-shape") -> None
 def _train(options: argparse.Namespace, context: Context, ending: Ending) -> int:
     if options.reference and context.world_size > 1:
         raise MisuseError(f"--reference runs on one rank: start one process, got {context.world_size}")
-    if options.metrics is not None and context.is_first:
-        check_writable("--metrics", options.metrics)
+    metrics = metrics_output(options.metrics, options.plan) if context.is_first else None
     from planner.plan_file import load_plan  # noqa: PLC0415
 
     original = load_plan(options.plan)
@@ -284,7 +281,10 @@ def _train(options: argparse.Namespace, context: Context, ending: Ending) -> int
     agreed = {"command": "train", **{f"--{name.replace('_', '-')}": str(value) for name, value in given.items()}}
     with started(context, plan.digest, plan.world_size, agreed, **_nodes(plan, options)) as told:
         _tell(told, context)
-        _steps(plan, original, settings, options, context, _log(plan, ending))
+        if metrics:
+            metrics.check_inputs()  # of all that the spec names
+        written = Metrics(metrics, context.run) if metrics else None
+        _steps(plan, original, settings, options, context, log=_log(plan, ending), metrics=written)
     return OK
 
 
@@ -294,7 +294,9 @@ def _steps(
     settings: TrainSettings,
     options: argparse.Namespace,
     context: Context,
+    *,
     log: CreationLog,
+    metrics: Metrics | None,
 ) -> None:
     from ..checks.groups import check_groups  # noqa: PLC0415
     from ..checks.world import raise_together  # noqa: PLC0415
@@ -314,32 +316,26 @@ def _steps(
         from .predicted import predicted_of  # noqa: PLC0415  on this rank only
 
         predicted = predicted_of(plan, settings, original.cluster.gpu if original.cluster else None)
-        _print_steps(trainer.run(options.steps), predicted, options.metrics)
+        _print_steps(trainer.run(options.steps), predicted, metrics)
         return
     for _ in trainer.run(options.steps):
         pass
 
 
-def _print_steps(running: Iterator[Step], predicted: Predicted, metrics: Path | None) -> None:
+def _print_steps(running: Iterator[Step], predicted: Predicted, metrics: Metrics | None) -> None:
     """Print each step as it ends, and at the end how it compares with the prediction. For rank 0."""
     from .console import step_line  # noqa: PLC0415  imports megatron-core
     from .predicted import device_name, summary  # noqa: PLC0415  on this rank only
 
     steps, runs_on = [], device_name()
-    with metrics.open("w", encoding="ascii") if metrics else nullcontext() as stream:
-        for step in running:
-            steps.append(step)
-            print(step_line(step), flush=True)
-            if stream is not None:
-                _write_line(stream, step.metrics() | {"device": runs_on} | predicted.metrics())
+    out = sys.stderr if metrics and metrics.is_stdout else sys.stdout
+    for step in running:
+        steps.append(step)
+        print(step_line(step), file=out, flush=True)
+        if metrics:
+            metrics.write(step.metrics() | {"device": runs_on} | predicted.metrics())
     for line in summary(predicted, steps, runs_on):
-        print(line, flush=True)
-
-
-def _write_line(stream: Any, metrics: dict[str, Any]) -> None:
-    """Write a whole line at once, so that a reader of the file never sees half of one."""
-    stream.write(json.dumps(metrics) + "\n")
-    stream.flush()
+        print(line, file=out, flush=True)
 
 
 def _quiet() -> None:

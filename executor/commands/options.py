@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 from typing import NoReturn
 
 from planner.commands.options import MisuseError
@@ -15,13 +13,3 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise MisuseError(f"{message}\n{self.format_usage().rstrip()}")
-
-
-def check_writable(option: str, path: Path) -> None:
-    """Raise MisuseError if no file can be written at `path`. Creates nothing."""
-    if path.is_dir():
-        raise MisuseError(f"{option} {path} is a directory: name a file")
-    if not path.parent.is_dir():
-        raise MisuseError(f"{option} {path}: there is no directory {path.parent}: make it, or name another")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise MisuseError(f"{option} {path} cannot be written: name another file")

@@ -40,6 +40,7 @@ class Context:
         device: the device that this process uses.
         timeout: how long a rank waits for another.
         store: the store of this attempt; a restart has another.
+        run: the id of this attempt, equal on all ranks and different for every other.
     """
 
     rank: int
@@ -47,6 +48,7 @@ class Context:
     device: torch.device
     timeout: timedelta
     store: Store
+    run: str
 
     @property
     def is_first(self) -> bool:
@@ -72,8 +74,8 @@ def connect(timeout: timedelta = DEFAULT_TIMEOUT) -> Context:
     chosen = device.select(_number("LOCAL_RANK", rank))
     launchers = PrefixStore("mimo", HashStore() if missing else _open_store(rank, timeout))
     launchers.set_timeout(timeout)
-    store = PrefixStore(meet(launchers, rank, world_size, timeout), launchers)
-    return Context(rank, world_size, chosen, timeout, store)
+    run = meet(launchers, rank, world_size, timeout)
+    return Context(rank, world_size, chosen, timeout, PrefixStore(run, launchers), run)
 
 
 def _number(name: str, default: int) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..base.printable import printable
 from .options import MisuseError, add_root
-from .output import progress, target_of, write
+from .output import STDOUT, Output, output_of, progress
 from .predict import read_runs
 
 if TYPE_CHECKING:
@@ -47,11 +46,11 @@ def _calibrate(options: argparse.Namespace) -> int:
     from ..render.fits import error_lines, fit_lines  # noqa: PLC0415
     from ..render.style import plural, style_of  # noqa: PLC0415
 
-    if options.out is not None:
-        _check_hardware_file(options.out, *options.runs)
+    out = _output(options)
     files = [read_runs(path, options.root) for path in options.runs]
     samples = [samples_of(runs) for runs in files]
     hardware = load_hardware(options.gpu or _gpu_of(samples))
+    out.check_inputs()  # of all that cells name, and before the fit takes its time
     if not fitted(hardware):
         raise MisuseError(f"no constant of {hardware.name} has a `start`: give one to each that is to be fitted")
     groups = _left_out(files, options.leave_out)
@@ -61,26 +60,17 @@ def _calibrate(options: argparse.Namespace) -> int:
     print(*lines, *error_lines(options.runs, samples, found), sep="\n", file=sys.stderr)
     if groups:
         _cross_validate(hardware, options, samples, groups)
-    if options.out is None:
-        sys.stdout.write(hardware_text(found))
-    else:
-        write(options.out, hardware_text(found), *options.runs)
+    out.write(hardware_text(found))
     return 0
 
 
-def _check_hardware_file(path: str, *sources: str) -> None:
-    """Raise MisuseError if the result could not be written, before the fit takes its time."""
-    if not path.endswith((".yaml", ".yml")):
-        raise MisuseError(f"--out {path}: the name of a hardware file ends in .yaml or .yml, so that --gpu takes it")
-    target = target_of(path, *sources)
-    folder = os.path.dirname(target)
-    for is_wrong, reason in (
-        (os.path.isdir(target), "it is a directory"),
-        (not os.path.isdir(folder), f"there is no directory {folder}"),
-        (not os.access(folder, os.W_OK), f"no permission to write in {folder}"),
-    ):
-        if is_wrong:
-            raise MisuseError(f"cannot write {path!r}: {reason}")
+def _output(options: argparse.Namespace) -> Output:
+    """Where the hardware file goes. Raises MisuseError if it could not be written, or could not be read again."""
+    out = output_of("--out", STDOUT if options.out is None else options.out, *options.runs, options.gpu)
+    if not out.is_stdout and not out.given.endswith((".yaml", ".yml")):
+        rule = "the name of a hardware file ends in .yaml or .yml, so that --gpu takes it"
+        raise MisuseError(f"--out {out.given}: {rule}")
+    return out
 
 
 def _gpu_of(samples: Sequence[Sequence[Sample]]) -> str:

@@ -1,64 +1,166 @@
-"""What commands write: files that are complete or absent, warnings, and the progress of what takes long."""
+"""What commands write: files that are complete or absent, warnings, and the progress of what takes long.
+
+`outputs_of` decides every path to which a command of `mimo` or of the executor writes, before the command does any
+work: a mistake costs nothing then. Nothing that the command reads is written over, under whatever name.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from ..base.frozen import frozen
+from ..base.inputs import name_if_read
+from ..base.printable import printable
 from .options import MisuseError
 
 if TYPE_CHECKING:
     from ..base.errors import Fault
     from ..plan import Plan
 
+STDOUT = "-"
 _MANY_OPERATIONS = 100_000  # about a second of simulation
 
 
-def write(path: str, text: str, *sources: str) -> None:
-    """Write a file, complete or not at all. What is no regular file (a pipe, a device) is written in place.
+@frozen
+class Output:
+    """Where a command writes.
 
-    Args:
-        sources: the files that were read, which are never overwritten.
-
-    Raises:
-        MisuseError: the file cannot be written, or is one of the sources.
+    Attributes:
+        option: the option that says so.
+        given: the name as it was given; `-` is standard output.
+        target: the file, links followed; `-` for standard output.
     """
-    from tempfile import NamedTemporaryFile  # noqa: PLC0415
 
-    target = target_of(path, *sources)
-    try:
-        if os.path.exists(target) and not os.path.isfile(target):
-            with open(target, "w", encoding="utf-8") as stream:
-                stream.write(text)
+    option: str
+    given: str
+    target: str
+
+    @property
+    def is_stdout(self) -> bool:
+        return self.target == STDOUT
+
+    def check_inputs(self) -> None:
+        """Raise MisuseError if this command has read the file."""
+        if not self.is_stdout and (read := name_if_read(self.target)):
+            raise self.refusal(f"would overwrite {read}, which is read")
+
+    def write(self, text: str) -> None:
+        """Write the text, complete or not at all. What is no regular file (a pipe, a device) is written in place.
+
+        Raises:
+            MisuseError: it cannot be written, or has been read.
+        """
+        if self.is_stdout:
+            sys.stdout.write(text)
             return
-        with NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(target), delete=False) as partial:
+        self.check_inputs()
+        try:
+            if os.path.exists(self.target) and not os.path.isfile(self.target):
+                with open(self.target, "w", encoding="utf-8") as stream:
+                    stream.write(text)
+            else:
+                self._replace(text)
+        except (OSError, ValueError) as error:
+            raise MisuseError(f"cannot write {printable(self.given)}: {_reason(error)}") from None
+
+    def _replace(self, text: str) -> None:
+        """Write a file beside the target and put it in its place. It keeps the mode of what it replaces."""
+        from tempfile import NamedTemporaryFile  # noqa: PLC0415
+
+        try:
+            mode = os.stat(self.target).st_mode & 0o7777
+        except FileNotFoundError:
+            mode = 0o666 & ~_umask()
+        with NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(self.target), delete=False) as partial:
             try:
                 partial.write(text)
                 partial.flush()
-                os.chmod(partial.name, 0o666 & ~_umask())
-                os.replace(partial.name, target)
+                os.fsync(partial.fileno())
+                os.chmod(partial.name, mode)
+                os.replace(partial.name, self.target)
             except BaseException:  # a full disk, Ctrl-C: nothing is left behind
                 os.unlink(partial.name)
                 raise
-    except (OSError, ValueError) as error:
-        raise _cannot_write(path, error) from None
+
+    def check(self) -> None:
+        """Raise MisuseError if no file can be written there."""
+        if self.is_stdout:
+            return
+        folder = os.path.dirname(self.target)
+        is_file = os.path.isfile(self.target)
+        for is_wrong, reason in (
+            (os.path.isdir(self.target), "is a directory: name a file"),
+            (not os.path.isdir(folder), f"cannot be written: there is no directory {printable(folder)}"),
+            (is_file and not os.access(self.target, os.W_OK), "cannot be written: the file may not be changed"),
+            (not os.access(folder, os.W_OK), f"cannot be written: no permission to write in {printable(folder)}"),
+        ):
+            if is_wrong:
+                raise self.refusal(reason)
+        self.check_inputs()
+
+    def check_others(self, others: list[Output]) -> None:
+        """Raise MisuseError if another output is the same."""
+        for other in others:
+            if _is_one(self.target, other.target):
+                what = "both standard output" if self.is_stdout else "one file"
+                raise self.refusal(f"and {other.option} {printable(other.given)} are {what}")
+
+    def refusal(self, reason: str) -> MisuseError:
+        """What is wrong with it, after its option and name."""
+        return MisuseError(f"{self.option} {printable(self.given)} {reason}")
 
 
-def target_of(path: str, *sources: str) -> str:
-    """The file to write, links followed. Raises MisuseError if there is no name, or if it is one of the sources."""
-    if not path:
-        raise MisuseError("--out needs the name of a file")
-    target = os.path.realpath(path)
-    for source in sources:
-        if target == os.path.realpath(source):
-            raise MisuseError(f"--out {path} would overwrite {source}, which is read")
-    return target
+def outputs_of(given: Mapping[str, str | None], *inputs: str | None) -> list[Output | None]:
+    """Where the options of a command write; None for each that is left out.
+
+    Args:
+        given: the name that each option was given.
+        inputs: names of files that the command is about to read, or None. What it has read already is known.
+
+    Raises:
+        MisuseError: a name is that of an input, of a folder, or of another output, or cannot be written.
+    """
+    found: list[Output | None] = []
+    for option, name in given.items():
+        output = None if name is None else output_of(option, name, *inputs)
+        if output:
+            output.check_others([other for other in found if other])
+        found.append(output)
+    return found
 
 
-def _cannot_write(path: str, error: Exception) -> MisuseError:
-    return MisuseError(f"cannot write {path!r}: {getattr(error, 'strerror', None) or error}")
+def output_of(option: str, name: str, *inputs: str | None) -> Output:
+    """Where one option writes, checked as in `outputs_of`."""
+    output = _named(option, name)
+    for source in inputs:
+        if source and not output.is_stdout and _is_one(output.target, os.path.realpath(source)):
+            raise output.refusal(f"would overwrite {printable(source)}, which is read")
+    output.check()
+    return output
+
+
+def _named(option: str, name: str) -> Output:
+    if not name:
+        raise MisuseError(f"{option} needs the name of a file; - is standard output")
+    try:
+        return Output(option, name, STDOUT if name == STDOUT else os.path.realpath(name))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise MisuseError(f"{option} {printable(name)} cannot be written: {_reason(error)}") from None
+
+
+def _is_one(one: str, other: str) -> bool:
+    """Whether two names, links followed, are those of one file."""
+    try:
+        return one == other or os.path.samefile(one, other)
+    except (OSError, ValueError):  # one of them does not exist
+        return False
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _umask() -> int:

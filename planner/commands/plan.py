@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .options import MisuseError, add_color, add_gpu, add_spec, add_strict, add_world, integer, load, warnings_of
-from .output import print_warnings, write
+from .output import outputs_of, print_warnings
 
 if TYPE_CHECKING:
     from ..base.errors import Fault
@@ -45,6 +45,9 @@ def _plan(options: argparse.Namespace) -> int:
         raise MisuseError("--gpu is for the prediction, which only the text of the whole plan has")
     if options.rank is not None and options.format in ("dot", "mermaid"):
         raise MisuseError(f"--format {options.format} draws the whole plan: it takes no --rank")
+    (out,) = outputs_of({"--out": options.out}, options.spec, options.gpu)
+    if out and out.is_stdout:
+        raise MisuseError("--out - would mix the plan with the text on standard output: --format json prints it alone")
     plan = load(options.spec, options)
     warnings = warnings_of(plan, options, _limits(plan, options.target))
     if options.rank is not None:
@@ -52,8 +55,8 @@ def _plan(options: argparse.Namespace) -> int:
             plan.check_rank(options.rank)
         except ValueError as error:
             raise MisuseError(f"--{error}") from None
-    if options.out is not None:
-        write(options.out, plan.to_json(), options.spec)
+    if out:
+        out.write(plan.to_json())
     if options.format != "text" or options.rank is not None:  # the overview prints them itself
         print_warnings(warnings)
     _print(plan, options, warnings)

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .options import add_gpu, add_spec, add_strict, add_world, load, memory_warnings_of, warnings_of
-from .output import announce, print_warnings, write
+from .output import Output, announce, outputs_of, print_warnings
 
 if TYPE_CHECKING:
     from ..cost.prediction import Prediction
@@ -35,12 +35,13 @@ def add(commands: Any) -> None:
     def run(options: argparse.Namespace) -> int:
         if options.out is None and options.trace is None:
             report.error("give -o FILE for the page, --trace FILE for the trace, or both")
-        return _report(options, load(options.spec, options))
+        out, trace = outputs_of({"--out": options.out, "--trace": options.trace}, options.spec, options.gpu)
+        return _report(options, load(options.spec, options), out, trace)
 
     report.set_defaults(run=run)
 
 
-def _report(options: argparse.Namespace, plan: Plan) -> int:
+def _report(options: argparse.Namespace, plan: Plan, out: Output | None, trace: Output | None) -> int:
     from ..cost.simulation.perfetto import trace_text  # noqa: PLC0415
     from ..cost.simulation.simulate import DeadlockError  # noqa: PLC0415
     from ..report.page import render_page  # noqa: PLC0415
@@ -63,12 +64,11 @@ def _report(options: argparse.Namespace, plan: Plan) -> int:
             stops = str(error)
     if stops:
         print(f"mimo: no timeline: {stops}", file=sys.stderr)
-    if options.out is not None:
-        page = content_of(plan, file_name(options.spec), prediction, timeline, stops)
-        write(options.out, render_page(page), options.spec)
-    if options.trace is not None and timeline is not None:
-        write(options.trace, "".join(trace_text(timeline)), options.spec)
-    return 0 if timeline or options.trace is None else 1
+    if out:
+        out.write(render_page(content_of(plan, file_name(options.spec), prediction, timeline, stops)))
+    if trace and timeline is not None:
+        trace.write("".join(trace_text(timeline)))
+    return 0 if timeline or not trace else 1
 
 
 def _too_large(plan: Plan, *, is_sized: bool) -> str:

@@ -20,6 +20,7 @@ import yaml
 from ..base import codes
 from ..base.codes import Code
 from ..base.errors import Fault, Faults, Mark, Path, PlanError, Source, format_key
+from ..base.inputs import note_read
 from .fields import INVALID, FieldType, Record, fields_of, show
 from .spec import SPEC_TYPE, Spec
 
@@ -72,6 +73,7 @@ def read_bytes(path: str | PathLike[str], max_bytes: int) -> bytes:
                 raise ValueError("standard input is closed")
             return sys.stdin.buffer.read(max_bytes + 1)
         with open(path, "rb") as stream:
+            note_read(stream.fileno(), str(path))
             return stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)

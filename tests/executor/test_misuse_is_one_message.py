@@ -24,7 +24,7 @@ BAD_OPTIONS = {
     "--timeout nan": "got 'nan'",
     "--timeout 1e300": "got '1e300'",
     "--colour": "unrecognized arguments: --colour",
-    "--metrics /nope/x --reference": "--metrics /nope/x: there is no directory /nope",
+    "--metrics /nope/x --reference": "--metrics /nope/x cannot be written: there is no directory /nope",
     "--metrics / --reference": "--metrics / is a directory",
 }
 

@@ -359,7 +359,7 @@ MISTAKES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "lanes overlap by their number only": patch_method(
         planner.layout.bridges.Transfers,
-        "_between",
+        "between",
         lambda original, self, src, dst: attrs.evolve(original(self, src, dst), src_start=0, dst_start=0),
     ),
     "embedding groups as if there were one pipeline (Bridge #4985)": patch_method(
