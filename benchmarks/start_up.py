@@ -1,12 +1,13 @@
 """Times the start-up of groups, and a training step, on real processes beside Megatron-Bridge's way in the same run.
 
-    python benchmarks/start_up.py [--repeats 5] [8 16 32]
+    python benchmarks/start_up.py [--repeats 7] [8 16 32]
 
 Megatron-Bridge's way: on every rank, a HyperCommGrid for each module creates all 14 kinds of groups, including those of
 other ranks, and the bridge creates its own (with gloo here; megatron-core hard-codes NCCL). The two ways take turns,
 each on fresh processes, because the second one on the same processes would find sockets, threads and memory warm. A
 time is that of the slowest rank, and the ratio is that of the medians over all repeats; below 1, ours is faster.
-Start-up must take at most 0.4 of the other way at every size; the exit code is 1 if it does not. The step of a toy
+Ours includes the check that every group is the plan's, which the other way lacks. It must
+take at most 0.33 of the other way at every size; the exit code is 1 if it does not. The step of a toy
 model on 8 processes is timed with the executor's communicator and with the stock one, both on the plan's groups, so
 that the ratio is that of the bridges alone.
 """
@@ -25,7 +26,7 @@ LAYOUTS = {
     16: ({"tp": 2, "pp": 2, "dp": 2}, {"tp": 2, "dp": 4}),
     32: ({"tp": 4, "pp": 2, "dp": 2}, {"tp": 2, "dp": 8}),
 }
-TO_REACH = 0.4
+TO_REACH = 0.33
 
 
 def main() -> int:
@@ -33,7 +34,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", type=int, default=list(LAYOUTS), help="numbers of processes")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     slow = False
     for size in options.sizes:

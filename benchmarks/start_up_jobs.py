@@ -14,6 +14,7 @@ from megatron.core.hyper_comm_grid import HyperCommGrid
 
 import executor.commands.trainer
 from benchmarks.stock_bridge import StockCommunicator
+from executor.checks.groups import check_groups
 from executor.commands.trainer import Trainer, TrainSettings
 from executor.groups.groups import ProcessGroups
 from executor.groups.infra import MimoModelInfra
@@ -30,11 +31,12 @@ _EXPERT = ["ep", "expt_tp", "expt_dp", ["expt_tp", "ep"], ["expt_tp", "ep", "pp"
 
 
 def ours(text: str) -> tuple[float, int]:
-    """The seconds that this rank takes for the plan's groups, and the number of communicators that it opens."""
+    """The seconds that this rank takes for the plan's groups and their check, and the communicators that it opens."""
     plan = Plan.from_json(text)
     with _started(plan) as context:
         begun = time.perf_counter()
         groups = ProcessGroups(plan, context.rank, context.timeout)
+        assert list(check_groups(groups, context.device)) == []
         dist.barrier()
         return time.perf_counter() - begun, groups.num_opened
 
@@ -89,7 +91,7 @@ def step(text: str, stock: bool) -> float:
     with started(context, plan.digest, plan.world_size), _stock() if stock else nullcontext():
         groups = ProcessGroups(plan, context.rank, context.timeout)
         settings = TrainSettings(dtype="fp32", optimizer="sgd", lr=0.1, distributed_optimizer=False)
-        trainer = Trainer(plan, groups, Synthetic(plan, 7), settings, context.device)
+        trainer = Trainer(plan, groups, Synthetic(plan, 7), settings, context.device, check_every=0)
         assert isinstance(trainer._communicator, StockCommunicator) == stock
         first, *others = (step.seconds for step in trainer.run(_STEPS))
         del first  # buffers are made in it

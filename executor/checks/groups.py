@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import torch
@@ -43,12 +44,22 @@ def check(groups: ProcessGroups, device: torch.device) -> Findings:
 
 
 def check_groups(groups: ProcessGroups, device: torch.device) -> Iterator[str]:
-    """Sum the members' numbers over every group of this rank, in creation order, and yield a line per wrong sum."""
+    """Sum the members' numbers over every communicator of this rank, and yield a line per group with a wrong sum.
+
+    Groups that share a communicator reduce over the same members, so one sum answers for all of them. All sums are
+    under way at once, since most of their time is spent on waiting for other members.
+    """
     rank = groups.rank
+    own = numbers_of((rank,))
+    sums: dict[dist.ProcessGroup, tuple[torch.Tensor, Any]] = {}
+    for _, process_group in groups:
+        if process_group not in sums:
+            numbers = torch.tensor(own, dtype=torch.int64, device=device)
+            sums[process_group] = numbers, dist.all_reduce(numbers, group=process_group, async_op=True)
     for group, process_group in groups:
         progress.at("checking", group=f"{group.owner}:{group.kind}:{group.index}")
-        numbers = torch.tensor(numbers_of((rank,)), dtype=torch.int64, device=device)
-        dist.all_reduce(numbers, group=process_group)
+        numbers, work = sums[process_group]
+        work.wait()
         planned, found = numbers_of(group.ranks), numbers.tolist()
         if found != planned:
             alike = " of other ranks: their hashes differ" if found[:3] == planned[:3] else ""

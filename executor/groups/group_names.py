@@ -3,14 +3,16 @@
 Members of a group meet in the store under the group's name. torch salts the name of a locally synchronised group with a
 counter of its own: up to 2.13 with the number of groups that the rank holds, which differs between members, so that
 they would wait for one another under different names for ever; from 2.14 with `_world.group_count`, which anyone's own
-groups move. Here a name is the plan's digest, how often this process has opened that plan, and the group's place in the
-plan's creation order. The place where torch asks for a name is private, so it is tried before the first group.
+groups move. Here a name is the plan's digest, how often this process has opened that plan, the group's place in the
+plan's creation order, and a hash of its members: ranks that mean different groups wait for one another, rather than
+meet. The place where torch asks for a name is private, so it is tried before the first group.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch.distributed import distributed_c10d
 
 from ..errors import UnsupportedError
 
-_DIGITS = 16  # of the digest: enough to tell plans apart
+_DIGITS = 16  # of a hash: enough to tell plans, or groups, apart
 _opened: Counter[str] = Counter()  # per digest: all ranks open a plan equally often, since opening it is collective
 
 
@@ -35,9 +37,10 @@ class GroupNames:
         self.prefix = f"mimo/{digest[:_DIGITS]}/{_opened[digest]}"
         _opened[digest] += 1
 
-    def of(self, place: int) -> str:
-        """The name of the group at a place that no other group of the plan has."""
-        return f"{self.prefix}/{place}"
+    def of(self, place: int, ranks: Sequence[int]) -> str:
+        """The name of the group of these ranks at a place that no other group of the plan has."""
+        members = hashlib.sha256(",".join(map(str, ranks)).encode()).hexdigest()
+        return f"{self.prefix}/{place}/{members[:_DIGITS]}"
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class ProcessGroups:
         self.log = log or CreationLog()
         self.log.begin(self._names.prefix)
         with one_device() if dist.get_backend() == "gloo" else nullcontext():
-            self._alone = open_alone(self._names.of(2 * plan.num_groups))
+            self._alone = open_alone(self._names.of(2 * plan.num_groups, (rank,)))
             self._created = {
                 creation.place: self._create(creation)
                 for creation in creations(plan, self.view, backward=self.has_backward_groups)
@@ -154,7 +154,7 @@ class ProcessGroups:
         self.log.add(creation)
         group = creation.group
         progress.at("creating groups", group=f"{group.owner}:{group.kind}:{group.index}")
-        with named(self._names.of(creation.place)):
+        with named(self._names.of(creation.place, creation.group.ranks)):
             created = dist.new_group(
                 list(group.ranks),
                 timeout=self._timeout,

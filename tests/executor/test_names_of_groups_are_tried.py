@@ -12,9 +12,10 @@ from tests.executor.jobs import ranks, specs
 
 def test_names_are_equal_on_all_members_and_different_for_each_opening() -> None:
     first, again, other = (GroupNames(digest) for digest in ("a" * 64, "a" * 64, "b" * 64))
-    names = [one.of(place) for one in (first, again, other) for place in (0, 1)]
+    names = [one.of(place, (0, 1)) for one in (first, again, other) for place in (0, 1)]
     assert len(set(names)) == len(names)
-    assert first.of(0) == "mimo/aaaaaaaaaaaaaaaa/0/0"
+    assert first.of(0, (0, 1)).startswith("mimo/aaaaaaaaaaaaaaaa/0/0/")
+    assert first.of(0, (0, 1)) != first.of(0, (0, 2)), "ranks that mean different groups never meet"
 
 
 def test_a_users_own_groups_move_no_name() -> None:

@@ -55,8 +55,9 @@ def test_other_members_of_equal_squares_fail_check() -> None:
     groups = mock.MagicMock(rank=3)
     groups.__iter__.return_value = [(group, None)]
 
-    def reduced(numbers: torch.Tensor, group: None) -> None:
+    def reduced(numbers: torch.Tensor, group: None, async_op: bool) -> mock.Mock:
         numbers.copy_(torch.tensor(numbers_of((1, 2, 3, 6))))
+        return mock.Mock(wait=lambda: None)
 
     with mock.patch.object(torch.distributed, "all_reduce", reduced):
         (fault,) = check_groups(groups, torch.device("cpu"))

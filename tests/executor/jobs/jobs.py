@@ -70,7 +70,8 @@ def train(text: str, options: dict[str, Any], *, reference: bool = False) -> dic
             lr=options.get("lr", 0.1),
             distributed_optimizer=options.get("distributed_optimizer", False),
         )
-        trainer = Trainer(plan, groups, samples, settings, context.device)
+        every = 0 if options.get("fault") else 1  # a planted fault is to reach the weights
+        trainer = Trainer(plan, groups, samples, settings, context.device, check_every=every)
         steps = [(step.loss, step.grad_norm, step.num_tokens) for step in trainer.run(options.get("steps", 3))]
         parts = [
             (shard.key, shard.shape, shard.index, shard.data.detach().float().numpy().copy())

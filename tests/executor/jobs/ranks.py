@@ -61,7 +61,7 @@ def started(
 ) -> Iterator[list[multiprocessing.process.BaseProcess]]:
     """The processes of ranks that run `function`, for tests that look at how they end. They are killed at the end."""
     _start_server()
-    port, processes = _free_port(), []
+    port, processes = free_port(), []
     try:
         for rank in range(world_size):
             ours, theirs = _context.Pipe(duplex=False)
@@ -82,7 +82,7 @@ def _run(
     world_size: int, function: str, args: tuple[Any, ...], timeout: float, env: dict[str, str], *, stop_early: bool
 ) -> tuple[dict[int, Any], dict[int, str]]:
     _start_server()
-    port = _free_port()
+    port = free_port()
     pipes, processes = [], []
     for rank in range(world_size):
         ours, theirs = _context.Pipe(duplex=False)
@@ -161,7 +161,8 @@ def _main(pipe: Connection, function: str, args: tuple[Any, ...], variables: dic
     pipe.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
