@@ -92,7 +92,7 @@ class Trainer:
         settings: TrainSettings,
         device: torch.device,
         *,
-        check_every: int = 1,
+        check_every: int = 0,
     ) -> None:
         """Build the rank's model and its optimizer.
 

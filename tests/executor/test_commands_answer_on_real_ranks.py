@@ -19,7 +19,7 @@ from tests.executor.jobs import ranks
 TINY = str(ROOT / "examples" / "tiny_4rank.yaml")
 Outcome = tuple[int, str, str]
 KEYS = {
-    *("step", "loss", "grad_norm", "num_tokens", "seconds", "memory_bytes", "device"),
+    *("run", "step", "loss", "grad_norm", "num_tokens", "seconds", "memory_bytes", "device"),
     *("predicted_seconds", "predicted_bytes", "predicted_gpu"),
 }
 

@@ -31,7 +31,8 @@ def layout(
     modules = {
         "images": Module(parallel=_of(images), output=Output(tokens_per_sample=tokens), special_token_id=token),
         "audio": Module(parallel=_of(audio), special_token_id=9),
-        "language": Module(parallel=_of(language), model=specs.language()),
+        # The users' GPTModel counts the padding of a vocabulary: 256 words need none up to tp 2.
+        "language": Module(parallel=_of(language), model=specs.language(vocab_size=256)),
     }
     return compile_spec(
         Spec(batch=Batch(global_size=8, micro_size=4, seq_length=32), modules=modules, topology=topology)

@@ -95,7 +95,8 @@ LAYOUTS: dict[str, Plan] = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_trains_as_one_rank(name: str) -> None:
-    measure(LAYOUTS[name]).check()
+    """Every step is checked as well, and no check raises a false alarm."""
+    measure(LAYOUTS[name], check_every=1).check()
 
 
 TEXT_ONLY = [
@@ -115,7 +116,7 @@ def test_text_only_microbatches_train_as_one_rank(plan: Plan, text_only: tuple[i
 
 @pytest.mark.parametrize("plan", TEXT_ONLY)
 def test_text_only_steps_between_steps_with_images(plan: Plan) -> None:
-    measure(plan, text_only_steps=(1,), steps=4).check()
+    measure(plan, text_only_steps=(1,), steps=4, check_every=1).check()
 
 
 ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 1e-3}
@@ -133,7 +134,7 @@ def test_adam_trains_as_one_rank(plan: Plan, distributed_optimizer: bool) -> Non
     A weight moves by 3e-3 in these steps, and a shard that another lane overwrites, or that is never gathered, is off
     by as much.
     """
-    parity = measure(plan, distributed_optimizer=distributed_optimizer, **ADAM)
+    parity = measure(plan, distributed_optimizer=distributed_optimizer, check_every=1, **ADAM)
     assert parity.loss <= 1e-6
     assert parity.grad_norm <= 1e-5
     assert parity.weights <= 5e-5
@@ -142,7 +143,9 @@ def test_adam_trains_as_one_rank(plan: Plan, distributed_optimizer: bool) -> Non
 @pytest.mark.parametrize("distributed_optimizer", [False, True])
 def test_bf16_runs_finite_and_close(distributed_optimizer: bool) -> None:
     """Weights have no bound: near 1, bf16 has steps of 8e-3, more than they move. The test in fp32 has the number."""
-    parity = measure(SHARDED[0].values[0], distributed_optimizer=distributed_optimizer, dtype="bf16", **ADAM)
+    parity = measure(
+        SHARDED[0].values[0], distributed_optimizer=distributed_optimizer, check_every=1, dtype="bf16", **ADAM
+    )
     assert parity.loss < 1e-2
     assert parity.grad_norm < 5e-2
     assert parity.weights < math.inf

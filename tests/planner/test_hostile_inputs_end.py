@@ -15,7 +15,7 @@ import pytest
 from tests.hostile_inputs import text_of
 
 SEED = 1
-FEW, MANY = 150, 4000
+FEW, MANY = 60, 4000
 
 
 def given(first: int, count: int) -> None:

@@ -64,7 +64,7 @@ def recorded_step(text: str) -> dict[str, Any]:
             lr=training.lr,
             distributed_optimizer=training.distributed_optimizer,
         )
-        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device, check_every=0)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
         users: dict[str, list[str]] = {}
         sizes: dict[str, int] = {}
         opened = {}

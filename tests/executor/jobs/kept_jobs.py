@@ -20,7 +20,7 @@ def kept_tensors(text: str) -> dict[str, list[list[Kept]]]:
     plan = Plan.from_json(text)
     with jobs.ready(plan) as (context, groups):
         settings = TrainSettings(dtype="bf16", optimizer="sgd", lr=0.1, distributed_optimizer=False)
-        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device, check_every=0)
+        trainer = Trainer(plan, groups, Synthetic(plan, seed=7), settings, context.device)
         weights = {parameter.untyped_storage().data_ptr() for parameter in trainer.model.parameters()}
         found: dict[str, list[list[Kept]]] = {}
         for name, module in jobs.modules_of(trainer.model):
