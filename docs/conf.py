@@ -40,7 +40,7 @@ nitpick_ignore_regex = [  # has no page here: other projects, type variables, an
     ("py:.*", r"(_pytest|collections|hypothesis|megatron|networkx|os|pathlib|torch)\..*"),
     ("py:.*", r"executor\.(bridge|groups|model)\..*"),
     ("py:.*", r"planner\.layout\.(coords\..*|ir\.(HasRoles|RankSets))"),
-    ("py:.*", r"planner\.base\.frozenmap\.(K|V_co)"),
+    ("py:.*", r"planner\.base\.(frozenmap\.(K|V_co)|errors\.Source)"),
     ("py:class", r"Box|RankSets"),  # imported for annotations only, so that they come without their home
     ("py:exc", r"ExecutorError"),
 ]

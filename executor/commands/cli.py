@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 from planner.base.printable import printable_lines
 from planner.base.version import package_version
 from planner.commands.options import MisuseError, Version, integer, number
-from planner.limits.target import Layers
+from planner.limits.layers import Layers
 
 from ..errors import ExecutorError, LostPeerError
 from ..start import DEFAULT_TIMEOUT
 from ..watch.guard import Guard
-from .metrics import Metrics, metrics_output
 from .options import Parser
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from ..groups.creation_log import CreationLog
     from ..start.context import Context
     from ..watch.ending import Ending
+    from .metrics import Metrics
     from .predicted import Predicted
     from .trainer import Step, TrainSettings
 
@@ -258,6 +258,8 @@ def _tell(told: str, context: Context, option: str = "--any-node-shape") -> None
 def _train(options: argparse.Namespace, context: Context, ending: Ending) -> int:
     if options.reference and context.world_size > 1:
         raise MisuseError(f"--reference runs on one rank: start one process, got {context.world_size}")
+    from .metrics import Metrics, metrics_output  # noqa: PLC0415
+
     metrics = metrics_output(options.metrics, options.plan) if context.is_first else None
     from planner.plan_file import load_plan  # noqa: PLC0415
 

@@ -22,7 +22,7 @@ from planner.cost.timing.hardware import DEFAULT, known_hardware, load_hardware
 from planner.cost.work.ops import GIB
 from planner.cost.work.settings import EXECUTOR
 from planner.cost.work.settings import Settings as Software
-from planner.limits.target import Layers
+from planner.limits.layers import Layers
 
 from ..start import device
 from ..start.layer_backend import choose_layers

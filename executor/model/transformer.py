@@ -25,7 +25,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch.nn import functional
 
 from planner import Axis, Model, ModulePlan
-from planner.limits.target import Layers
+from planner.limits.layers import Layers
 
 from ..errors import ExecutorError
 from ..start.layer_backend import choose_layers

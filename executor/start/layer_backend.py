@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from importlib.util import find_spec
 
-from planner.limits.target import Layers
+from planner.limits.layers import Layers
 
 from ..errors import UnsupportedError
 from . import device

@@ -12,8 +12,9 @@ import attrs
 
 from planner import Fault, Plan
 from planner.base.errors import format_path
+from planner.limits.layers import Layers
 from planner.limits.limits import limits_of
-from planner.limits.target import Layers, Target, component_of, planned_layers
+from planner.limits.target import Target, component_of, planned_layers
 from planner.limits.training import training_limits
 from planner.spec.sections import Training
 

@@ -67,8 +67,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _limits(plan: Plan, target: str | None) -> tuple[Fault, ...]:
     """Everything for which `executor train` would refuse the plan."""
+    from ..limits.layers import Layers  # noqa: PLC0415
     from ..limits.limits import limits_of  # noqa: PLC0415
-    from ..limits.target import Layers, Target, planned_layers  # noqa: PLC0415
+    from ..limits.target import Target, planned_layers  # noqa: PLC0415
 
     return limits_of(plan, Target(layers=Layers(target) if target else planned_layers(plan)))
 

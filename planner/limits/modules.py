@@ -8,8 +8,8 @@ from ..base.errors import Path
 from ..layout.ir import ModulePlan
 from ..plan import Plan
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY, Model
+from .layers import Layers
 from .rule import Reasons, encoders_of
-from .target import Layers
 
 _ENCODERS = ("vit", "audio")  # the families of the ready-made encoders
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from ..base.codes import Code
 from ..base.frozen import frozen
-from ..plan import Plan
+from .layers import Layers
+
+if TYPE_CHECKING:
+    from ..plan import Plan  # imports attrs, which the executor's --help does not need
 
 KNOWN_VERSION = "0.19"  # of megatron-core: the limits are known for this one
 MEGATRON_CORE = f"megatron-core {KNOWN_VERSION}"
@@ -20,18 +23,6 @@ _COMPONENTS = {"1": MEGATRON_CORE, "2": READY_MODELS, "3": FORWARD_PASS, "4": SY
 def component_of(code: Code) -> str:
     """What cannot run a plan that has a fault of this R code."""
     return _COMPONENTS[code[1]]
-
-
-class Layers(StrEnum):
-    """Whose transformer layers are built. Only Transformer Engine's attention runs with cp > 1, and only on a GPU."""
-
-    LOCAL = "local"
-    TRANSFORMER_ENGINE = "te"
-
-    @property
-    def in_words(self) -> str:
-        """`local layers`, as messages call them."""
-        return "local layers" if self is Layers.LOCAL else "Transformer Engine's layers"
 
 
 @frozen(kw_only=True)

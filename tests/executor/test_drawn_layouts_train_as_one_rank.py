@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from planner import Plan
+from planner.limits.layers import Layers
 from planner.limits.limits import limits_of
-from planner.limits.target import Layers, Target
+from planner.limits.target import Target
 from tests.executor.jobs import specs
 from tests.executor.jobs.parity import measure
 

@@ -13,8 +13,9 @@ import attrs
 import pytest
 
 from planner import Batch, Model, Module, Plan, Spec, compile_spec, load_spec
+from planner.limits.layers import Layers
 from planner.limits.limits import limits_of
-from planner.limits.target import Layers, Target
+from planner.limits.target import Target
 from tests import EXAMPLES
 from tests.executor.jobs import ranks
 

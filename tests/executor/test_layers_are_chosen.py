@@ -14,7 +14,7 @@ from executor.start import device, layer_backend
 from executor.start.layer_backend import ask_for, choose_layers
 from executor.start.limits import check_limits
 from planner import Cluster
-from planner.limits.target import Layers
+from planner.limits.layers import Layers
 from tests.executor.jobs import ranks, specs
 
 

@@ -13,8 +13,9 @@ import pytest
 from executor.errors import UnsupportedError
 from executor.start.limits import check_limits
 from planner import Fault, FrozenMap, Module, Output, Parallel, Plan, compile_spec
+from planner.limits.layers import Layers
 from planner.limits.limits import limits_of
-from planner.limits.target import FORWARD_PASS, READY_MODELS, Layers, Target, component_of
+from planner.limits.target import FORWARD_PASS, READY_MODELS, Target, component_of
 from planner.testing import PlanOf
 from tests import EXAMPLES, ROOT
 from tests.executor.jobs import specs

@@ -22,8 +22,9 @@ from planner.base.codes import CODES
 from planner.cli import main
 from planner.cost.memory.warnings import memory_warnings
 from planner.cost.timing.hardware import load_hardware
+from planner.limits.layers import Layers
 from planner.limits.limits import limits_of
-from planner.limits.target import Layers, Target
+from planner.limits.target import Target
 from planner.spec.loader import MAX_BYTES
 from tests import EXAMPLES
 from tests.strategies import planned

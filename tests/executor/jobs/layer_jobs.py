@@ -14,7 +14,7 @@ from torch import float32
 from executor.errors import ExecutorError
 from executor.model import transformer
 from planner import Plan
-from planner.limits.target import Layers
+from planner.limits.layers import Layers
 
 
 class FusedLinear:
