@@ -255,7 +255,7 @@ class Plan:
         for module in modules:
             name, grid = module.name, module.grid
             dense, expert = grid.dense.coords_in_order(rank), grid.expert.coords_in_order(rank)
-            groups += self._families_of_module[name].groups_of(rank, dense, expert)
+            groups += self._families_of(name).groups_of(rank, dense, expert)
             at = dict(zip(grid.axes, dense + expert, strict=True))
             coords[name] = FrozenMap(at)
             stage = at[Axis.PP]
@@ -317,9 +317,15 @@ class Plan:
         return frozenset(reached_from(MIMO_LANGUAGE_MODULE_KEY, self.edges) - {MIMO_LANGUAGE_MODULE_KEY})
 
     @cached_property
-    def _families_of_module(self) -> dict[str, ModuleFamilies]:
-        names = [module.name for module in self.modules]
-        return {name: ModuleFamilies.of(name, self.families_by_owner[name]) for name in names}
+    def _prepared(self) -> dict[str, ModuleFamilies]:
+        return {}  # filled by _families_of
+
+    def _families_of(self, module: str) -> ModuleFamilies:
+        """A module's families, prepared when they are first asked for: a rank asks for those of its own modules."""
+        found = self._prepared.get(module)
+        if found is None:
+            found = self._prepared[module] = ModuleFamilies.of(module, self.families_by_owner[module])
+        return found
 
     @cached_property
     def _ends(self) -> tuple[frozenset[str], frozenset[str]]:

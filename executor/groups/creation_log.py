@@ -63,23 +63,6 @@ def backward_place(plan: Plan, group: Group) -> int:
     return plan.num_groups + group.creation_index
 
 
-@attrs.frozen(kw_only=True)
-class _Notes:
-    """What is published.
-
-    Attributes:
-        opening: what the names of the groups begin with.
-        count: number of groups.
-        last: the last of them in words.
-        digests: the rolling hash after each of the last groups.
-    """
-
-    opening: str
-    count: int = 0
-    last: str = ""
-    digests: tuple[str, ...] = ()
-
-
 class CreationLog:
     """The notes of one rank on the latest opening of a plan. May be read from another thread at any time."""
 
@@ -92,27 +75,22 @@ class CreationLog:
         Args:
             opening: what the names of its groups begin with; under other names, members would never meet.
         """
-        self._notes: _Notes = _Notes(opening=opening)  # replaced as a whole, as it is read meanwhile
+        self._noted: tuple[str, tuple[Creation, ...]] = opening, ()  # replaced as a whole, as it is read meanwhile
 
-    def add(self, creation: Creation) -> None:
-        """Note a group that is about to be created: if its members never meet, it is the last that is noted."""
-        notes = self._notes
-        kept = (*notes.digests, _rolled(self.digest, creation))[-_KEPT:]
-        self._notes = _Notes(opening=notes.opening, count=notes.count + 1, last=str(creation), digests=kept)
-
-    @property
-    def count(self) -> int:
-        """Number of groups noted."""
-        return self._notes.count
-
-    @property
-    def digest(self) -> str:
-        """The rolling hash over all of them; empty if there are none."""
-        return self._notes.digests[-1] if self._notes.digests else ""
+    def add(self, *creations: Creation) -> None:
+        """Note groups that are about to be created: if members never meet, it is in one of them."""
+        opening, before = self._noted
+        self._noted = opening, (*before, *creations)
 
     def record(self) -> dict[str, Any]:
-        """The notes as small JSON, which `explain` reads."""
-        return attrs.asdict(self._notes)
+        """The notes as small JSON, which `explain` reads: what names begin with, the number of groups, the last one in
+        words, and the rolling hash after each of the last groups."""
+        opening, creations = self._noted
+        digests = [""]
+        for creation in creations:
+            digests.append(_rolled(digests[-1], creation))
+        last = str(creations[-1]) if creations else ""
+        return {"opening": opening, "count": len(creations), "last": last, "digests": digests[1:][-_KEPT:]}
 
 
 def explain(records: Mapping[int, Mapping[str, Any]], plan: Plan) -> str | None:

@@ -3,27 +3,30 @@
 The plan decides which groups share a communicator (planner/layout/communicators.py). All groups in which the rank is
 alone share one process group, over which nothing is ever sent.
 
-Groups can be created by their members alone because all members compute the same name (group_names.py). With NCCL it
-has not been run.
+Groups can be created by their members alone because all members compute the same name (group_names.py). With gloo all
+groups of a rank connect at once (gloo.py). With NCCL, which has not been run, a group connects in its first operation.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
+from typing import Any
 
 import attrs
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed import distributed_c10d
 
 from planner import Direction, Group, GroupKind, Plan
 
 from ..start import device
 from ..watch import progress
-from .creation_log import Creation, CreationLog, backward_place, creations
-from .gloo import one_device
+from .creation_log import CreationLog, backward_place, creations
+from .gloo import connect_all, handing_over
 from .group_names import GroupNames, named, open_alone
 
 _SENDING = (GroupKind.BRIDGE_P2P, GroupKind.BRIDGE_GATHER)
@@ -80,15 +83,8 @@ class ProcessGroups:
         self.view = plan.view(rank)
         self._timeout = timeout
         self.has_backward_groups = dist.get_backend() == "nccl" if has_backward_groups is None else has_backward_groups
-        self._names = GroupNames(plan.digest)
         self.log = log or CreationLog()
-        self.log.begin(self._names.prefix)
-        with one_device() if dist.get_backend() == "gloo" else nullcontext():
-            self._alone = open_alone(self._names.of(2 * plan.num_groups, (rank,)))
-            self._created = {
-                creation.place: self._create(creation)
-                for creation in creations(plan, self.view, backward=self.has_backward_groups)
-            }
+        self._create_all()
         self._opened = tuple(
             (group, self._created.get(opener, self._alone))
             for group, opener in zip(self.view.groups, plan.communicators(self.view), strict=True)
@@ -149,12 +145,33 @@ class ProcessGroups:
         for process_group in (*opened, *self._backward.values()):
             dist.all_reduce(torch.zeros(1, device=device.current()), group=process_group)
 
-    def _create(self, creation: Creation) -> dist.ProcessGroup:
-        """A process group named by its place, which no other group of the plan has."""
-        self.log.add(creation)
-        group = creation.group
+    def _create_all(self) -> None:
+        """Create the group of this rank alone, then those with others, each named by its place in the plan's order."""
+        names = GroupNames(self.plan.digest)
+        self.log.begin(names.prefix)
+        planned = list(creations(self.plan, self.view, backward=self.has_backward_groups))
+        self.log.add(*planned)
+        alone = names.of(2 * self.plan.num_groups, (self.rank,))
+        members = {alone: (self.rank,)} | {names.of(each.place, each.group.ranks): each.group.ranks for each in planned}
+        progress.at("creating groups")
+        connected = self._connected(names.prefix, members) if dist.get_backend() == "gloo" else {}
+        with handing_over(connected[alone]) if connected else nullcontext():
+            self._alone = open_alone(alone)
+        self._created = {}
+        for creation in planned:
+            name = names.of(creation.place, creation.group.ranks)
+            with handing_over(connected[name]) if connected else nullcontext():
+                self._created[creation.place] = self._create(creation.group, name)
+
+    def _connected(self, prefix: str, members: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+        """gloo's backends of groups, by name."""
+        store = PrefixStore(f"{prefix}/addresses", distributed_c10d._get_default_store())
+        return connect_all(members, self.rank, store, self._timeout or distributed_c10d.default_pg_timeout)
+
+    def _create(self, group: Group, name: str) -> dist.ProcessGroup:
+        """A process group of this name."""
         progress.at("creating groups", group=f"{group.owner}:{group.kind}:{group.index}")
-        with named(self._names.of(creation.place, creation.group.ranks)):
+        with named(name):
             created = dist.new_group(
                 list(group.ranks),
                 timeout=self._timeout,

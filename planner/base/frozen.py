@@ -25,7 +25,7 @@ import attrs
 
 __all__ = ["frozen"]
 
-_FEW = 100  # objects of a class that are cheaper to make by the shared __init__ than by having attrs compile one
+_FEW = 200  # objects of a class: each takes 3.6 us longer by the shared __init__, and attrs compiles one in 0.76 ms
 
 if TYPE_CHECKING:
     from attrs import frozen  # the name by which type checkers know such classes

@@ -356,9 +356,9 @@ class Group:
     creation_index: int
     boxes: Sequence[Box]
 
-    @property
+    @cached_property
     def ranks(self) -> tuple[int, ...]:
-        """Global ranks in group order, computed on each access."""
+        """Global ranks in group order, listed on the first access."""
         return ranks_of(self.boxes)
 
     @property

@@ -86,7 +86,7 @@ def test_the_notes_stay_small_however_many_groups_there_are() -> None:
     log = CreationLog()
     for creation in many:
         log.add(creation)
-    assert (log.count, log.digest) == (len(many), log.record()["digests"][-1])
+    assert log.record()["count"] == len(many)
     assert len(json.dumps(log.record())) < 2000
     swapped = CreationLog()
     for creation in [created[1], created[0], *many[2:]]:

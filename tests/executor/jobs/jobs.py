@@ -21,6 +21,7 @@ import executor.checks.groups
 import executor.commands.cli
 import executor.commands.trainer
 import executor.groups.group_names
+import executor.groups.groups
 import executor.library.compare
 from executor.commands.reference import reference_of
 from executor.commands.trainer import Trainer, TrainSettings
@@ -40,6 +41,7 @@ from executor.training.ddp import default_config
 from executor.training.slicing import batch_of_rank
 from executor.training.synthetic_data import Synthetic
 from planner import Plan
+from planner.layout.ir import RankView
 from tests.executor.jobs import (
     faults,
     preload,  # noqa: F401
@@ -307,6 +309,18 @@ def groups_after_own_groups(text: str) -> list[Any]:
         return ["; ".join(faults) or "all as planned", world.group_count]
 
 
+def groups_heard_by_gathering(text: str) -> list[str]:
+    """What `check_groups` says of the plan's groups, and of two that rank 0 has swapped, if backends are not gloo."""
+    plan = Plan.from_json(text)
+    found = []
+    with ready(plan) as (context, groups), mock.patch.object(dist, "get_backend", return_value="nccl"):
+        for fault in ("", "swapped_groups"):
+            with faults.planted(fault, groups):
+                said = next(executor.checks.groups.check_groups(groups, context.device), "all as planned")
+                found.append(said.rpartition("but ")[2])
+    return found
+
+
 def groups_without_given_names(text: str) -> tuple[str, list[int]]:
     """What stops a rank if torch names groups by itself, and the sizes of the groups that it made until then."""
     plan = Plan.from_json(text)
@@ -423,16 +437,17 @@ def command_without(absent: int, *arguments: str) -> tuple[int, str, str]:
 
 def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
     """As `command`, but on rank 0 language's tp group and its dp group change places in the order of creation."""
-    real = ProcessGroups._create
+    real = executor.groups.groups.creations
 
-    def create(self: ProcessGroups, creation: Creation) -> Any:
-        places = {found.kind: found.creation_index for found in self.view.groups if found.owner == "language"}
-        swapped = {places["tp"]: places["dp"], places["dp"]: places["tp"]}
-        return real(self, attrs.evolve(creation, place=swapped.get(creation.place, creation.place)))
+    def swapped(plan: Plan, view: RankView, *, backward: bool) -> Iterator[Creation]:
+        places = {found.kind: found.creation_index for found in view.groups if found.owner == "language"}
+        other = {places["tp"]: places["dp"], places["dp"]: places["tp"]}
+        for creation in real(plan, view, backward=backward):
+            yield attrs.evolve(creation, place=other.get(creation.place, creation.place))
 
     if os.environ["RANK"] != "0":
         return command(*arguments)
-    with mock.patch.object(ProcessGroups, "_create", create):
+    with mock.patch.object(executor.groups.groups, "creations", swapped):
         return command(*arguments)
 
 
