@@ -219,12 +219,10 @@ def _log(plan: Plan, ending: Ending) -> CreationLog:
 
 
 def _check(options: argparse.Namespace, context: Context, ending: Ending) -> int:
-    from planner.plan_file import load_plan  # noqa: PLC0415
-
     from ..start.context import started  # noqa: PLC0415
-    from ..start.limits import refusal  # noqa: PLC0415
+    from ..start.limits import load, refusal  # noqa: PLC0415
 
-    plan = load_plan(options.plan)  # the groups and bridges of any plan can be tried; `train` refuses what cannot train
+    plan = load(options.plan)  # the groups and bridges of any plan can be tried; `train` refuses what cannot train
     _quiet()
     with started(context, plan.digest, plan.world_size, {"command": "check"}, **_nodes(plan, options)) as told:
         _tell(told, context)
@@ -261,13 +259,12 @@ def _train(options: argparse.Namespace, context: Context, ending: Ending) -> int
     from .metrics import Metrics, metrics_output  # noqa: PLC0415
 
     metrics = metrics_output(options.metrics, options.plan) if context.is_first else None
-    from planner.plan_file import load_plan  # noqa: PLC0415
+    from ..start.limits import check_limits, load, with_training  # noqa: PLC0415
 
-    original = load_plan(options.plan)
+    original = load(options.plan)
     _quiet()
     from ..start.context import started  # noqa: PLC0415
     from ..start.layer_backend import ask_for  # noqa: PLC0415
-    from ..start.limits import check_limits, with_training  # noqa: PLC0415
     from .reference import reference_of  # noqa: PLC0415
 
     plan = reference_of(original) if options.reference else original

@@ -65,6 +65,19 @@ def test_layers_that_a_machine_has_not_are_refused(tmp_path: Path) -> None:
     assert one_message(ranks.run(4, "jobs:command", "train", TINY, "--target", "te")) == f"executor: {said}\n"
 
 
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_gpu_that_nobody_knows_is_refused_at_its_place(command: str, tmp_path: Path) -> None:
+    """In a spec. Its plan runs: it may have been made on a machine that knows the GPU's file."""
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"cluster: {{gpu: gh200, nodes: 1, gpus_per_node: 4}}\n{Path(TINY).read_text()}")
+    said = one_message(ranks.run(4, "jobs:command", command, str(spec)))
+    assert f"{spec}:1:11: error[S105] cluster.gpu: the GPU is one of" in said
+    plan = tmp_path / "plan.json"
+    plan.write_text(compile_spec(load_spec(spec)).to_json())
+    options = ["--any-node-shape", *(["--steps", "1"] if command == "train" else [])]
+    assert [code for code, _, _ in ranks.run(4, "jobs:command", command, str(plan), *options)] == [0] * 4
+
+
 def test_train_and_reference_write_equal_metrics(tmp_path: Path) -> None:
     """The second example of the README on 4 CPU ranks, and on one."""
     files = tmp_path / "layout.jsonl", tmp_path / "reference.jsonl"
