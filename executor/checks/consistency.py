@@ -31,7 +31,7 @@ from .data import Microbatch, data_faults, num_tokens_in
 from .fingerprints import fingerprint
 from .path import Finalize, path_faults
 from .replicas import copies_of, copy_faults
-from .world import differing, raise_together
+from .world import ABSENT, differing, raise_together
 
 EVERY = 100  # steps from one that is checked to the next
 
@@ -125,10 +125,11 @@ class Checks:
                 module.start_param_sync(force_sync=True)
 
     def _prints(self) -> dict[str, torch.Tensor]:
-        return {
-            name: torch.stack([fingerprint(parameter) for parameter in module.parameters()])
-            for name, module in modules_of(self._model)
-        }
+        found = {}
+        for name, module in modules_of(self._model):
+            prints = [fingerprint(parameter) for parameter in module.parameters()]
+            found[name] = torch.stack(prints) if prints else torch.empty(0, dtype=torch.int64, device=self._device)
+        return found
 
     def _changed(self, weights: dict[str, torch.Tensor]) -> Iterator[str]:
         """Weights that changed since the last update, though nothing should have changed them."""
@@ -178,12 +179,13 @@ class Checks:
             yield f"rank {rank}: the global batch has {self._tokens} tokens that count, {num_tokens} were counted"
         group = dist.group.WORLD
         assert group is not None, "there is a default group"
-        rates = self._rates()
-        names = ["step", "tokens", *(f"learning rate of {module.name}" for module in self._groups.plan.modules)]
-        own = [rates.get(module.name) for module in self._groups.plan.modules]
-        known = max((rate for rate in own if rate is not None), default=0.0)
-        numbers = [float(self._step), float(num_tokens), *(known if rate is None else rate for rate in own)]
+        rates, modules = self._rates(), [module.name for module in self._groups.plan.modules]
+        names = ["step", "tokens", *(f"learning rate of {module}" for module in modules)]
+        numbers = [float(self._step), float(num_tokens), *(rates.get(module, 0.0) for module in modules)]
         table = torch.tensor(numbers, dtype=torch.float64).view(torch.int64) >> 2
+        for place, module in enumerate(modules, start=2):
+            if module not in rates:
+                table[place] = ABSENT
         found = differing(table.to(self._device), group, list(range(self._groups.plan.world_size)))
         for place, (usual, others) in found.items():
             yield f"{names[place]} on {ranks_text(others)} differs from that on {ranks_text(usual)}"

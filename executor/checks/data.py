@@ -60,8 +60,14 @@ def rows_of(batch: Mapping[str, Any], num_items: NumItems) -> list[Rows]:
         Rows(key=".".join(path), module=module, prints=row_fingerprints(by_sample(path, tensor)), counts=counts)
         for path, tensor in _tensors((), batch)
         for module in [path[1] if path[0] == MODALITY_INPUTS else ""]
-        for counts in [tuple(num_items[module]) if module in num_items else None]
+        for counts in [_counts(path, num_items)]
     ]
+
+
+def _counts(path: tuple[str, ...], num_items: NumItems) -> tuple[int, ...] | None:
+    """The rows per sample of a key: those of the innermost name on its path that has some, as `slice_batch` has it."""
+    name = next((name for name in reversed(path) if name in num_items), None)
+    return None if name is None else tuple(num_items[name])
 
 
 def by_sample(path: tuple[str, ...], tensor: torch.Tensor) -> torch.Tensor:
@@ -142,6 +148,8 @@ def _compare(where: str, planned: torch.Tensor, held: tuple[tuple[str, ...], tor
 
 
 def num_tokens_in(batch: Mapping[str, Any]) -> int | None:
-    """The tokens of a global microbatch that count for the loss; None if it has no mask."""
+    """The tokens of a global microbatch that count for the loss; None if its mask does not count, or it has none."""
     mask = batch.get(LOSS_MASK)
-    return int(mask.sum()) if isinstance(mask, torch.Tensor) else None
+    if not isinstance(mask, torch.Tensor) or bool(((mask != 0) & (mask != 1)).any()):
+        return None
+    return int(mask.count_nonzero())  # a sum in bf16 would round

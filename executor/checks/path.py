@@ -83,8 +83,8 @@ def _compare(name: str, module: Any, groups: ProcessGroups, num_tokens: int) -> 
         if not parameter.requires_grad:
             continue
         found = _held(module, parameter)
-        planned = _sum(name, parameter, groups, _is_tied(key, module)) / num_tokens
-        tolerance = _TOLERANCE.get(found.dtype, 1e-5) * planned
+        planned = _sum(name, key, parameter, groups, _is_tied(key, module)) / num_tokens
+        tolerance = _tolerance(found.dtype, groups, name) * planned
         if found.numel() and float((found.float() - planned).abs().max()) > tolerance:
             wrong.append(f"{key.replace('module.', '')} is {float(found.float().mean()):.6g} for {planned:.6g}")
     if wrong:
@@ -92,8 +92,15 @@ def _compare(name: str, module: Any, groups: ProcessGroups, num_tokens: int) -> 
         yield f"rank {groups.rank}: known gradients of {name} come out wrong: {wrong[0]}{more}"
 
 
-def _sum(name: str, parameter: Any, groups: ProcessGroups, is_tied: bool) -> float:
-    """What the plan says that a parameter's gradient is summed over."""
+def _tolerance(dtype: torch.dtype, groups: ProcessGroups, name: str) -> float:
+    """How far a sum may be from the plan's, relative to it. A ring rounds a sum in bf16 once per lane."""
+    least = _TOLERANCE.get(dtype, 1e-5)
+    grid = groups.plan.module(name).grid
+    return max(least, grid.num_lanes * grid.size_of(Axis.CP) * torch.finfo(dtype).eps / 2)
+
+
+def _sum(name: str, key: str, parameter: Any, groups: ProcessGroups, is_tied: bool) -> float:
+    """What the plan says that a parameter's gradient is summed over; over tp, as megatron-core's finalization does."""
     kind = GroupKind.DP_CP if getattr(parameter, "allreduce", True) else GroupKind.EXPT_DP
 
     def over_lanes(rank: int) -> float:
@@ -101,7 +108,10 @@ def _sum(name: str, parameter: Any, groups: ProcessGroups, is_tied: bool) -> flo
 
     def over_tp(rank: int) -> float:
         ranks = _members(groups.plan, name, GroupKind.TP, rank)
-        return sum(map(over_lanes, ranks)) if getattr(parameter, "sequence_parallel", False) else over_lanes(rank)
+        if getattr(parameter, "average_gradients_across_tp_domain", False):
+            return sum(map(over_lanes, ranks)) / len(ranks)
+        is_summed = getattr(parameter, "sequence_parallel", False) or "q_layernorm" in key or "k_layernorm" in key
+        return sum(map(over_lanes, ranks)) if is_summed else over_lanes(rank)
 
     ranks = _members(groups.plan, name, GroupKind.EMBD, groups.rank) if is_tied else (groups.rank,)
     return sum(map(over_tp, ranks))

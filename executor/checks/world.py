@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from ..errors import ExecutorError
 
+ABSENT = -(2**62)  # the number of a member that has none; fingerprints are nearer to 0
 _MAX_FAULTS = 12
 
 
@@ -40,26 +41,28 @@ def differing(
     """Where members of a group have different numbers. Collective over the group.
 
     Args:
-        prints: int64, in the same order on all members.
+        prints: int64, in the same order on all members; ABSENT where a member has none, and takes no part.
         ranks: the members.
 
     Returns:
         By place: the ranks that have the number that most of them have, and the other ranks. If there is no majority,
         the first rank's number counts as it.
     """
-    both = torch.stack([prints, -prints])
+    both = torch.stack([prints, -prints]).masked_fill(prints == ABSENT, ABSENT)
     dist.all_reduce(both, op=dist.ReduceOp.MAX, group=group)
-    if torch.equal(both[0], -both[1]):
+    differ = (both[0] != -both[1]) & (both[0] != ABSENT)
+    if not bool(differ.any()):
         return {}
     gathered = [torch.empty_like(prints) for _ in ranks]
     dist.all_gather(gathered, prints, group=group)
     table = torch.stack(gathered).tolist()
     found = {}
-    for place in (both[0] != -both[1]).nonzero().flatten().tolist():
-        column = [row[place] for row in table]
-        usual = max(dict.fromkeys(column), key=column.count)
+    for place in differ.nonzero().flatten().tolist():
+        column = {rank: row[place] for rank, row in zip(ranks, table, strict=True) if row[place] != ABSENT}
+        values = list(column.values())
+        usual = max(dict.fromkeys(values), key=values.count)
         found[place] = (
-            [rank for rank, value in zip(ranks, column, strict=True) if value == usual],
-            [rank for rank, value in zip(ranks, column, strict=True) if value != usual],
+            [rank for rank, value in column.items() if value == usual],
+            [rank for rank, value in column.items() if value != usual],
         )
     return found

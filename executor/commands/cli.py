@@ -79,15 +79,18 @@ def _run(options: argparse.Namespace, misuse: MisuseError | None, guard: Guard) 
     from ..start.context import connect, leave  # noqa: PLC0415
     from ..start.meet import UnmetError  # noqa: PLC0415
     from ..start.versions import check_versions  # noqa: PLC0415
-    from ..watch.heartbeat import Heartbeats, interval_of, store_address, store_server  # noqa: PLC0415
+    from ..watch.heartbeat import Heartbeats, interval_of, serves_store, store_address, store_server  # noqa: PLC0415
 
     try:
         context = connect(timedelta(seconds=options.timeout))
     except UnmetError as error:
         raise misuse or error from None
     except (ExecutorError, RuntimeError, OSError) as error:
-        lost = isinstance(error, DistNetworkError)
-        served = f"\nthe store at {store_address()} is served by {store_server()}, which did not come" if lost else ""
+        served = ""
+        if isinstance(error, DistNetworkError):
+            served = f"\nthe store at {store_address()} is served by {store_server()}, which did not come"
+            if serves_store():
+                served = "\nthis rank serves the store: choose a MASTER_PORT at which nobody listens"
         raise ExecutorError(f"cannot meet the other ranks: {_first_line(error)}{served}") from error
     guard.ending.beats = Heartbeats(context.store, context.rank, context.world_size, interval_of(options.timeout))
     guard.ending.beats.start()
@@ -191,14 +194,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--seed", type=integer(0, _MAX_INTEGER), default=1234, help="seed of the weights and the data (default: 1234)"
     )
-    train.add_argument(
+    checks = train.add_mutually_exclusive_group()
+    checks.add_argument(
         "--check-every",
         type=integer(1, _MAX_INTEGER),
         default=_CHECK_EVERY,
         metavar="N",
         help=f"check data, weights and gradients on all ranks at step 0 and every N steps (default: {_CHECK_EVERY})",
     )
-    train.add_argument("--no-check", action="store_true", help="check neither groups nor data, weights and gradients")
+    checks.add_argument("--no-check", action="store_true", help="check neither groups nor data, weights and gradients")
     train.add_argument("--optimizer", choices=("sgd", "adam"), help="the optimizer, instead of the spec's")
     train.add_argument("--lr", type=number(_MAX_LR), help="learning rate, instead of the spec's")
     train.add_argument(

@@ -74,7 +74,7 @@ def _ends_within_a_line(target: str, output: Output) -> bool:
     if lines and not _is_metrics(lines[-1]):
         rule = "holds lines that are no metrics, to which none are added"
         raise ExecutorError(f"--metrics {output.given} {rule}; name another file")
-    if not lines and not rest.lstrip().startswith(b"{"):
+    if not lines and not _is_metrics(rest) and not b'{"run"'.startswith(rest):
         rule = "holds a text that is no metrics, to which none are added"
         raise ExecutorError(f"--metrics {output.given} {rule}; name another file")
     return bool(rest)
@@ -84,6 +84,6 @@ def _is_metrics(line: bytes) -> bool:
     """Whether a line is one of ours, or half of one, which a run that died left behind."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line.startswith((b'{"run"', b'{"step"'))
     return isinstance(found, dict) and "step" in found

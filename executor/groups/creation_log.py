@@ -131,7 +131,8 @@ def _openings(records: Mapping[int, Mapping[str, Any]]) -> str | None:
     """One sentence if ranks name their groups differently, so that members would never meet."""
     ranks_of: dict[str, list[int]] = {}
     for rank, record in sorted(records.items()):
-        ranks_of.setdefault(record["opening"], []).append(rank)
+        if record["opening"]:  # else it is about to open the plan
+            ranks_of.setdefault(record["opening"], []).append(rank)
     if len(ranks_of) < 2:
         return None
     named = "; ".join(f"{opening} on ranks {runs_text(ranks)}" for opening, ranks in ranks_of.items())

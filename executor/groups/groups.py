@@ -81,8 +81,8 @@ class ProcessGroups:
         started = time.perf_counter()
         self.plan = plan
         self.view = plan.view(rank)
-        self._timeout = timeout
-        self.has_backward_groups = dist.get_backend() == "nccl" if has_backward_groups is None else has_backward_groups
+        self._timeout = None if timeout is None else device.patience(timeout)
+        self.has_backward_groups = device.is_nccl() if has_backward_groups is None else has_backward_groups
         self.log = log or CreationLog()
         self._create_all()
         self._opened = tuple(

@@ -7,6 +7,7 @@ the settings of all ranks. Only then does it create groups, once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from types import MappingProxyType
@@ -21,10 +22,11 @@ from torch.distributed import distributed_c10d
 
 from planner import Plan, Spec, compile_spec
 
-from ..errors import ExecutorError, UnsupportedError
+from ..errors import ExecutorError
 from ..start import DEFAULT_TIMEOUT, device
-from ..start.agree import agree, check_world_size
+from ..start.agree import ANY_NODE_SHAPE, Nodes, agree, check_world_size
 from ..start.limits import check_limits
+from ..start.nodes import Place
 from ..start.versions import installed
 from .grids import PlannedGrid, build_grids, collection_of
 from .groups import ProcessGroups
@@ -117,12 +119,10 @@ def open_groups(
         own_specs: as in `check_limits`.
 
     Raises:
-        ExecutorError: there is no default group, or it is bound to a device, or the plan cannot run, or the ranks
-            differ. No process group was created.
+        ExecutorError: there is no default group, the plan cannot run, or ranks differ. No process group was created.
     """
     if not dist.is_initialized():
         raise ExecutorError("no default process group: call torch.distributed.init_process_group(backend) first")
-    refuse_bound_device()
     check_plan(plan, own_specs=own_specs)
     if dist.get_backend() != "fake":  # a fake world has one process, and a store that keeps nothing
         _agree(plan, settings, timeout)
@@ -138,27 +138,12 @@ def _timeout_of_world() -> timedelta | None:
     return getattr(options, "_timeout", None)
 
 
-def refuse_bound_device() -> None:
-    """Refuse a default group that is bound to a device, since every new group would wait for the whole world.
-
-    With NCCL, torch creates the groups of such a world by splitting its communicator, in which every rank must take
-    part; a plan's groups are created by their members only.
-
-    Raises:
-        UnsupportedError: the default group is bound to a device.
-    """
-    bound = distributed_c10d._get_default_group().bound_device_id
-    if bound is not None:
-        raise UnsupportedError(
-            f"the default process group is bound to {bound}: torch would split its communicator for every new group, "
-            "which waits for all ranks, and a plan's groups are created by their members only\n"
-            "    fix: call torch.cuda.set_device, and init_process_group without device_id"
-        )
-
-
 def _agree(plan: Plan, settings: Mapping[str, str], timeout: timedelta) -> None:
     """Compare over the default group's store; each agreement has a key of its own."""
     store, rank = distributed_c10d._get_default_store(), dist.get_rank()
     number = store.add(f"mimo/agreed/{rank}", 1)
-    found = {"plan": plan.digest, **installed(), **settings}
-    agree(PrefixStore(f"mimo/agree/{number}", store), rank, dist.get_world_size(), plan.world_size, found, timeout)
+    found = {"plan": plan.digest, **installed(), "timeout": str(timeout), **settings}
+    store = PrefixStore(f"mimo/agree/{number}", store)
+    any_shape = os.environ.get(ANY_NODE_SHAPE) == "1"
+    nodes = Nodes(gpus_per_node=plan.gpus_per_node, place=Place.here(), any_shape=any_shape)
+    agree(store, rank, dist.get_world_size(), plan.world_size, found, timeout, nodes=nodes)

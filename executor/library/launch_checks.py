@@ -53,7 +53,7 @@ def validate_data_loader_contract(
     micro_batch_size: int,
     num_microbatches: int,
     *,
-    microbatches: Iterable[Microbatch] = (),
+    microbatches: Iterable[Microbatch] | None = None,
 ) -> None:
     """Check that a data loader's numbers are the plan's, and perhaps its samples. Collective if given microbatches.
 
@@ -82,9 +82,9 @@ def validate_data_loader_contract(
             f"the plan says {'; '.join(wrong)} (micro_batch_size is the whole model's: {lanes}); "
             "change the loader, or the spec's batch"
         )
-    if drawn := list(microbatches):
+    if microbatches is not None:  # also without any: another rank's loader may have some
         groups: Any = infra.groups  # an infra's; a plan has no process groups
-        raise_together(list(data_faults(groups, drawn, device.current())), 0, device.current())
+        raise_together(list(data_faults(groups, microbatches, device.current())), 0, device.current())
 
 
 def plan_of(source: Plan | Any) -> Plan:

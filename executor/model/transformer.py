@@ -93,6 +93,7 @@ def _experts(model: Model) -> dict[str, Any]:
     return {
         "num_moe_experts": model.num_moe_experts,
         "moe_router_topk": model.moe_router_topk,
+        "moe_router_pre_softmax": model.moe_router_topk == 1,  # the weight of one expert after a softmax would be 1
         "moe_router_load_balancing_type": "none",
         "moe_aux_loss_coeff": 0.0,
     }

@@ -18,6 +18,7 @@ from ..errors import DisagreementError
 from .meet import came, ranks_text
 from .nodes import Place, shape_fault
 
+ANY_NODE_SHAPE = "MIMO_ANY_NODE_SHAPE"  # the variable by which a loop of one's own does without the plan's nodes
 _OK = "ok"
 _FIRST = ("command", "plan")  # whoever differs in these differs in others as well, which would only distract
 _MAX_VARIANTS = 4
@@ -90,7 +91,7 @@ def check_world_size(world_size: int, plan_world_size: int) -> None:
 def _another_size(world_size: int, plan_world_size: int) -> str:
     return (
         f"world size = {world_size}, but the plan is for {plan_world_size} ranks: "
-        f"start {plan_world_size} processes, or compile the spec for {world_size}"
+        f"start {plan_world_size} processes (torchrun --nproc-per-node ...), or give a layout for {world_size}"
     )
 
 
@@ -113,7 +114,8 @@ def _verdict(store: Store, world_size: int, plan_world_size: int, nodes: Nodes |
         return _another_size(world_size, plan_world_size)
     fault = shape_fault([Place(**claim["place"]) for claim in claims], nodes.gpus_per_node) if nodes else ""
     if fault and nodes is not None and not nodes.any_shape:
-        return f"{fault}\n    fix: compile the spec for these nodes, or pass --any-node-shape"
+        compiled = "compile the spec for these nodes (mimo plan SPEC --nodes N --gpus-per-node G --out PLAN)"
+        return f"{fault}\n    fix: {compiled}, or pass --any-node-shape ({ANY_NODE_SHAPE}=1 for a loop of your own)"
     return f"{_OK}\n{fault}"
 
 

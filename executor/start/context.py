@@ -147,7 +147,7 @@ def started(
         store=PrefixStore("world", context.store),
         rank=context.rank,
         world_size=context.world_size,
-        timeout=context.timeout,
+        timeout=device.patience(context.timeout),
     )
     progress.at("importing megatron-core")
     from megatron.core import parallel_state  # noqa: PLC0415  takes seconds to import: only once the ranks agree

@@ -56,7 +56,7 @@ def check_limits(plan: Plan, *, own_specs: bool = False, own_loop: bool = False)
     if found:
         lines = "\n".join([f"{described(fault)}\n    fix: {fault.remedy}" for fault in found])
         installed = Versions.installed().megatron_core
-        raise UnsupportedError(f"megatron-core {installed} cannot run this plan:\n{lines}{_otherwise(plan)}")
+        raise UnsupportedError(f"this plan cannot run here (megatron-core {installed}):\n{lines}{_otherwise(plan)}")
 
 
 def check_dtype(dtype: str) -> None:
@@ -75,7 +75,8 @@ def refusal(plan: Plan, asked: Layers | None) -> str:
         ask_for(asked)
     except UnsupportedError as error:
         return str(error)
-    return "; ".join(map(described, limits_of(plan, Target(layers=choose_layers()))))
+    found = limits_of(plan, Target(layers=choose_layers()))
+    return "; ".join(f"{described(fault)}, fix: {fault.remedy}" for fault in found)
 
 
 def described(fault: Fault) -> str:

@@ -37,7 +37,8 @@ def is_lost_rank(error: BaseException) -> bool:
 
 def describe(error: BaseException, rank: int, timeout: timedelta) -> str:
     """Two lines: which `rank` lost another and where in the code, then the first line of torch's text."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_MAX_LINE]
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
     lost = f"rank {rank} lost another rank, which died or did not come within {timeout}"
     return f"{lost}, at {_place(error)}:\n{line}"
 

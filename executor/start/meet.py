@@ -13,10 +13,10 @@ again.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from datetime import timedelta
-from typing import Any
 
 from torch._C._distributed_c10d import Store
 
@@ -70,7 +70,8 @@ def _receive(store: Store, world_size: int, timeout: timedelta) -> str:
     come = [key for key in answers if said == _WELCOME or store.check([key])]
     tokens = [token.decode() for token in store.multi_get(come)] if come else []
     if tokens:
-        _bulk(store).multi_set([_welcome(attempt, token) for token in tokens], [said] * len(tokens))
+        welcomes = [_welcome(attempt, token) for token in tokens]
+        store.multi_set(welcomes, [said] * len(tokens))  # type: ignore[attr-defined]  # torch's stubs lack it
     if said != _WELCOME:
         # If this rank hosts the store, the store ends with it: not before those who came have read why.
         came(store, [key.replace("answer", "heard") for key in come], _FAREWELL)
@@ -82,7 +83,7 @@ def _arrive(store: Store, rank: int, timeout: timedelta) -> str:
     """The part of every other rank."""
     token = secrets.token_hex(8)
     if not came(store, ["challenge"], timeout):
-        raise UnmetError(f"rank 0 did not come within {timeout}", speaks=rank == 1)
+        raise UnmetError(f"rank 0 did not come within {timeout}", speaks=_speaks(rank))
     progress.at(progress.MEETING, rank=rank)
     deadline = time.monotonic() + 2 * timeout.total_seconds()  # rank 0 itself may wait for one timeout
     while True:
@@ -91,7 +92,7 @@ def _arrive(store: Store, rank: int, timeout: timedelta) -> str:
         if came(store, [_welcome(attempt, token)], _LOOK_AGAIN):
             break
         if time.monotonic() > deadline:
-            raise UnmetError(f"rank 0 did not welcome rank {rank} within {2 * timeout}", speaks=rank == 1)
+            raise UnmetError(f"rank 0 did not welcome rank {rank} within {2 * timeout}", speaks=_speaks(rank))
     said = store.get(_welcome(attempt, token)).decode()
     if said != _WELCOME:
         store.set(f"heard/{attempt}/{rank}", "")
@@ -115,9 +116,9 @@ def came(store: Store, keys: list[str], timeout: timedelta) -> bool:
     return True
 
 
-def _bulk(store: Any) -> Any:
-    """The store, with the operation that torch's type information leaves out."""
-    return store
+def _speaks(rank: int) -> bool:
+    """Whether a rank speaks that cannot ask the others: rank 1, and the first rank of each node."""
+    return rank == 1 or os.environ.get("LOCAL_RANK") == "0"
 
 
 def _welcome(attempt: str, token: str) -> str:

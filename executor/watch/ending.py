@@ -65,7 +65,7 @@ class Ending:
         if not self._lock.acquire(blocking=False):
             return None
         self.code = code
-        self.deadline = time.monotonic() + 5 * self._claim_seconds + looks + 10.0
+        self.deadline = time.monotonic() + self.budget(looks) + 5.0
         if is_silent:
             self._record(text)
             return code
@@ -96,6 +96,10 @@ class Ending:
         self._lock.acquire()
         self._ask(lambda beats: beats.leave(), self._claim_seconds)
 
+    def budget(self, looks: float) -> float:
+        """How long `speak` may take, in seconds: to claim, to bid farewell, to read and explain records, to look."""
+        return 6 * self._claim_seconds + looks + 5.0
+
     @property
     def _claim_seconds(self) -> float:
         return min(_CLAIM_SECONDS, max(self.timeout / 20, 0.25))
@@ -124,13 +128,19 @@ class Ending:
         assert self.beats is not None
         beats = self.beats
         try:
-            explained = bounded(lambda: self.explain(beats.records()), self._claim_seconds)
-            if explained:
+            records = bounded(beats.records, self._claim_seconds)
+            if explained := self._explained(records):
                 return f"{text}\n{explained}", None
             lost = bounded(lambda: beats.lost(seconds), seconds + self._claim_seconds)
-        except (RuntimeError, TimeoutError) as error:
+        except Exception as error:
             return text, error
         return (f"{text}\n{describe_lost(lost)}" if lost else text), None
+
+    def _explained(self, records: Mapping[int, Mapping[str, Any]]) -> str | None:
+        """What records explain. To read those of thousands of ranks takes seconds, and is not worth more of them."""
+        with contextlib.suppress(Exception):
+            return bounded(lambda: self.explain(records), self._claim_seconds)
+        return None
 
     def _linger(self) -> None:
         """If this rank serves the store, wait until the others leave too: when they read the message, or fail later.

@@ -148,15 +148,21 @@ class Guard:
             )
         self._end(text, 1, self.look_seconds(is_late=True), budget=_SPEAK * self.ending.timeout)
 
-    def _end(self, text: str, code: int, looks: float, *, budget: float = 10.0, is_told_to_all: bool = False) -> None:
-        """Speak, and end the process, within `budget` seconds. Returns only if the main thread is ending it already."""
+    def _end(
+        self, text: str, code: int, looks: float, *, budget: float | None = None, is_told_to_all: bool = False
+    ) -> None:
+        """Speak, and end the process. Returns only if the main thread is ending it already.
+
+        Args:
+            budget: how many seconds it may take; None for as many as speaking needs.
+        """
         ending = self.ending
 
         def speak() -> int | None:
             return ending.speak(text, code, looks=looks, is_told_to_all=is_told_to_all)
 
         try:
-            if bounded(speak, budget) is None:
+            if bounded(speak, ending.budget(looks) if budget is None else budget) is None:
                 return
         except TimeoutError:
             pass  # nobody reads stderr, or the store stopped meanwhile

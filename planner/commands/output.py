@@ -91,11 +91,13 @@ class Output:
             return
         folder = os.path.dirname(self.target)
         is_file = os.path.isfile(self.target)
+        is_special = os.path.exists(self.target) and not is_file  # written in place, as no file is
+        is_barred = not is_special and not os.access(folder, os.W_OK)
         for is_wrong, reason in (
             (os.path.isdir(self.target), "is a directory: name a file"),
             (not os.path.isdir(folder), f"cannot be written: there is no directory {printable(folder)}"),
             (is_file and not os.access(self.target, os.W_OK), "cannot be written: the file may not be changed"),
-            (not os.access(folder, os.W_OK), f"cannot be written: no permission to write in {printable(folder)}"),
+            (is_barred, f"cannot be written: no permission to write in {printable(folder)}"),
         ):
             if is_wrong:
                 raise self.refusal(reason)
@@ -146,9 +148,15 @@ def _named(option: str, name: str) -> Output:
     if not name:
         raise MisuseError(f"{option} needs the name of a file; - is standard output")
     try:
-        return Output(option, name, STDOUT if name == STDOUT else os.path.realpath(name))
+        return Output(option, name, STDOUT if name == STDOUT else _target(name))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise MisuseError(f"{option} {printable(name)} cannot be written: {_reason(error)}") from None
+
+
+def _target(name: str) -> str:
+    """A file without links on the way; a device or a pipe as it is named, since links to pipes lead nowhere."""
+    is_special = os.path.exists(name) and not os.path.isfile(name)
+    return os.path.abspath(name) if is_special else os.path.realpath(name)
 
 
 def _is_one(one: str, other: str) -> bool:

@@ -227,10 +227,12 @@ def test_predicted_stands_beside_measured() -> None:
 
 
 def test_a_run_goes_on_where_nothing_can_be_predicted(tmp_path: Path) -> None:
-    spec, file = tmp_path / "spec.yaml", tmp_path / "metrics.jsonl"
+    """A plan that was made on another machine, which knew the file of its GPU."""
+    spec, plan, file = (tmp_path / name for name in ("spec.yaml", "plan.json", "metrics.jsonl"))
     spec.write_text(Path(TINY).read_text() + "cluster: {gpu: abacus}\n")
+    plan.write_text(compile_spec(load_spec(spec)).to_json())
     ((code, out, _),) = ranks.run(
-        1, "jobs:command", "train", str(spec), "--steps", "2", "--reference", "--metrics", str(file)
+        1, "jobs:command", "train", str(plan), "--steps", "2", "--reference", "--metrics", str(file)
     )
     assert code == 0
     assert out.count("predicted") == 1

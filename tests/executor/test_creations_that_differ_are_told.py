@@ -79,6 +79,11 @@ def test_a_plan_that_some_ranks_opened_more_often_is_told() -> None:
     assert "mimo/0 on ranks 0-1, 3; mimo/1 on ranks 2" in found
 
 
+def test_a_rank_that_has_not_begun_is_no_difference() -> None:
+    records = {0: record_of(of_rank(0)), 1: json.loads(json.dumps(CreationLog().record()))}
+    assert explain(records, PLAN) is None
+
+
 def test_the_notes_stay_small_however_many_groups_there_are() -> None:
     """What is no longer published still counts: a difference before it is found, if no longer placed."""
     created = of_rank(0)

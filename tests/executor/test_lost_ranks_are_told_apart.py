@@ -73,7 +73,7 @@ def test_the_description_has_the_first_line_and_the_place() -> None:
     [
         ("dies", "all_reduce", "closed by peer|reset by peer|likely closed"),
         ("is late", "all_reduce", r"Timed out waiting \d+ms for (recv|send) operation"),
-        ("skips a group", "_create", r"wait timeout after \d+ms, keys:"),
+        ("skips a group", "_connected", r"wait timeout after \d+ms, keys:"),
     ],
 )
 def test_what_torch_says_today(how: str, place: str, words: str) -> None:

@@ -44,7 +44,7 @@ def test_a_dash_prints_them_alone() -> None:
     assert "step    1  loss " in err
 
 
-@pytest.mark.parametrize("text", ["alpha\nbeta\n", '{"mimo_plan": 1}\n', "no line end"])
+@pytest.mark.parametrize("text", ["alpha\nbeta\n", '{"mimo_plan": 1}\n', '{"name": "no line end"}', 9000 * "["])
 def test_another_file_is_left_alone(tmp_path: Path, text: str) -> None:
     file = tmp_path / "notes.txt"
     file.write_text(text)

@@ -209,6 +209,13 @@ def other_rate(with_: Plant) -> None:
     with_.replace(with_.trainer, "step", made)
 
 
+def own_rates(with_: Plant) -> None:
+    """No fault: every module has a learning rate of its own, equal on all of its ranks."""
+    for number, info in enumerate(with_.trainer._optimizer.module_infos.values()):
+        for group in info.optimizer.param_groups if info.optimizer is not None else ():
+            group["lr"] *= 1 + number
+
+
 def kept(*, own_shard: bool) -> Callable[[Plant], None]:
     """After an update the victim has its former weights again: all of them, or all but the shard that it updates."""
 
@@ -275,6 +282,7 @@ def caught(text: str, cases: list[tuple[str, int, bool]]) -> list[tuple[int, str
 
 PLANTS: dict[str, Callable[[Plant], None]] = {
     "none": lambda _: None,
+    "none, own rates": own_rates,
     "input_ids": changed_key("input_ids"),
     "labels": changed_key("labels"),
     "loss_mask": changed_key("loss_mask"),

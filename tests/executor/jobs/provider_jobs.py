@@ -211,10 +211,6 @@ def launches(good: str, others: list[str], limited: str, larger: str) -> dict[st
         }
         with mock.patch.object(Versions, "installed", return_value=Versions(torch="2.15.0", megatron_core="0.16.1")):
             said["version"] = refusal(provider_of(plan).build_infra)
-        default = dist.distributed_c10d._get_default_group()
-        default.bound_device_id = torch.device("cuda:0")
-        said["bound"] = refusal(provider_of(plan).build_infra)
-        said["grids"] = refusal(lambda: library.build_hypercomm_grids(plan))
         groups = len(dist.distributed_c10d._world.pg_map) - before
         return {"said": said, "groups": groups}
 
