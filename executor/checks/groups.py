@@ -1,13 +1,13 @@
 """Proof that what was created is what the plan says, before anything is trained.
 
-Groups: every member says its rank to all members, and what is heard must be the plan's ranks in the plan's order
-(Megatron-Bridge #4985 shipped groups that silently cross-talked). Bridges are proved in bridges.py.
+Groups: every member tells its rank to the member after it, and must hear the planned one (Megatron-Bridge #4985 shipped
+groups that silently cross-talked). Each hears one rank only; together the members prove all places of the group, with
+as few messages as there are members. Bridges are proved in bridges.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 import attrs
 import torch
@@ -39,38 +39,34 @@ def check(groups: ProcessGroups, device: torch.device) -> Findings:
 
 
 def check_groups(groups: ProcessGroups, device: torch.device) -> Iterator[str]:
-    """Let the members of every communicator of this rank say who they are; a line per group with other ranks.
+    """Try every communicator of this rank, and yield a line per group that is not the plan's.
 
     Groups that share a communicator have the same members, so one answer serves all of them. All communicators are
-    asked at once, since most of the time is spent on waiting for other members.
+    tried at once, since most of the time is spent on waiting for other members.
     """
-    rank = groups.rank
-    sizes = {process_group: process_group.size() for _, process_group in groups}
-    numbers = torch.full((2 * sum(sizes.values()),), rank, device=device)  # one tensor for many small groups
-    parts = numbers.split_with_sizes([*sizes.values(), *sizes.values()])
     progress.at("checking groups")
-    asked = [_ask(*each) for each in zip(sizes, parts[: len(sizes)], parts[len(sizes) :], strict=True)]
-    for work in asked:
-        if work is not None:
-            work.wait()
-    answers = iter(numbers.tolist())
-    members = {process_group: tuple(islice(answers, size)) for process_group, size in sizes.items()}
+    opened = list({process_group: None for _, process_group in groups if process_group.size() > 1})
+    said, *heard = numbers = torch.tensor([groups.rank, *[-1] * len(opened)], device=device).unbind()
+    works = [work for each, number in zip(opened, heard, strict=True) for work in _ask(each, said, number)]
+    for work in works:
+        work.wait()
+    answers = dict(zip(opened, map(int, numbers[1:]), strict=True))
     for group, process_group in groups:
-        if members[process_group] != group.ranks:
-            yield (
-                f"rank {rank}: {group.kind} group {group.index} of {group.owner} is {group.ranks} in the plan, but "
-                f"{members[process_group]} answer"
-            )
+        members = tuple(dist.get_process_group_ranks(process_group))
+        before = members[process_group.rank() - 1]
+        found = f"{members} run it" if members != group.ranks else ""
+        if not found and answers.get(process_group, before) != before:
+            found = f"rank {answers[process_group]} answers in the place of rank {before}"
+        if found:
+            name = f"{group.kind} group {group.index} of {group.owner}"
+            yield f"rank {groups.rank}: {name} is {group.ranks} in the plan, but {found}"
 
 
-def _ask(process_group: dist.ProcessGroup, heard: torch.Tensor, said: torch.Tensor) -> dist.Work | None:
-    """Fill `heard` with the ranks of all members. None if that is no work, in a group of one.
-
-    gloo sends to each member directly, which takes half as long as its rings. NCCL would open a connection to each
-    for that, so there the ranks are gathered.
-    """
-    if len(said) == 1:
-        return None
-    if dist.get_backend(process_group) == "gloo":
-        return dist.all_to_all_single(heard, said, group=process_group, async_op=True)
-    return dist.all_gather_into_tensor(heard, said[:1], group=process_group, async_op=True)
+def _ask(process_group: dist.ProcessGroup, said: torch.Tensor, heard: torch.Tensor) -> list[dist.Work]:
+    """Tell `said` to the next member and hear from the one before. As a batch, else NCCL would do one after another."""
+    place, size = process_group.rank(), process_group.size()
+    ops = (
+        dist.P2POp(dist.isend, said, group=process_group, group_peer=(place + 1) % size),
+        dist.P2POp(dist.irecv, heard, group=process_group, group_peer=(place - 1) % size),
+    )
+    return dist.batch_isend_irecv(list(ops))

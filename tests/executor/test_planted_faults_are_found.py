@@ -13,11 +13,11 @@ PLAN = specs.plan({"tp": 2, "dp": 2}, {"dp": 2}, fixed=True)
 
 
 def test_two_swapped_groups_fail_check_by_name() -> None:
-    """Rank 0 alone takes its dp group for its tp group, and hears rank 2 in place of rank 1."""
+    """Rank 0 alone takes its dp group for its tp group."""
     found = ranks.run(PLAN.world_size, "jobs:check", PLAN.to_json(), "swapped_groups", timeout=60)
     assert found[0]["faults"] == [
-        "rank 0: tp group 0 of language is (0, 1) in the plan, but (0, 2) answer",
-        "rank 0: dp group 0 of language is (0, 2) in the plan, but (0, 1) answer",
+        "rank 0: tp group 0 of language is (0, 1) in the plan, but (0, 2) run it",
+        "rank 0: dp group 0 of language is (0, 2) in the plan, but (0, 1) run it",
     ]
     assert all(result["faults"] == [] for result in found[1:])
 
@@ -35,10 +35,13 @@ def test_two_groups_in_swapped_order_on_one_rank_end_in_an_error(tmp_path: Path)
     assert "rank 0 creates other groups than the plan says" in message
 
 
-def test_members_are_gathered_where_nobody_is_asked_directly() -> None:
-    """The way of NCCL, tried with gloo: the same groups are found."""
-    found = ranks.run(PLAN.world_size, "jobs:groups_heard_by_gathering", PLAN.to_json(), timeout=60)
-    assert found == [["all as planned", "(0, 2) answer"], *[["all as planned"] * 2] * (PLAN.world_size - 1)]
+def test_a_stranger_in_a_group_fails_check() -> None:
+    """Whatever torch says of its members. The one after it tells, for every group that the stranger is in."""
+    found = ranks.run(PLAN.world_size, "jobs:groups_of_a_stranger", PLAN.to_json(), timeout=60)
+    stranger = "rank 9 answers in the place of rank 0"
+    assert f"rank 1: tp group 0 of language is (0, 1) in the plan, but {stranger}" in found[1]
+    assert f"rank 2: dp group 0 of language is (0, 2) in the plan, but {stranger}" in found[2]
+    assert all(line.endswith(stranger) for lines in found for line in lines)
 
 
 def test_a_shifted_slice_fails_check() -> None:
