@@ -58,11 +58,10 @@ def connect_all(groups: Mapping[str, Sequence[int]], rank: int, store: Store, ti
             connect(*item)  # waits for nobody
         else:
             start_new_thread(connect, item)  # left behind if a peer does not come; it ends with the timeout
-    own = [f"{name}/{rank}" for name in groups]
-    addresses = [meetings[name].get(_ADDRESS.format(ranks.index(rank))) for name, ranks in groups.items()]
-    store.multi_set(own, addresses)  # type: ignore[attr-defined]  # torch's stubs lack it
     theirs = [(name, place, peer) for name, ranks in groups.items() for place, peer in enumerate(ranks) if peer != rank]
     if theirs:
+        addresses = [meetings[name].get(_ADDRESS.format(ranks.index(rank))) for name, ranks in groups.items()]
+        store.multi_set([f"{name}/{rank}" for name in groups], addresses)  # type: ignore[attr-defined]  # not in stubs
         keys = [f"{name}/{peer}" for name, _, peer in theirs]
         store.wait(keys, timeout)
         for (name, place, _), address in zip(theirs, store.multi_get(keys), strict=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -152,21 +152,28 @@ class ProcessGroups:
         planned = list(creations(self.plan, self.view, backward=self.has_backward_groups))
         self.log.add(*planned)
         alone = names.of(2 * self.plan.num_groups, (self.rank,))
-        members = {alone: (self.rank,)} | {names.of(each.place, each.group.ranks): each.group.ranks for each in planned}
         progress.at("creating groups")
-        connected = self._connected(names.prefix, members) if dist.get_backend() == "gloo" else {}
-        with handing_over(connected[alone]) if connected else nullcontext():
-            self._alone = open_alone(alone)
+        with self._handing_over(self._connected(names.prefix, {alone: (self.rank,)}), alone):
+            self._alone = open_alone(alone)  # before any group with others: they could not connect if this rank stops
+        members = {names.of(each.place, each.group.ranks): each.group.ranks for each in planned}
+        connected = self._connected(names.prefix, members)
         self._created = {}
         for creation in planned:
             name = names.of(creation.place, creation.group.ranks)
-            with handing_over(connected[name]) if connected else nullcontext():
+            with self._handing_over(connected, name):
                 self._created[creation.place] = self._create(creation.group, name)
 
     def _connected(self, prefix: str, members: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-        """gloo's backends of groups, by name."""
+        """gloo's backends of groups, by name; none with another backend."""
+        if dist.get_backend() != "gloo":
+            return {}
         store = PrefixStore(f"{prefix}/addresses", distributed_c10d._get_default_store())
         return connect_all(members, self.rank, store, self._timeout or distributed_c10d.default_pg_timeout)
+
+    @staticmethod
+    def _handing_over(connected: Mapping[str, Any], name: str) -> AbstractContextManager[None]:
+        """While active, the group that torch makes next has the backend of this name, if there is one."""
+        return handing_over(connected[name]) if connected else nullcontext()
 
     def _create(self, group: Group, name: str) -> dist.ProcessGroup:
         """A process group of this name."""

@@ -139,6 +139,13 @@ class AxisView:
         return all(not stride < self.period < stride * size for _, size, stride in self.digits)
 
     @cached_property
+    def by_stride(self) -> tuple[tuple[Axis, int, int], ...]:
+        """(axis, size, stride in ranks) of all axes, by ascending stride; every axis must have one stride."""
+        found = [(axis, size, self.rank_digits(size, stride)[0][1]) for axis, size, stride in self.digits]
+        found.append((Axis.PP, self.num_stages, self.period))
+        return tuple(sorted(found, key=lambda axis: (axis[2], axis[1])))
+
+    @cached_property
     def is_aligned(self) -> bool:
         """Whether pp's stride falls on a whole multiple within one axis, so that every group is a box."""
         for _, size, stride in self.digits:
@@ -236,17 +243,14 @@ class Partition:
         """
         if not self.view.has_whole_axes:
             return None
-        sizes = [(size, self.view.rank_digits(size, stride)[0][1]) for _, size, stride in self.view.digits]
-        sizes.append((self.view.num_stages, self.view.period))
-        inside = [axis in self.axes for axis in self.view.names]
-        weights = [0] * len(sizes)
-        weight = 1
-        for i in sorted(range(len(sizes)), key=lambda i: (sizes[i][1], sizes[i][0])):
-            if not inside[i]:
-                weights[i] = weight
-                weight *= sizes[i][0]
-        shares = (stride if within else 0 for (_, stride), within in zip(sizes, inside, strict=True))
-        return tuple(weights), tuple(shares)
+        weights, shares, weight = dict.fromkeys(self.view.names, 0), dict.fromkeys(self.view.names, 0), 1
+        for axis, size, stride in self.view.by_stride:
+            if axis in self.axes:
+                shares[axis] = stride
+            else:
+                weights[axis] = weight
+                weight *= size
+        return tuple(weights.values()), tuple(shares.values())
 
     def indices(self, rank: int) -> tuple[int, ...]:
         """The index, in enumeration order, of the one group that holds `rank`."""
