@@ -46,11 +46,11 @@ def check_groups(groups: ProcessGroups, device: torch.device) -> Iterator[str]:
     """
     progress.at("checking groups")
     opened = list({process_group: None for _, process_group in groups if process_group.size() > 1})
-    said, *heard = numbers = torch.tensor([groups.rank, *[-1] * len(opened)], device=device).unbind()
+    said, *heard = torch.tensor([groups.rank, *[-1] * len(opened)], device=device).unbind()
     works = [work for each, number in zip(opened, heard, strict=True) for work in _ask(each, said, number)]
     for work in works:
         work.wait()
-    answers = dict(zip(opened, map(int, numbers[1:]), strict=True))
+    answers = dict(zip(opened, map(int, heard), strict=True))
     for group, process_group in groups:
         members = tuple(dist.get_process_group_ranks(process_group))
         before = members[process_group.rank() - 1]
@@ -65,8 +65,6 @@ def check_groups(groups: ProcessGroups, device: torch.device) -> Iterator[str]:
 def _ask(process_group: dist.ProcessGroup, said: torch.Tensor, heard: torch.Tensor) -> list[dist.Work]:
     """Tell `said` to the next member and hear from the one before. As a batch, else NCCL would do one after another."""
     place, size = process_group.rank(), process_group.size()
-    ops = (
-        dist.P2POp(dist.isend, said, group=process_group, group_peer=(place + 1) % size),
-        dist.P2POp(dist.irecv, heard, group=process_group, group_peer=(place - 1) % size),
-    )
-    return dist.batch_isend_irecv(list(ops))
+    tell = dist.P2POp(dist.isend, said, group=process_group, group_peer=(place + 1) % size)
+    hear = dist.P2POp(dist.irecv, heard, group=process_group, group_peer=(place - 1) % size)
+    return dist.batch_isend_irecv([tell, hear])

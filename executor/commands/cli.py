@@ -86,11 +86,12 @@ def _run(options: argparse.Namespace, misuse: MisuseError | None, guard: Guard) 
     except UnmetError as error:
         raise misuse or error from None
     except (ExecutorError, RuntimeError, OSError) as error:
-        served = ""
-        if isinstance(error, DistNetworkError):
+        if not isinstance(error, DistNetworkError):
+            served = ""
+        elif serves_store():
+            served = "\nthis rank serves the store: choose a MASTER_PORT at which nobody listens"
+        else:
             served = f"\nthe store at {store_address()} is served by {store_server()}, which did not come"
-            if serves_store():
-                served = "\nthis rank serves the store: choose a MASTER_PORT at which nobody listens"
         raise ExecutorError(f"cannot meet the other ranks: {_first_line(error)}{served}") from error
     guard.ending.beats = Heartbeats(context.store, context.rank, context.world_size, interval_of(options.timeout))
     guard.ending.beats.start()
@@ -222,11 +223,21 @@ def _log(plan: Plan, ending: Ending) -> CreationLog:
     return log
 
 
+def _load(path: str) -> Plan:
+    """The plan in a file. The GPU of a spec must be known; a plan document is read whatever GPU it names."""
+    from planner import Plan  # noqa: PLC0415
+    from planner.cost.timing.hardware import compile_on_known_gpu  # noqa: PLC0415
+    from planner.plan_file import read_plan_or_spec  # noqa: PLC0415
+
+    found = read_plan_or_spec(path)
+    return found if isinstance(found, Plan) else compile_on_known_gpu(found)
+
+
 def _check(options: argparse.Namespace, context: Context, ending: Ending) -> int:
     from ..start.context import started  # noqa: PLC0415
-    from ..start.limits import load, refusal  # noqa: PLC0415
+    from ..start.limits import refusal  # noqa: PLC0415
 
-    plan = load(options.plan)  # the groups and bridges of any plan can be tried; `train` refuses what cannot train
+    plan = _load(options.plan)  # the groups and bridges of any plan can be tried; `train` refuses what cannot train
     _quiet()
     with started(context, plan.digest, plan.world_size, {"command": "check"}, **_nodes(plan, options)) as told:
         _tell(told, context)
@@ -263,12 +274,11 @@ def _train(options: argparse.Namespace, context: Context, ending: Ending) -> int
     from .metrics import Metrics, metrics_output  # noqa: PLC0415
 
     metrics = metrics_output(options.metrics, options.plan) if context.is_first else None
-    from ..start.limits import check_limits, load, with_training  # noqa: PLC0415
-
-    original = load(options.plan)
+    original = _load(options.plan)
     _quiet()
     from ..start.context import started  # noqa: PLC0415
     from ..start.layer_backend import ask_for  # noqa: PLC0415
+    from ..start.limits import check_limits, with_training  # noqa: PLC0415
     from .reference import reference_of  # noqa: PLC0415
 
     plan = reference_of(original) if options.reference else original

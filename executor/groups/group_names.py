@@ -50,9 +50,9 @@ def named(name: str) -> Iterator[None]:
     It would not with a default group that is bound to a device, as NCCL's is from torch 2.15 without being asked: torch
     splits the communicator of such a group for every new one, in which all ranks must take part.
     """
+    real: Any = distributed_c10d._process_group_name
     default: Any = distributed_c10d._get_default_group()
     bound, default.bound_device_id = default.bound_device_id, None
-    real: Any = distributed_c10d._process_group_name
     distributed_c10d._process_group_name = lambda *_args, **_kwargs: name  # type: ignore[assignment]
     try:
         yield

@@ -55,7 +55,7 @@ class ProcessGroups:
         has_backward_groups: whether a bridge's gradients have a communicator of their own, beside that of its
             activations. They have with NCCL, which runs the operations of one communicator in order, while the two
             ends of a bridge issue theirs in different orders.
-        log: what has been created, in order; compare it with the plan by `creation_log.explain`.
+        log: what was to be created, in order; compare it with the plan by `creation_log.explain`.
         start_up: what it took to create the groups.
     """
 
@@ -73,7 +73,8 @@ class ProcessGroups:
         Args:
             timeout: how long an operation of a group may take; None for torch's default.
             has_backward_groups: see the class; None to decide by the backend.
-            log: where each creation is noted before it begins, for whoever reads it meanwhile; None for one of its own.
+            log: where all creations are noted before the first begins, for whoever reads it meanwhile; None for one of
+                its own.
 
         Raises:
             UnsupportedError: this torch would give the members of a group different names; raised on every rank alike.

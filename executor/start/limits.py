@@ -10,35 +10,17 @@ from typing import Any
 
 import attrs
 
-from planner import Fault, Plan, compile_spec
-from planner.base.errors import Faults, format_path
-from planner.cost.timing.hardware import check_gpu
+from planner import Fault, Plan
+from planner.base.errors import format_path
 from planner.limits.layers import Layers
 from planner.limits.limits import limits_of
 from planner.limits.target import Target, component_of, planned_layers
 from planner.limits.training import training_limits
-from planner.plan_file import read_plan_or_spec
 from planner.spec.sections import Training
 
 from ..errors import UnsupportedError
 from .layer_backend import ask_for, choose_layers
 from .versions import Versions, check_versions
-
-
-def load(path: str) -> Plan:
-    """The plan in a file. A spec is compiled if its GPU is known; a plan document is read whatever GPU it names.
-
-    Raises:
-        PlanError: the file cannot be read, or has faults.
-    """
-    found = read_plan_or_spec(path)
-    if isinstance(found, Plan):
-        return found
-    if found.cluster is not None and found.cluster.gpu is not None:
-        faults = Faults(found.source)
-        check_gpu(found.cluster.gpu, faults)
-        faults.raise_errors()
-    return compile_spec(found)
 
 
 def check_limits(plan: Plan, *, own_specs: bool = False, own_loop: bool = False) -> None:

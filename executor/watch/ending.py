@@ -132,12 +132,13 @@ class Ending:
             if explained := self._explained(records):
                 return f"{text}\n{explained}", None
             lost = bounded(lambda: beats.lost(seconds), seconds + self._claim_seconds)
-        except Exception as error:
+        except (RuntimeError, TimeoutError) as error:
             return text, error
         return (f"{text}\n{describe_lost(lost)}" if lost else text), None
 
     def _explained(self, records: Mapping[int, Mapping[str, Any]]) -> str | None:
-        """What records explain. To read those of thousands of ranks takes seconds, and is not worth more of them."""
+        """What records explain; None also if that fails or takes long, as with thousands of ranks: ranks are lost then,
+        and which ones they are matters more."""
         with contextlib.suppress(Exception):
             return bounded(lambda: self.explain(records), self._claim_seconds)
         return None

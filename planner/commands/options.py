@@ -135,21 +135,14 @@ def load(path: str, options: argparse.Namespace) -> Plan:
 
 
 def _compiled(spec: Spec, options: argparse.Namespace) -> Plan:
-    """The plan of a spec, whose faults are told together with that of its GPU."""
-    from ..base.errors import Faults, PlanError  # noqa: PLC0415
-    from ..passes.compile import compile_spec  # noqa: PLC0415
+    """The plan of a spec, whose GPU must be known unless the command line names another."""
+    if spec.cluster is None or spec.cluster.gpu is None or getattr(options, "gpu", None) is not None:
+        from ..passes.compile import compile_spec  # noqa: PLC0415
 
-    faults = Faults(spec.source)
-    _check_gpu(spec.cluster.gpu if spec.cluster else None, options, faults)
-    try:
-        plan = compile_spec(spec, world_size=options.world_size)
-    except PlanError as error:
-        if faults.has_errors:
-            faults.extend(error)
-            faults.raise_errors()
-        raise
-    faults.raise_errors()
-    return plan
+        return compile_spec(spec, world_size=options.world_size)
+    from ..cost.timing.hardware import compile_on_known_gpu  # noqa: PLC0415
+
+    return compile_on_known_gpu(spec, options.world_size)
 
 
 def _check_gpu(gpu: str | None, options: argparse.Namespace, faults: Faults) -> None:

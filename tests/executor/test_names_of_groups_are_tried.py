@@ -39,3 +39,12 @@ def test_a_torch_without_the_place_is_refused() -> None:
     plan = specs.plan({"tp": 2}, {"dp": 2})
     found = ranks.run(plan.world_size, "jobs:groups_without_the_place", plan.to_json(), timeout=30)
     assert all("got nothing: " in text and "_process_group_name" in text for text in found)
+
+
+def test_members_alone_create_groups_in_a_world_that_is_bound_to_a_device() -> None:
+    """torch would split its communicator for each, with all ranks; from 2.15 it binds an NCCL world by itself."""
+    plan = specs.plan({"tp": 2}, {"dp": 2})
+    for faults, bound, kept in ranks.run(plan.world_size, "jobs:groups_of_a_bound_world", plan.to_json()):
+        assert faults == []
+        assert set(bound) == {None}
+        assert kept == "cuda:0"

@@ -47,6 +47,7 @@ CASES: dict[str, Plan] = {
     "gpt3 tp4 pp4": _plan({"tp": 4, "pp": 4}, GPT3),
     "grouped tp2": _plan({"tp": 2}, GROUPED),
     "grouped fewer groups than tp": _plan({"tp": 4, "pp": 2}, GROUPED),
+    "one expert of four": _plan({"dp": 2, "ep": 2}, specs.language(num_moe_experts=4, moe_router_topk=1)),
     "experts ep2": _plan({"dp": 2, "ep": 2}, EXPERTS),
     "experts ep4 tp2": _plan({"tp": 2, "dp": 2, "ep": 4}, EXPERTS),
     "experts ep2 expt_tp2 pp2": _plan({"tp": 2, "dp": 2, "pp": 2, "ep": 2, "expt_tp": 2}, EXPERTS),

@@ -45,6 +45,13 @@ def test_without_rank_0_rank_1_says_so() -> None:
     assert [isinstance(error, UnmetError) and error.speaks for error in errors] == [True, False]
 
 
+def test_without_ranks_0_and_1_the_first_rank_of_a_node_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    (error,) = met(HashStore(), [2], WORLD)
+    assert isinstance(error, UnmetError)
+    assert error.speaks
+
+
 def test_absent_ranks_are_told_in_runs() -> None:
     (error, *_) = met(HashStore(), [0, 4], 8)
     assert str(error) == "ranks 1-3, 5-7 did not come within 0:00:03"

@@ -140,6 +140,12 @@ def test_what_is_replaced_keeps_its_mode(folder: Path) -> None:
     assert stat.S_IMODE((folder / "new.html").stat().st_mode) == 0o640
 
 
+def test_a_pipe_is_written_as_it_is_named(folder: Path) -> None:
+    """The link /dev/stdout leads to no name that could be opened."""
+    done = mimo(folder, "report", "spec.yaml", "-o", "/dev/stdout")
+    assert (done.returncode, done.stdout[:15]) == (0, "<!doctype html>"), done.stderr
+
+
 def test_a_full_disk_leaves_nothing_behind(folder: Path) -> None:
     done = mimo(folder, "report", "spec.yaml", "-o", "/dev/full")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -15,8 +15,11 @@ import attrs
 from ...base import codes
 from ...base.errors import Fault, Faults, PlanError
 from ...base.frozen import frozen
+from ...passes.compile import compile_spec
+from ...plan import Plan
 from ...spec.fields import FieldType, Integer, Line, Positive, Record, field, suggest
 from ...spec.loader import MAX_BYTES, check_size, file_name, parse_document, read_bytes
+from ...spec.spec import Spec
 from ..work.ops import GIB
 
 _FOLDER = os.path.abspath(os.path.join(__file__, *3 * [os.pardir], "hardware"))
@@ -127,6 +130,26 @@ def check_gpu(name: str, faults: Faults) -> None:
         if first.code not in (codes.BAD_CHOICE, codes.UNREADABLE):
             raise
         faults.add(first.code, ("cluster", "gpu"), first.rule, first.remedy)
+
+
+def compile_on_known_gpu(spec: Spec, world_size: int | None = None) -> Plan:
+    """The plan of a spec whose GPU, if it names one, must be known. Faults of both are told together.
+
+    Raises:
+        PlanError: the GPU is not known, or the spec has faults.
+    """
+    faults = Faults(spec.source)
+    if spec.cluster is not None and spec.cluster.gpu is not None:
+        check_gpu(spec.cluster.gpu, faults)
+    try:
+        plan = compile_spec(spec, world_size=world_size)
+    except PlanError as error:
+        if faults.has_errors:
+            faults.extend(error)
+            faults.raise_errors()
+        raise
+    faults.raise_errors()
+    return plan
 
 
 def parse_hardware(text: str | bytes, file: str = "<string>", *, is_ours: bool = False) -> Hardware:

@@ -309,6 +309,19 @@ def groups_after_own_groups(text: str) -> list[Any]:
         return ["; ".join(faults) or "all as planned", world.group_count]
 
 
+def groups_of_a_bound_world(text: str) -> tuple[list[str], list[Any], Any]:
+    """What `check_groups` says in a default group that is bound to a device, to what its groups are bound, and it."""
+    plan = Plan.from_json(text)
+    context = connect(TIMEOUT)
+    with started(context, plan.digest, plan.world_size):
+        default = dist.distributed_c10d._get_default_group()
+        default.bound_device_id = torch.device("cuda:0")
+        groups = ProcessGroups(plan, context.rank, context.timeout)
+        bound = [process_group.bound_device_id for _, process_group in groups]
+        kept, default.bound_device_id = default.bound_device_id, None
+        return list(executor.checks.groups.check_groups(groups, context.device)), bound, str(kept)
+
+
 def groups_of_a_stranger(text: str) -> list[str]:
     """What `check_groups` says if rank 0 calls itself rank 9."""
     plan = Plan.from_json(text)
