@@ -105,7 +105,7 @@ def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: T
     """The page's content: everything that is predicted or, without a prediction, the drawn pipeline alone."""
     from ..report.build import build_report  # noqa: PLC0415
     from ..report.content import Notice  # noqa: PLC0415
-    from ..report.costs import facts_of, memory_of, notices_of, traffic_of  # noqa: PLC0415
+    from ..report.costs import figures_of, memory_of, notices_of, traffic_of  # noqa: PLC0415
 
     if prediction is None:
         notices = (Notice(f"no timeline: {stops}", is_problem=True),) if stops else ()
@@ -116,6 +116,6 @@ def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: T
         timeline=timeline,
         memory=memory_of(plan, prediction),
         traffic=tuple(traffic_of(prediction)),
-        facts=tuple(facts_of(prediction)),
+        facts=tuple(figures_of(prediction)),
         notices=tuple(notices_of(prediction)),
     )

@@ -7,6 +7,8 @@ counts micro_size itself, Megatron-LM counts samples per language lane.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import attrs
 
 from ..base.axes import Axis
@@ -37,7 +39,7 @@ class BatchContract:
         """Microbatches per optimizer step."""
         return self.global_size // self.micro_size
 
-    @property
+    @cached_property
     def samples_per_lane(self) -> FrozenMap[str, int]:
         """For each module, the number of samples of a microbatch that each of its lanes holds."""
         return FrozenMap((name, self.micro_size // grid.num_lanes) for name, grid in self.grids.items())

@@ -53,14 +53,14 @@ def communicators(groups: Sequence[Group], modules: Iterable[ModulePlan]) -> tup
     """
     without_experts = _without_experts(modules)
     found: list[int] = []
-    opened: dict[tuple[int, ...], dict[int, str | None]] = {}  # per set of ranks: creation index -> stream
+    opened: dict[tuple[Form, object], dict[int, str | None]] = {}  # per set of ranks: creation index -> stream
     for group in groups:
-        ranks = group.ranks
-        if group.kind.is_bridge and len(ranks) > 1:
+        form, start = rank_set(group)
+        if group.kind.is_bridge and form != ():
             found.append(group.creation_index)
             continue
-        stream = stream_of(group.owner, group.kind, without_experts) if len(ranks) > 1 else None
-        known = opened.setdefault(ranks, {})
+        stream = None if form == () else stream_of(group.owner, group.kind, without_experts)
+        known = opened.setdefault((form, start), {})
         chosen = next((opener for opener, used in known.items() if None in (stream, used) or stream == used), None)
         opener = group.creation_index if chosen is None else chosen
         known[opener] = known.get(opener) or stream
@@ -96,11 +96,14 @@ def rank_sets(family: Family) -> Iterable[tuple[Form, Iterable[object]]]:
         yield translates
         return
     for group in family:
-        box = group.boxes[0] if len(group.boxes) == 1 else as_box(group.ranks)
-        if box is None:
-            yield None, (group.ranks,)
-        else:
-            yield box.dims, (box.start,)
+        form, start = rank_set(group)
+        yield form, (start,)
+
+
+def rank_set(group: Group) -> tuple[Form, object]:
+    """The set of a group as (form, start), equal for equal sets. One box is not listed."""
+    box = group.boxes[0] if len(group.boxes) == 1 else as_box(group.ranks)
+    return (None, group.ranks) if box is None else (box.dims, box.start)
 
 
 def as_box(ranks: tuple[int, ...]) -> Box | None:

@@ -278,6 +278,8 @@ def ranks_of(boxes: Sequence[Box]) -> tuple[int, ...]:
 
 def num_ranks_of(boxes: Sequence[Box]) -> int:
     """The number of ranks in the union of some boxes. Boxes that may overlap are marked in one byte a rank."""
+    if len(boxes) == 1:
+        return len(boxes[0])
     ends = sorted((box[0], box[-1]) for box in boxes)
     if all(end < start for (_, end), (start, _) in pairwise(ends)):
         return sum(map(len, boxes))

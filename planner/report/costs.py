@@ -14,6 +14,7 @@ from ..cost.simulation.schedule import Stage, schedule_of
 from ..cost.simulation.timeline import Timeline
 from ..cost.simulation.words import duration
 from ..cost.timing.bridges import BridgeCost
+from ..cost.work.facts import facts_of
 from ..cost.work.ops import GIB
 from ..plan import Plan
 from ..render.costs import assumptions
@@ -39,7 +40,7 @@ _WHAT = {
 _WIRES = {"nvlink": "NVLink", "network": "network"}
 
 
-def facts_of(p: Prediction) -> Iterator[KeyFigure]:
+def figures_of(p: Prediction) -> Iterator[KeyFigure]:
     """Headline numbers, starting with what people ask first. There are times only if the schedule comes to an end."""
     worst = p.worst
     limit = f"{p.memory_limit / GIB:g} GiB"
@@ -83,10 +84,10 @@ def limit_of(timeline: Timeline) -> KeyFigure:
 def memory_of(plan: Plan, p: Prediction) -> MemoryPanel:
     """Peak memory, with one bar for all ranks that hold the same stages."""
     names = [module.name for module in plan.modules]
-    bars = []
+    bars, facts = [], facts_of(plan, p.settings)
     for unit in schedule_of(plan).units:
         rank = unit.ranks[0]
-        memory = attrs.asdict(rank_memory(plan, rank, p.settings))
+        memory = attrs.asdict(rank_memory(plan, rank, p.settings, facts), recurse=False)
         memory["buffers"] += memory.pop("workspace")  # it is too small for a colour of its own
         parts = [MemoryPart(_PARTS[name], count) for name, count in memory.items()]
         parts.append(MemoryPart("communicators", communicator_bytes(plan, rank)))

@@ -17,6 +17,7 @@ from .fields import Array, Choice, Flag, Integer, Line, Order, Positive, Record,
 
 MIMO_LANGUAGE_MODULE_KEY = "language"
 MAX_MODULES = 256
+MAX_STAGES = 4096  # of a module: its stages can be listed in every spec and plan
 _SIZE = Integer(1)
 
 
@@ -48,7 +49,7 @@ class Parallel:
 
     tp: int = field(_SIZE, default=1, doc="tensor-parallel size")
     cp: int = field(_SIZE, default=1, doc="context-parallel size")
-    pp: int = field(_SIZE, default=1, doc="pipeline-parallel size: the number of stages")
+    pp: int = field(Integer(1, MAX_STAGES), default=1, doc="pipeline-parallel size: the number of stages")
     dp: int | None = field(
         _SIZE,
         default=None,
@@ -197,7 +198,7 @@ class Module:
         doc="activations that the backward pass computes again",
     )
     stages: tuple[int, ...] | None = field(
-        Array(_SIZE), default=None, doc="number of layers of each stage, if they differ"
+        Array(_SIZE, MAX_STAGES), default=None, doc="number of layers of each stage, if they differ"
     )
 
 

@@ -218,7 +218,7 @@ SPECS = [
     case("P008", "modules.images.parallel.expt_tp", modules(language="", images="parallel: {tp: 2, «expt_tp: 2}"), "expt_tp = 1", "2"),
     # P009 TOO_MANY_RANKS
     case("P009", "cluster", "«cluster: {nodes: 4096, gpus_per_node: 4097}\n" + LONE, "16777216", str(4096 * 4097)),
-    case("P009", "modules.language.parallel", language("«parallel: {tp: 4096, pp: 4097}"), "16777216", str(4096 * 4097)),
+    case("P009", "modules.language.parallel", language("«parallel: {tp: 4097, pp: 4096}"), "16777216", str(4096 * 4097)),
     case("P009", "modules", modules(language="parallel: {tp: 4, rank_offset: 16777213}").replace("modules", "«modules"), "16777216", "16777217"),
     # M001 MISSING_SIZE
     case("M001", "modules.language.model", language("«model: {num_layers: 4}"), "preset or a family"),

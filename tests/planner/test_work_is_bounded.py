@@ -11,6 +11,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from hypothesis import strategies as st
 from planner import PlanError, compile_spec, parse_spec
 from planner.base.errors import Faults
 from planner.base.suggestions import MAX_STEPS, Suggestions
+from planner.commands.report import content_of, predicted
 from planner.cost.predict import predict
+from planner.cost.simulation.perfetto import trace_text
 from planner.layout.coords import Box
 from planner.layout.ir import num_ranks_of, ranks_of
+from planner.report.page import render_page
 from planner.spec.fields import show
 from planner.spec.loader import MAX_BYTES
 from planner.spec.spec import SPEC_TYPE
@@ -64,6 +68,14 @@ def spec_text(language: str, images: str, micro: int, steps: int = 1, *, sized: 
     )
 
 
+def staged_text(stages: int, encoders: int) -> str:
+    """A language module and encoders of as many stages each."""
+    sizes = f"parallel: {{pp: {stages}}}, model: {{num_layers: {stages}, hidden_size: 64, num_attention_heads: 8"
+    language = f"  language: {{{sizes}, family: gpt, vocab_size: 512, max_positions: 64}}}}\n"
+    images = "".join(f"  m{i}: {{{sizes}, family: vit, image_size: 32, patch_size: 8}}}}\n" for i in range(encoders))
+    return f"batch: {{global_size: 2, micro_size: 1, seq_length: 64}}\nmodules:\n{language}{images}"
+
+
 # ---- a bridge with 16 million transfers
 
 
@@ -97,7 +109,8 @@ def test_a_bridge_of_a_prime_number_of_lanes_is_not_listed(ends: tuple[str, str]
     ("text", "says"),
     [
         (spec_text("dp: 262144", "dp: 262144", 262_144), "ranks of a prediction <= 262,144, got 524,288"),
-        (spec_text("dp: 1", "dp: 1", 1, 100_000), "passes of a step (microbatches * (stages + edges) * 2) <= 200,000"),
+        (staged_text(205, 4), "stages of a prediction <= 1,024, got 1,025"),
+        (spec_text("dp: 1", "dp: 1", 1, 100_000), "passes of a step (microbatches * (stages + edges) * 2) <= 130,000"),
         (spec_text("dp: 1", "dp: 32771", 32_771), "messages of bridges that differ <= 32,768, got 32,771"),
     ],
 )
@@ -231,3 +244,24 @@ def test_a_text_that_is_made_to_be_slow_ends(name: str, command: str, tmp_path: 
     done, megabytes = run(command, path, *(["-o", tmp_path / "page.html"] if command == "report" else []))
     assert done.returncode in (0, 1)
     assert megabytes < 1024
+
+
+# ---- work grows with the layout, not with its square
+
+
+def test_the_work_of_a_report_grows_with_the_stages() -> None:
+    """Calls of Python functions are counted, which any machine does alike; twice the stages take twice the calls."""
+
+    def calls(stages: int) -> int:
+        plan, found = compile_spec(parse_spec(staged_text(stages, 1))), Counter[str]()
+        sys.setprofile(lambda _, event, __: found.update([event]))
+        try:
+            prediction = predicted(plan)
+            assert prediction is not None
+            render_page(content_of(plan, "a", prediction, prediction.timeline, ""))
+            "".join(trace_text(prediction.timeline))
+        finally:
+            sys.setprofile(None)
+        return found["call"]
+
+    assert calls(160) < 2.2 * calls(80)

@@ -248,11 +248,13 @@ def _received(plan: Plan, stage: StageFacts, num_held: int) -> float:
     samples = plan.batch.samples_per_lane[name]
     total = 0.0
     for src, dst in plan.pipeline.hops:
-        tensor = samples * edge_bytes(plan, plan.module(src), plan.module(dst))
         if dst == name and stage.is_first:
-            total += num_held * tensor
+            held = num_held
         elif src == name and stage.is_last:
-            total += tensor
+            held = 1
+        else:
+            continue
+        total += held * samples * edge_bytes(plan, plan.module(src), plan.module(dst))
     return total
 
 
@@ -260,7 +262,7 @@ def communicator_bytes(plan: Plan, rank: int) -> int:
     """Bytes of the communicators that a rank opens, those of two or more ranks; groups may share a communicator."""
     view = plan.view(rank)
     opened = {
-        number for number, group in zip(plan.communicators(view), view.groups, strict=True) if len(group.ranks) > 1
+        number for number, group in zip(plan.communicators(view), view.groups, strict=True) if group.num_ranks > 1
     }
     return len(opened) * COMMUNICATOR_BYTES
 

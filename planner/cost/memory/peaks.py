@@ -58,7 +58,8 @@ def rank_memory(plan: Plan, rank: int, settings: Settings, facts: Facts | None =
         plan: the plan.
         rank: a rank of its world.
         settings: what is assumed of the training software.
-        facts: the facts of the plan's stages under these settings; derived here if left out.
+        facts: the facts of the plan's stages under these settings. They are derived here if left out, of all stages:
+            whoever asks for many ranks derives them once.
     """
     facts = facts_of(plan, settings) if facts is None else facts
     total, position = Memory(workspace=settings.num_workspaces * WORKSPACE_BYTES), position_at(plan, rank)

@@ -11,59 +11,73 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ...layout.ir import Direction
 from .timeline import Operation, Timeline, Wait
 
 MICROSECONDS = 1e6
 
 
 def trace_text(timeline: Timeline) -> Iterator[str]:
-    """The JSON document, in pieces to write one after the other."""
+    """The JSON document, in pieces to write one after the other: a line for all names, then one for each unit."""
     yield '{"displayTimeUnit": "ms", "traceEvents": [\n'
     separator = ""
-    for event in trace_events(timeline):
-        yield separator + json.dumps(event)
+    for events in _lines(timeline):
+        yield separator + json.dumps(events)[1:-1]  # many events a call: there may be half a million
         separator = ",\n"
     yield "\n]}\n"
 
 
-def trace_events(timeline: Timeline) -> Iterator[dict[str, Any]]:
-    """The names of processes and threads, then every operation and wait, unit by unit."""
+def _lines(timeline: Timeline) -> Iterator[list[dict[str, Any]]]:
+    """The names of processes and threads, then the operations and waits of each unit."""
     units = timeline.schedule.units
-    modules = list(dict.fromkeys(stage.module for unit in units for stage in unit.stages))
-    for process, module in enumerate(modules):
-        yield _name("process", module, process, 0)
+    processes: dict[str, int] = {}
+    for unit in units:
+        for stage in unit.stages:
+            processes.setdefault(stage.module, len(processes))
+    names = [_name("process", module, process, 0) for module, process in processes.items()]
     for thread, unit in enumerate(units):
-        process = modules.index(unit.stages[0].module)
         ranks = f"rank {unit.ranks[0]}" if len(unit.ranks) == 1 else f"{len(unit.ranks)} ranks from {unit.ranks[0]}"
-        yield _name("thread", f"{unit} ({ranks})", process, thread)
+        names.append(_name("thread", f"{unit} ({ranks})", processes[unit.stages[0].module], thread))
+    yield names
     for thread, unit in enumerate(units):
-        process = modules.index(unit.stages[0].module)
-        for operation in timeline.operations(thread):
-            yield from _events(operation, process, thread)
+        reasons: dict[tuple[int, Direction, bool], str] = {}
+        process = processes[unit.stages[0].module]
+        operations = timeline.operations(thread)
+        yield [event for one in operations for event in _events(one, process, thread, reasons)]
 
 
 def _name(what: str, name: str, process: int, thread: int) -> dict[str, Any]:
     return {"ph": "M", "name": f"{what}_name", "pid": process, "tid": thread, "args": {"name": name}}
 
 
-def _events(operation: Operation, process: int, thread: int) -> Iterator[dict[str, Any]]:
-    at = {"ph": "X", "pid": process, "tid": thread}
+def _events(
+    operation: Operation, process: int, thread: int, reasons: dict[tuple[int, Direction, bool], str]
+) -> Iterator[dict[str, Any]]:
+    """The waits before an operation, and the operation. `reasons` keeps what waits of the unit are called."""
+    waited_for = []
     for wait in operation.waits:
-        yield at | _times(wait) | {"name": f"wait: {wait}", "cat": "wait"}
-    yield (
-        at
-        | _times(operation)
-        | {
-            "name": f"{operation.stage.module} {operation.direction}",
-            "cat": operation.direction.value,
-            "args": {
-                "microbatch": operation.microbatch,
-                "stage": operation.stage.index,
-                "waited_for": [str(wait) for wait in operation.waits],
-            },
-        }
+        key = (id(wait.hop), wait.direction, wait.by_sender)
+        reason = reasons.get(key) or reasons.setdefault(key, str(wait))
+        waited_for.append(reason)
+        yield _event(f"wait: {reason}", "wait", wait, process, thread)
+    event = _event(
+        f"{operation.stage.module} {operation.direction}", operation.direction.value, operation, process, thread
     )
+    event["args"] = {
+        "microbatch": operation.microbatch,
+        "stage": operation.stage.index,
+        "waited_for": waited_for,
+    }
+    yield event
 
 
-def _times(what: Operation | Wait) -> dict[str, float]:
-    return {"ts": what.start * MICROSECONDS, "dur": what.seconds * MICROSECONDS}
+def _event(name: str, category: str, what: Operation | Wait, process: int, thread: int) -> dict[str, Any]:
+    return {
+        "ph": "X",
+        "pid": process,
+        "tid": thread,
+        "ts": what.start * MICROSECONDS,
+        "dur": what.seconds * MICROSECONDS,
+        "name": name,
+        "cat": category,
+    }

@@ -80,8 +80,12 @@ def simulate(plan: Plan, durations: Durations, *, edges: Sends = Sends.POSTED, h
 
     schedule = schedule_of(plan)
     pipes = [Pipes.of(hop, i, durations, waited=is_waited(hop)) for i, hop in enumerate(schedule.hops)]
+    touching: list[list[Pipes]] = [[] for _ in schedule.units]
+    for pipe in pipes:
+        for index in set(pipe.hop.units):
+            touching[index].append(pipe)
     ready: deque[Worker] = deque()
-    workers = [Worker(index, schedule, durations, pipes, ready) for index in range(len(schedule.units))]
+    workers = [Worker(index, schedule, durations, own, ready) for index, own in enumerate(touching)]
     ready.extend(workers)
     while ready:
         next(ready.popleft().run, None)

@@ -81,7 +81,7 @@ Exchange = tuple[list[Channel], list[Channel]]
 
 
 class Worker:
-    """A unit on its way through its program.
+    """A unit on its way through its program, with the pipes that end at it, in the order of the schedule.
 
     What it has done are its *events*: passes and waits. They are kept as columns, because the garbage collector would
     look at a few hundred thousand tuples again and again.
@@ -127,7 +127,7 @@ class Worker:
         stages = {stage.module: stage for stage in self.unit.stages}
         shared: dict[tuple[str, str], list[Channel]] = {}
         for pipe in pipes:
-            if pipe.hop.is_shared and self.index in pipe.hop.units:
+            if pipe.hop.is_shared:
                 channel = pipe.forward if way is Direction.FORWARD else pipe.backward
                 shared.setdefault((pipe.hop.src.module, pipe.hop.dst.module), []).append(channel)
         for name in schedule.modules:

@@ -19,7 +19,8 @@ from .bridges import num_distinct
 from .group_spans import gpus_per_node
 
 MAX_RANKS = 2**18
-MAX_PASSES = 200_000
+MAX_STAGES = 2**10  # of all modules together
+MAX_PASSES = 130_000
 MAX_MESSAGES = 2**15
 
 
@@ -41,6 +42,9 @@ def _raise(found: Iterator[Fault] | tuple[Fault, ...]) -> None:
 def _of_timeline(plan: Plan) -> Iterator[Fault]:
     if plan.world_size > MAX_RANKS:
         yield _fault(("modules",), f"the ranks of a prediction <= {MAX_RANKS:,}, got {plan.world_size:,}", "ranks")
+    stages = sum(module.num_stages for module in plan.modules)
+    if stages > MAX_STAGES:
+        yield _fault(("modules",), f"the stages of a prediction <= {MAX_STAGES:,}, got {stages:,}", "stages")
     passes = num_passes(plan) + 2 * plan.batch.num_microbatches * len(plan.edges)
     if passes > MAX_PASSES:
         rule = f"the passes of a step (microbatches * (stages + edges) * 2) <= {MAX_PASSES:,}, got {passes:,}"

@@ -67,11 +67,20 @@ def span_of(ranks: Iterable[int], per_node: int) -> Span:
 def spans_of(plan: Plan, owner: str) -> dict[GroupKind, Span]:
     """For each kind of a module's groups, the costliest span: the most nodes, then the fewest ranks in one of them."""
     per_node = gpus_per_node(plan)
-    return {family.kind: _costliest(family, per_node) for family in plan.families_by_owner[owner]}
+    spans: dict[object, Span] = {}  # kinds with the same sets of ranks, such as dp and dp_cp without cp, share one
+    found = {}
+    for family in plan.families_by_owner[owner]:
+        sets = family.sets.translates() or family.kind
+        if sets not in spans:
+            spans[sets] = _costliest(family, per_node)
+        found[family.kind] = spans[sets]
+    return found
 
 
 def _costliest(family: Family, per_node: int) -> Span:
     total = len(family)
+    if (translates := family.sets.translates()) and not translates[0]:
+        total = min(total, 1)  # groups of one rank are alike
     step = max(1, total // _MAX_LOOKED_AT)
     spans = {span_of(family.group(index).ranks, per_node) for index in range(0, total, step)}
     return max(spans, key=lambda span: (span.num_nodes, -span.per_node), default=ALONE)
