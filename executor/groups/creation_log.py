@@ -43,13 +43,16 @@ class Creation:
         return f"{group.kind} group {group.index} of {group.owner} (ranks {ranks}) at place {self.place}"
 
 
-def creations(plan: Plan, view: RankView, *, backward: bool) -> Iterator[Creation]:
+def creations(
+    plan: Plan, view: RankView, openers: tuple[int, ...] | None = None, *, backward: bool
+) -> Iterator[Creation]:
     """What a rank creates, in order: the groups of several ranks that open a communicator, then those for gradients.
 
     Args:
+        openers: `plan.communicators(view)`, from whoever has it.
         backward: whether a group that carries a pipeline's transfers has a second one for the gradients.
     """
-    for group, opener in zip(view.groups, plan.communicators(view), strict=True):
+    for group, opener in zip(view.groups, openers or plan.communicators(view), strict=True):
         if group.creation_index == opener and len(group.ranks) > 1:
             yield Creation(opener, group)
     if backward:

@@ -85,10 +85,11 @@ class ProcessGroups:
         self._timeout = None if timeout is None else device.patience(timeout)
         self.has_backward_groups = device.is_nccl() if has_backward_groups is None else has_backward_groups
         self.log = log or CreationLog()
-        self._create_all()
+        openers = plan.communicators(self.view)
+        self._create_all(openers)
         self._opened = tuple(
             (group, self._created.get(opener, self._alone))
-            for group, opener in zip(self.view.groups, plan.communicators(self.view), strict=True)
+            for group, opener in zip(self.view.groups, openers, strict=True)
         )
         self._backward = {
             group.owner: self._created[place]
@@ -146,11 +147,15 @@ class ProcessGroups:
         for process_group in (*opened, *self._backward.values()):
             dist.all_reduce(torch.zeros(1, device=device.current()), group=process_group)
 
-    def _create_all(self) -> None:
-        """Create the group of this rank alone, then those with others, each named by its place in the plan's order."""
+    def _create_all(self, openers: tuple[int, ...]) -> None:
+        """Create the group of this rank alone, then those with others, each named by its place in the plan's order.
+
+        Args:
+            openers: for each group of the view, the one that opens its communicator.
+        """
         names = GroupNames(self.plan.digest)
         self.log.begin(names.prefix)
-        planned = list(creations(self.plan, self.view, backward=self.has_backward_groups))
+        planned = list(creations(self.plan, self.view, openers, backward=self.has_backward_groups))
         self.log.add(*planned)
         alone = names.of(2 * self.plan.num_groups, (self.rank,))
         progress.at("creating groups")
