@@ -4,6 +4,8 @@
 ```
 ```{preset-table}          the presets of `model`
 ```
+```{name-table}            what names of other software are here
+```
 ```{code-table} S          the diagnostics whose code starts with S
 ```
 """
@@ -24,6 +26,7 @@ from planner.base.codes import CODES
 from planner.cost.work import settings
 from planner.spec import sections, spec
 from planner.spec.fields import fields_of
+from planner.spec.names import NAMES
 from planner.spec.presets import PRESETS
 
 HEADINGS = {  # of docs/spec.md, by the class whose keys stand below
@@ -153,6 +156,17 @@ class PresetTable(SphinxDirective):
         return [table(("preset", "family", "sizes"), rows, (22, 10, 68))]
 
 
+class NameTable(SphinxDirective):
+    """Names of other software, by what is said of them."""
+
+    def run(self) -> list[nodes.Node]:
+        by_remedy: dict[str, list[str]] = {}
+        for name, carried in NAMES.items():
+            by_remedy.setdefault(carried.remedy, []).append(f"`{name}`")
+        rows = [(", ".join(names), remedy) for remedy, names in by_remedy.items()]
+        return [table(("there", "here"), rows, (50, 50))]
+
+
 class CodeTable(SphinxDirective):
     """The diagnostics whose code starts with the argument: code, summary, explanation."""
 
@@ -172,6 +186,12 @@ class CodeTable(SphinxDirective):
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for name, directive in (("spec-table", SpecTable), ("preset-table", PresetTable), ("code-table", CodeTable)):
+    directives = {
+        "spec-table": SpecTable,
+        "preset-table": PresetTable,
+        "name-table": NameTable,
+        "code-table": CodeTable,
+    }
+    for name, directive in directives.items():
         app.add_directive(name, directive)
     return {"parallel_read_safe": True}

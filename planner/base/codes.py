@@ -251,6 +251,12 @@ SPECIAL_TOKEN = Code(
     "special_token_id marks the places in input_ids that the module's output takes. It is an id of the language\n"
     "model's vocabulary, and each module has its own.",
 )
+NOTHING_TRAINS = Code(
+    "M011",
+    "every module is frozen",
+    "A run would pass, with a gradient norm of 0, and leave all weights as they were.\n"
+    "Take `freeze` away from what is to be trained; of an encoder, the projection alone may train.",
+)
 MICROBATCHES = Code(
     "B001",
     "the global batch is not a whole number of microbatches",

@@ -26,6 +26,10 @@ def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None
             f"use a multiple of {batch.micro_size}, such as {above}",
         )
     common = lcm(*(grid.num_lanes for grid in grids.values()))
+    widest = max(grids, key=lambda name: grids[name].num_lanes)
+    if batch.micro_size < grids[widest].num_lanes:
+        _per_rank(batch, widest, grids[widest].num_lanes, common, faults)
+        return
     for name, grid in grids.items():
         path = ("modules", name, "parallel", "dp")
         per_lane, rest = divmod(batch.micro_size, grid.num_lanes)
@@ -39,3 +43,16 @@ def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None
         elif per_lane == 1 and grid.num_lanes > 1:
             rule = f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = 1"
             faults.add(codes.SINGLE_SAMPLE, path, rule, "raise micro_size if memory allows")
+
+
+def _per_rank(batch: Batch, widest: str, num_lanes: int, common: int, faults: Faults) -> None:
+    """A microbatch with less samples than lanes: micro_size was perhaps written per rank, as Megatron-LM means it."""
+    rule = (
+        f"micro_size counts the samples of the whole model, at least one for each lane: micro_size >= dp of {widest} = "
+        f"{num_lanes}, got {batch.micro_size}"
+    )
+    total = batch.micro_size * common
+    remedy = f"write `micro_size: {total}`, which is {batch.micro_size} per data-parallel rank of {widest}"
+    if common != num_lanes:
+        remedy = f"write a multiple of {common}, such as `micro_size: {total}`"
+    faults.add(codes.LANE_SAMPLES, ("batch", "micro_size"), rule, remedy)

@@ -13,13 +13,13 @@ from ..spec.fields import suggest
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY
 from ..spec.spec import Spec
 
+_LANGUAGE_MODELS = ("lang", "llm", "lm", "text", "decoder", "gpt", "backbone")  # how such modules are called elsewhere
+
 
 def find_edges(spec: Spec, faults: Faults) -> Edges:
     """The edges of the spec's DAG, in topology order. Every fault of the topology is added to `faults`."""
     if MIMO_LANGUAGE_MODULE_KEY not in spec.modules:
-        known = ", ".join(spec.modules) or "no module"
-        remedy = suggest("language", list(spec.modules)) + "name the language model's module `language`"
-        faults.add(codes.NO_LANGUAGE, ("modules",), f"one module is named language; found {known}", remedy)
+        _no_language(spec, faults)
         return ()
     written = _written_edges(spec, faults)
     mentioned = {name for edge in written for name in edge} | set(spec.topology)
@@ -39,6 +39,21 @@ def find_edges(spec: Spec, faults: Faults) -> Edges:
     return edges
 
 
+def _no_language(spec: Spec, faults: Faults) -> None:
+    """No module has the name of the language model's. Whoever wrote one of the usual names meant it."""
+    named = [name for name in spec.modules if name.lower().startswith(_LANGUAGE_MODELS) and "encoder" not in name]
+    found = named or [name for name, module in spec.modules.items() if module.model and module.model.family == "gpt"]
+    known = ", ".join(spec.modules) or "no module"
+    rule = f"one module must be named {MIMO_LANGUAGE_MODULE_KEY}; found {known}"
+    if len(found) == 1:
+        remedy = f"rename `{found[0]}` to `{MIMO_LANGUAGE_MODULE_KEY}`"
+        faults.add(codes.NO_LANGUAGE, ("modules", found[0]), rule, remedy)
+    else:
+        faults.add(
+            codes.NO_LANGUAGE, ("modules",), rule, f"name the language model's module `{MIMO_LANGUAGE_MODULE_KEY}`"
+        )
+
+
 def _written_edges(spec: Spec, faults: Faults) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     names = list(spec.modules)
@@ -50,7 +65,7 @@ def _written_edges(spec: Spec, faults: Faults) -> set[tuple[str, str]]:
             if dst not in known:
                 _unknown(dst, ("topology", src, i), names, faults)
             elif (src, dst) in found:
-                rule = f"the edge {src} -> {dst} is written once"
+                rule = f"the edge {src} -> {dst} is written twice"
                 faults.add(codes.DUPLICATE_EDGE, ("topology", src, i), rule, f"remove the second `{dst}`")
             elif src in known:
                 found.add((src, dst))
@@ -58,7 +73,7 @@ def _written_edges(spec: Spec, faults: Faults) -> set[tuple[str, str]]:
 
 
 def _unknown(name: str, path: tuple[str | int, ...], names: list[str], faults: Faults) -> None:
-    rule = f"{name} is one of the modules {', '.join(names)}"
+    rule = f"{name} must be one of the modules {', '.join(names)}"
     remedy = suggest(name, names, faults.suggestions) + f"add {name} under `modules`"
     faults.add(codes.UNKNOWN_MODULE, path, rule, remedy)
 

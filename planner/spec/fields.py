@@ -309,10 +309,24 @@ class Table:
             faults.add(codes.OUT_OF_RANGE, path, rule, "split the spec, or remove what is not used")
             return INVALID
         entries = [
-            (Name().parse(key, (*path, str(key)), faults), self.item.parse(part, (*path, str(key)), faults))
-            for key, part in value.items()
+            (Name().parse(key, (*path, str(key)), faults), self._item(key, part, before, (*path, str(key)), faults))
+            for (key, part), before in zip(value.items(), [None, *value], strict=False)
         ]
         return INVALID if any(INVALID in entry for entry in entries) else FrozenMap(entries)
+
+    def _item(self, key: object, part: Any, before: object, path: Path, faults: Faults) -> Any:
+        """An entry. If its name is a key of entries, and its value is none of an entry, it stands a level too far out.
+
+        Args:
+            before: the name of the entry before it, which it perhaps belongs to; None for the first.
+        """
+        known = _keys(self.item)
+        if key in known and not (isinstance(part, Mapping) and any(inner in known for inner in part)):
+            rule = f"{show(key)} is a key of one of {format_key(path[-2])}, and must stand inside it"
+            under = f", under {show(before)}" if before is not None else ""
+            faults.add(codes.UNKNOWN_KEY, path, rule, f"indent it by one level more{under}")
+            return INVALID
+        return self.item.parse(part, path, faults)
 
     def encode(self, value: Any) -> Any:
         return {key: self.item.encode(part) for key, part in value.items()}
@@ -348,12 +362,16 @@ class Record:
             wanted = "true, false or a mapping" if self.shorthand else "a mapping"
             return _wrong_type(value, wanted, path, faults, f" with the keys {', '.join(fields)}")
         found = Faults(suggestions=faults.suggestions)
+        meant = set()  # what a fault of another name tells to write is not missing as well
         for key in value:
             if key not in fields:
                 where = format_key(path[-1]) if path else f"the {self.cls.__name__.lower()}"
-                rule = f"{show(key)} is not a key of {where}, which has {', '.join(fields)}"
-                found.add(codes.UNKNOWN_KEY, (str(key),), rule, _remedy_for_key(str(key), self.cls, faults.suggestions))
-        arguments = {name: self._parse_field(field, value, found) for name, field in fields.items()}
+                ours, remedy, is_sure = _meant_by(str(key), self.cls, faults.suggestions)
+                known = "" if is_sure else f", which has {', '.join(fields)}"
+                found.add(codes.UNKNOWN_KEY, (str(key),), f"{show(key)} is not a key of {where}{known}", remedy)
+                meant.add(ours)
+        wanted_fields = {name: field for name, field in fields.items() if name in value or name not in meant}
+        arguments = {name: self._parse_field(field, value, found) for name, field in wanted_fields.items()}
         if not found.has_errors:
             try:
                 return self.cls(**{name: part for name, part in arguments.items() if part is not INVALID})
@@ -406,18 +424,27 @@ class Record:
         }
 
 
-def _remedy_for_key(key: str, cls: type[Any], suggestions: Suggestions) -> str:
-    """What to do about an unknown key: it may belong one level deeper, to other software, or be misspelt."""
+def _meant_by(key: str, cls: type[Any], suggestions: Suggestions) -> tuple[str, str, bool]:
+    """The field that an unknown key stands for, "" if none; what to do about the key; and whether that is sure.
+
+    It may belong one level deeper, to other software, or be misspelt.
+    """
+    from .names import NAMES  # noqa: PLC0415  needed only once something is wrong
+
     fields = {name: field for name, field, _ in fields_of(cls)}
     for name, field in fields.items():
         kind = field.metadata["kind"]
         if key in _keys(kind):
-            return f"write it under `{name}`"
+            return name, f"write it under `{name}`", True
         if isinstance(kind, Table) and key in _keys(kind.item):
-            return f"write it under one of `{name}`"
-    same = next((name for name, field in fields.items() if key in field.metadata["elsewhere"]), None)
-    suggestion = _did_you_mean(same) if same else suggest(key, fields, suggestions)
-    return f"{suggestion}otherwise remove it" if suggestion else "remove it"
+            return name, f"write it under one of `{name}`", True
+    if carried := NAMES.get(key.lower()):
+        ours = carried.ours.rpartition(".")[2]
+        if ours in fields:
+            return ours, carried.remedy.replace(f"`{carried.ours}`", f"`{ours}`"), True
+        return "", carried.remedy, True
+    close = suggestions.closest(key, fields)
+    return close or "", f"{_did_you_mean(close)}otherwise remove it" if close else "remove it", False
 
 
 def _keys(kind: FieldType) -> list[str]:
@@ -444,18 +471,16 @@ def _parsed(value: Any, field: attrs.Attribute[Any]) -> Any:
 _PARSED = attrs.Converter(_parsed, takes_field=True)  # one for all fields: attrs inspects every converter it is given
 
 
-def field(kind: FieldType, *, doc: str, default: Any = attrs.NOTHING, elsewhere: tuple[str, ...] = ()) -> Any:
+def field(kind: FieldType, *, doc: str, default: Any = attrs.NOTHING) -> Any:
     """Declare a field of a spec's class. A value that is not of its type raises PlanError when the object is built.
 
     Args:
         kind: what the value may be.
         doc: what the field means, as a noun phrase.
         default: the default. With None the key may be left out, or be null.
-        elsewhere: names of the field in other software that do not resemble ours. Someone who writes one of them is
-            told our name.
     """
     return attrs.field(
         default=default,
         converter=_PARSED,
-        metadata={"kind": kind, "doc": doc, "elsewhere": elsewhere},
+        metadata={"kind": kind, "doc": doc},
     )

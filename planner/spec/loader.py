@@ -7,6 +7,7 @@ spec, and keep the worst input to a few seconds.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
@@ -77,8 +78,18 @@ def read_bytes(path: str | PathLike[str], max_bytes: int) -> bytes:
             return stream.read(max_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
-        rule = f"{name} is a readable file: {reason}"
-        raise _refusal(codes.UNREADABLE, rule, "check the path and its permissions", Mark(name, 1, 1)) from None
+        rule = f"{name} cannot be read: {reason}"
+        raise _refusal(codes.UNREADABLE, rule, _remedy_for_file(str(path)), Mark(name, 1, 1)) from None
+
+
+def _remedy_for_file(path: str) -> str:
+    """What to do about a file that cannot be read."""
+    try:
+        if os.path.isdir(path):
+            return "name a file in that folder"
+        return "check the permissions of the file" if os.path.exists(path) else "check the name and the current folder"
+    except ValueError:  # a NUL in the name
+        return "check the name"
 
 
 def check_size(data: bytes, path: str | PathLike[str]) -> None:
@@ -207,13 +218,15 @@ def _compose(text: str, file: str, parser: type[yaml.SafeLoader | yaml.CSafeLoad
         begun = error.context_mark.line + 1 if error.context_mark else mark.line
         since = f"in line {begun}" if begun != mark.line else ""
         problem = " ".join(part for part in (error.context, since, error.problem) if part)
-        raise _refusal(codes.BAD_SYNTAX, f"the text is YAML: {problem}", _remedy(problem, begun, mark), mark) from None
+        raise _refusal(
+            codes.BAD_SYNTAX, f"the text is no YAML: {problem}", _remedy(problem, begun, mark), mark
+        ) from None
     except yaml.reader.ReaderError as error:
         mark = _mark_at(text, error.position, file)
         rule = f"the text has printable characters, tabs and line breaks only; found {text[error.position]!r}"
         raise _refusal(codes.BAD_SYNTAX, rule, "remove the character", mark) from None
     except (ValueError, OverflowError) as error:  # an escape such as "\\U0011ffff" that is no character
-        rule = f"the text is YAML: {error}"
+        rule = f"the text is no YAML: {error}"
         raise _refusal(codes.BAD_SYNTAX, rule, "correct the escape sequence", Mark(file, 1, 1)) from None
     except _TooComplexError as error:
         raise _too_complex(file, error.mark) from None
@@ -315,7 +328,7 @@ class _Walk:
             value = self.value(value_node, at)
             self._place(at, key_node)
             if key in found:
-                rule = f"{show(key)} is written once in {format_key(path[-1]) if path else 'the spec'}"
+                rule = f"{show(key)} is written twice in {format_key(path[-1]) if path else 'the spec'}"
                 self.found.append((codes.DUPLICATE_KEY, at, rule, "remove one of the two"))
             found[key] = value
         return {**inherited, **found}

@@ -84,32 +84,27 @@ class Model:
         _SIZE,
         default=None,
         doc="inner width of the MLP; 4 * hidden_size if left out",
-        elsewhere=("intermediate_size", "moe_intermediate_size"),
     )
     num_attention_heads: int | None = field(_SIZE, default=None, doc="number of attention heads")
     num_query_groups: int | None = field(
         _SIZE,
         default=None,
         doc="number of key/value heads (GQA); num_attention_heads if left out",
-        elsewhere=("num_key_value_heads", "num_kv_heads"),
     )
     kv_channels: int | None = field(
         _SIZE,
         default=None,
         doc="width of a head; hidden_size / num_attention_heads if left out",
-        elsewhere=("head_dim",),
     )
     num_moe_experts: int | None = field(
         _SIZE,
         default=None,
         doc="number of experts per layer; layers are dense if left out",
-        elsewhere=("num_local_experts",),
     )
     moe_router_topk: int | None = field(
         _SIZE,
         default=None,
         doc="number of experts that each token visits; at most 2 if left out",
-        elsewhere=("num_experts_per_tok",),
     )
     normalization: str | None = field(
         Choice(_NORMALIZATIONS), default=None, doc="kind of normalization; LayerNorm if left out"
@@ -118,7 +113,6 @@ class Model:
         Choice(_ACTIVATIONS),
         default=None,
         doc="activation of the MLP; gelu if left out",
-        elsewhere=("hidden_act", "hidden_activation"),
     )
     gated_linear_unit: bool | None = field(
         Flag(), default=None, doc="whether the MLP is gated (SwiGLU); false if left out"

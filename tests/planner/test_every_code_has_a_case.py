@@ -106,7 +106,7 @@ SPECS = [
     case("S101", "modules.language.paralel", language("«paralel: {tp: 2}"), "'paralel'", 'did you mean "parallel"?'),
     case("S101", "modules.language.parallel.tpp", language("parallel: {«tpp: 2}"), "'tpp'", 'did you mean "tp"?', "rank_offset"),
     case("S101", "toplogy", LONE + "«toplogy: {}\n", "'toplogy'", 'did you mean "topology"?'),
-    case("S101", "modules.language.model.num_key_value_heads", language("model: {«num_key_value_heads: 8}"), 'did you mean "num_query_groups"?'),
+    case("S101", "modules.language.model.num_key_value_heads", language("model: {«num_key_value_heads: 8}"), "write `num_query_groups`"),
     case("S101", "modules.language.model.Hidden_Size", language("model: {«Hidden_Size: 8}"), 'did you mean "hidden_size"?'),
     case("S101", "modules.language.tp", language("«tp: 2"), "'tp' is not a key of language", "write it under `parallel`"),
     case("S101", "recompute", LONE + "«recompute: full\n", "not a key of the spec", "write it under one of `modules`"),
@@ -182,7 +182,8 @@ SPECS = [
     case("S107", "modules.language.model", language(f"«model: {{{VIT}}}"), "family gpt", "got vit"),
     case("S107", "cluster.nodes", "cluster: {«nodes: 2}\n" + LONE, "nodes is 2", "gpus_per_node"),
     # T001 NO_LANGUAGE
-    case("T001", "modules", HEAD + "«modules: {languag: {}, images: {}}\n", "languag, images", 'did you mean "languag"?'),
+    case("T001", "modules.languag", HEAD + "modules: {«languag: {}, images: {}}\n", "languag, images", "rename `languag`"),
+    case("T001", "modules", HEAD + "«modules: {first: {}, images: {}}\n", "first, images", "name the language model's"),
     case("T001", "modules", HEAD + "«modules: {}\n", "no module", "language"),
     # T002 UNKNOWN_MODULE
     case("T002", "topology.image", modules(language="", images="") + "topology: {«image: [language]}\n", "image", 'did you mean "images"?'),
@@ -247,6 +248,7 @@ SPECS = [
     case("M009", "batch.seq_length", "batch: {global_size: 8, micro_size: 4, «seq_length: 64}\nmodules: {language: {}, images: {output: {tokens_per_sample: 60}}, audio: {output: {tokens_per_sample: 5}}}\n", "images 60 + audio 5 = 65", "seq_length = 64", "65"),
     case("M009", "batch.seq_length", f"batch: {{global_size: 8, micro_size: 4, «seq_length: 65}}\nmodules: {{language: {{model: {{{GPT}}}}}}}\n", "65 > 64"),
     # M010 SPECIAL_TOKEN
+    case("M011", "modules.language.freeze", modules(language="«freeze: true", images="freeze: true"), "language, images are frozen"),
     case("M010", "modules.images.special_token_id", modules(language=f"model: {{{GPT}}}", images="«special_token_id: 512"), "512 >= 512"),
     case("M010", "modules.audio.special_token_id", modules(language="", images="special_token_id: 7", audio="«special_token_id: 7"), "images has 7"),
     # B001 MICROBATCHES

@@ -346,7 +346,7 @@ def test_tokens_of_encoders_fit_the_sequence(seq_length: int) -> None:
     assert (fault.code.name, fault.path) == ("M009", ("batch", "seq_length"))
     assert "images 60 + audio 40 = 100" in fault.rule
     assert "seq_length = 99" in fault.rule
-    assert "at least 100" in fault.remedy
+    assert "above 100" in fault.remedy
 
 
 def test_only_what_feeds_language_takes_its_positions() -> None:
