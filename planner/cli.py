@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except PlanError as error:
-        _print_faults(error)
+        _print_faults(error, options)
         return FAULTS
     except MisuseError as error:
         print(f"mimo: {printable_lines(str(error))}", file=sys.stderr)
@@ -101,15 +101,16 @@ def _never_fail_on_characters() -> None:
             reconfigure(errors="drawing")
 
 
-def _print_faults(error: PlanError) -> None:
+def _print_faults(error: PlanError, options: argparse.Namespace) -> None:
     from .base.codes import NOT_JSON  # noqa: PLC0415
-    from .render.style import plural, style_of  # noqa: PLC0415
+    from .commands.output import is_json, print_faults  # noqa: PLC0415
+    from .render.style import plural  # noqa: PLC0415
 
-    style = style_of(sys.stderr)
-    for fault in error.faults:
-        head, _, rest = str(fault).partition("\n")
-        print(style.warn(head) if fault.is_warning else style.error(head), file=sys.stderr)
-        print(rest, file=sys.stderr)
+    print_faults(error.faults, options)
+    if is_json(options):
+        return
+    if error.faults and all(fault.is_warning for fault in error.faults):
+        print("--strict: these warnings count as errors, and nothing is written", file=sys.stderr)
     total = len(error.faults) + error.num_left_out
     shown = f" ({len(error.faults)} shown)" if error.num_left_out else ""
     first = error.faults[0].code if error.faults else NOT_JSON

@@ -301,12 +301,7 @@ UNEVEN_NODES = Code(
     "The last node has fewer ranks than the others. Some versions of NCCL deadlock when they start on such a world\n"
     "(NCCL #2385).",
 )
-SINGLE_SAMPLE = Code(
-    "W003",
-    "a lane holds a single sample",
-    "With one sample per lane and microbatch there is nothing left to divide: dp cannot grow any further, and a\n"
-    "small encoder leaves most of a GPU idle.",
-)
+# W003, a lane of a single sample, is retired: it told of every wide encoder, and of nothing to change.
 PATCH_TOKENS = Code(
     "W004",
     "tokens per sample do not match the image size",

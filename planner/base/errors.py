@@ -7,6 +7,7 @@ was found, in source order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -24,6 +25,7 @@ MAX_FAULTS = 200
 
 
 _MAX_KEY = 64
+_LINE_BREAKS = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # those of YAML
 
 
 def format_key(key: str | int) -> str:
@@ -43,11 +45,18 @@ def format_path(path: Path) -> str:
 
 @frozen
 class Mark:
-    """A place in a file; line and column count from 1."""
+    """A place in a file; line and columns count from 1.
+
+    Attributes:
+        end: the column after the last character that is meant, on the same line; 0 if only the start is known.
+        text: the whole line; empty if it is not at hand.
+    """
 
     file: str
     line: int
     column: int
+    end: int = 0
+    text: str = ""
 
     def __str__(self) -> str:
         return f"{printable(self.file)}:{self.line}:{self.column}"
@@ -59,22 +68,32 @@ class Source:
 
     Attributes:
         file: the name of the file.
-        entries: (path, line, column) of every key.
+        entries: (path, line, column, end) of every key, as in a mark; a word or number on its line belongs to it.
+        text: the document, from which messages show lines; empty to show none.
     """
 
     file: str
-    entries: tuple[tuple[Path, int, int], ...]
+    entries: tuple[tuple[Path, int, int, int], ...]
+    text: str = ""
 
     @cached_property
-    def _by_path(self) -> dict[Path, tuple[int, int]]:
-        return {path: (line, column) for path, line, column in self.entries}
+    def _by_path(self) -> dict[Path, tuple[int, int, int]]:
+        return {path: place for path, *place in self.entries}  # type: ignore[misc]
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return _LINE_BREAKS.split(self.text)
 
     def mark(self, path: Path) -> Mark:
         """The place of `path`, or of the nearest enclosing key that was written."""
         for end in range(len(path), -1, -1):
             if found := self._by_path.get(path[:end]):
-                return Mark(self.file, *found)
-        return Mark(self.file, 1, 1)
+                return self.mark_at(*found)
+        return self.mark_at(1, 1)
+
+    def mark_at(self, line: int, column: int, end: int = 0) -> Mark:
+        """The mark of a place in the document."""
+        return Mark(self.file, line, column, end, self._lines[line - 1] if line <= len(self._lines) else "")
 
 
 @frozen
@@ -100,10 +119,14 @@ class Fault:
         """Whether this is a warning, which never stops a plan."""
         return self.code.is_warning
 
+    @property
+    def severity(self) -> str:
+        """`error` or `warning`."""
+        return "warning" if self.is_warning else "error"
+
     def __str__(self) -> str:
         where = f"{self.mark}: " if self.mark else ""
-        level = "warning" if self.is_warning else "error"
-        return f"{where}{level}[{self.code}] {format_path(self.path)}: {self.rule}\n    fix: {self.remedy}"
+        return f"{where}{self.severity}[{self.code}] {format_path(self.path)}: {self.rule}\n    fix: {self.remedy}"
 
 
 class PlanError(ValueError):

@@ -6,6 +6,7 @@ work: a mistake costs nothing then. Nothing that the command reads is written ov
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -177,10 +178,20 @@ def _umask() -> int:
     return mask
 
 
-def print_warnings(warnings: Iterable[Fault]) -> None:
-    """Print warnings to standard error."""
-    for warning in warnings:
-        print(warning, file=sys.stderr)
+def print_faults(faults: Iterable[Fault], options: argparse.Namespace) -> None:
+    """Print faults or warnings to standard error, in the form that suits it and the command line."""
+    from ..render.faults import fault_json, fault_lines  # noqa: PLC0415
+    from ..render.style import style_of  # noqa: PLC0415
+
+    style = style_of(sys.stderr, getattr(options, "color", "auto"))
+    for fault in faults:
+        lines = [fault_json(fault)] if is_json(options) else fault_lines(fault, style)
+        print(*lines, sep="\n", file=sys.stderr)
+
+
+def is_json(options: argparse.Namespace) -> bool:
+    """Whether a program reads what the command prints."""
+    return getattr(options, "format", "text") in ("json", "jsonl") or getattr(options, "json", False)
 
 
 def announce(plan: Plan) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .options import MisuseError, add_color, add_gpu, add_spec, add_strict, add_world, integer, load, warnings_of
-from .output import outputs_of, print_warnings
+from .output import outputs_of, print_faults
 
 if TYPE_CHECKING:
     from ..base.errors import Fault
@@ -58,7 +58,7 @@ def _plan(options: argparse.Namespace) -> int:
     if out:
         out.write(plan.to_json())
     if options.format != "text" or options.rank is not None:  # the overview prints them itself
-        print_warnings(warnings)
+        print_faults(warnings, options)
     _print(plan, options, warnings)
     if options.verify:
         _verify(plan)

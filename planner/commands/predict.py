@@ -20,7 +20,7 @@ from .options import (
     memory_warnings_of,
     warnings_of,
 )
-from .output import announce, print_warnings, progress
+from .output import announce, print_faults, progress
 
 if TYPE_CHECKING:
     from ..cost.measured.csv_file import Runs
@@ -92,7 +92,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
         raise MisuseError(f"{options.spec} is a file of runs, not a spec: predict --csv {options.spec}")
     plan = load(options.spec, options)
     warnings = warnings_of(plan, options)
-    print_warnings((*warnings, *memory_warnings_of(plan, options)))
+    print_faults((*warnings, *memory_warnings_of(plan, options)), options)
     if not any(module.model for module in plan.modules):
         rule, mark = "a prediction needs sizes; no module has a model", Mark(file_name(options.spec), 1, 1)
         remedy = "add `model:` with a preset or sizes to the modules"

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .options import add_gpu, add_spec, add_strict, add_world, load, memory_warnings_of, warnings_of
-from .output import Output, announce, outputs_of, print_warnings
+from .output import Output, announce, outputs_of, print_faults
 
 if TYPE_CHECKING:
     from ..cost.prediction import Prediction
@@ -53,7 +53,7 @@ def _report(options: argparse.Namespace, plan: Plan, out: Output | None, trace: 
     too_large = _too_large(plan, is_sized=is_sized)
     prediction = None if too_large else predicted(plan, options.gpu)
     if prediction:
-        print_warnings(memory_warnings_of(plan, options))
+        print_faults(memory_warnings_of(plan, options), options)
     timeline, stops = prediction.timeline if prediction else None, prediction.deadlock if prediction else too_large
     if not is_sized and not too_large:
         missing = ", ".join(module.name for module in plan.modules if module.model is None)

@@ -32,17 +32,13 @@ def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None
         return
     for name, grid in grids.items():
         path = ("modules", name, "parallel", "dp")
-        per_lane, rest = divmod(batch.micro_size, grid.num_lanes)
-        if rest:
+        if batch.micro_size % grid.num_lanes:
             rule = (
                 f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = "
                 f"{batch.micro_size / grid.num_lanes:g}, must be whole"
             )
             remedy = f"use a micro_size that every dp divides (a multiple of {common}), or change dp of {name}"
             faults.add(codes.LANE_SAMPLES, path, rule, remedy)
-        elif per_lane == 1 and grid.num_lanes > 1:
-            rule = f"samples per lane of {name} = micro_size / dp = {batch.micro_size} / {grid.num_lanes} = 1"
-            faults.add(codes.SINGLE_SAMPLE, path, rule, "raise micro_size if memory allows")
 
 
 def _per_rank(batch: Batch, widest: str, num_lanes: int, common: int, faults: Faults) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
+import attrs
+
 from ..base.axes import DEFAULT_ORDER, Axis, format_order
 from ..base.errors import Fault
 from ..base.printable import printable
@@ -12,6 +14,7 @@ from ..layout.groups import Family
 from ..layout.ir import ModulePlan
 from ..plan import Plan
 from .bridges import bridge_lines, group_sizes
+from .faults import fault_lines
 from .rank_map import rank_map
 from .style import Style, columns, listed, plural, shorten, wrap
 
@@ -161,5 +164,6 @@ def _prediction(plan: Plan, style: Style, gpu: str | None) -> list[str]:
 
 
 def warning_lines(warnings: Sequence[Fault], style: Style) -> list[str]:
-    """The lines of some warnings. They are not wrapped, since people copy them into issues."""
-    return [f"  {style.warn(line)}" for warning in warnings for line in str(warning).split("\n")]
+    """The lines of some warnings, each after the line of the spec that it is about."""
+    narrower = attrs.evolve(style, width=style.width - 2)
+    return [f"  {line}" for warning in warnings for line in fault_lines(warning, narrower)]

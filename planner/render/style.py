@@ -26,10 +26,12 @@ class Style:
     Attributes:
         width: the width of a line, in columns.
         colour: whether the text may contain colour codes.
+        is_terminal: whether a person reads it, in lines of that width; a program may read what is in a pipe.
     """
 
     width: int = 80
     colour: bool = False
+    is_terminal: bool = False
 
     def _paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text.strip() else text
@@ -53,8 +55,10 @@ class Style:
 
 def style_of(stream: TextIO, colour: str = "auto") -> Style:
     """The style for a stream. `auto` means no colour codes in a pipe, with NO_COLOR set, or on a dumb terminal."""
-    terminal = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    return Style(max(MIN_WIDTH, terminal_width()), {"auto": terminal, "always": True}.get(colour, False))
+    is_terminal = stream.isatty()
+    wanted = is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    coloured = {"auto": wanted, "always": True}.get(colour, False)
+    return Style(max(MIN_WIDTH, terminal_width()), coloured, is_terminal)
 
 
 def columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset(), indent: int = 2) -> list[str]:

@@ -159,19 +159,21 @@ def _unquoted(fault: Fault, kind: FieldType) -> PlanError:
     """The fault of a text that is perhaps another file: its place and kind, without a word of the text."""
     some = ", ".join(_keys_of(kind)[:4])
     rule = f"{fault.code.summary}; the text has no key such as {some} at its top, and nothing of it is quoted"
-    return PlanError([Fault(fault.code, (), rule, "check that this is the right file", fault.mark)])
+    mark = fault.mark and attrs.evolve(fault.mark, text="")
+    return PlanError([Fault(fault.code, (), rule, "check that this is the right file", mark)])
 
 
 def _parsed(
     text: str | bytes, file: str, kind: FieldType, if_empty: tuple[str, str], *, is_ours: bool
 ) -> tuple[Any, Source]:
     parser = getattr(yaml, "CSafeLoader", yaml.SafeLoader) if is_ours else _BoundedLoader
-    root = _compose(decode(text, file) if isinstance(text, bytes) else text, file, parser)
+    shown = decode(text, file) if isinstance(text, bytes) else text
+    root = _compose(shown, file, parser)
     if root is None:
         raise _refusal(codes.BAD_SYNTAX, *if_empty, Mark(file, 1, 1))
     walk = _Walk(file)
     data = walk.value(root, ())
-    source = Source(file, tuple(walk.places))
+    source = Source(file, tuple(walk.places), shown)
     faults = Faults(source)
     for code, path, rule, remedy in walk.found:
         faults.add(code, path, rule, remedy)
@@ -205,7 +207,9 @@ def _encoding(data: bytes) -> str:
 def _mark_at(text: str, position: int, file: str) -> Mark:
     """The place of the character at an index of the text."""
     before = text[:position]
-    return Mark(file, before.count("\n") + 1, position - before.rfind("\n"))
+    start, end = before.rfind("\n") + 1, text.find("\n", position)
+    line = text[start : end if end >= 0 else None]
+    return Mark(file, before.count("\n") + 1, position - start + 1, text=line)
 
 
 def _compose(text: str, file: str, parser: type[yaml.SafeLoader | yaml.CSafeLoader]) -> yaml.Node | None:
@@ -214,7 +218,7 @@ def _compose(text: str, file: str, parser: type[yaml.SafeLoader | yaml.CSafeLoad
         return yaml.compose(text, Loader=parser)
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
-        mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
+        mark = Source(file, (), text).mark_at(at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
         begun = error.context_mark.line + 1 if error.context_mark else mark.line
         since = f"in line {begun}" if begun != mark.line else ""
         problem = " ".join(part for part in (error.context, since, error.problem) if part)
@@ -278,7 +282,7 @@ class _Walk:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.places: list[tuple[Path, int, int]] = []
+        self.places: list[tuple[Path, int, int, int]] = []
         self.found: list[tuple[Code, Path, str, str]] = []
         self._scalars = yaml.SafeLoader("")
         self._num_values = 0
@@ -326,7 +330,7 @@ class _Walk:
             key = self._key(key_node, path)
             at = (*path, str(key))
             value = self.value(value_node, at)
-            self._place(at, key_node)
+            self._place(at, key_node, value_node)
             if key in found:
                 rule = f"{show(key)} is written twice in {format_key(path[-1]) if path else 'the spec'}"
                 self.found.append((codes.DUPLICATE_KEY, at, rule, "remove one of the two"))
@@ -368,5 +372,10 @@ class _Walk:
             self.found.append((codes.WRONG_TYPE, path, rule, "write a plain number or word"))
         return None
 
-    def _place(self, path: Path, node: yaml.Node) -> None:
-        self.places.append((path, node.start_mark.line + 1, node.start_mark.column + 1))
+    def _place(self, path: Path, node: yaml.Node, value: yaml.Node | None = None) -> None:
+        """Note the place of a node, which ends with its value if that is a word or number on the same line."""
+        start, end = node.start_mark, node.end_mark
+        if isinstance(value, yaml.ScalarNode) and value.start_mark.line == value.end_mark.line == start.line:
+            end = value.end_mark  # an alias stands elsewhere
+        is_short = isinstance(node, yaml.ScalarNode) and end.line == start.line and end.column > start.column
+        self.places.append((path, start.line + 1, start.column + 1, end.column + 1 if is_short else 0))

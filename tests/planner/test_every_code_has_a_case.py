@@ -269,7 +269,6 @@ WARNINGS = [
     case("W001", "modules.language.parallel.tp", "cluster: {gpus_per_node: 2}\n" + language("parallel: {«tp: 4}"), "language", "ranks 0-3", "nodes of 2"),
     case("W001", "modules.language.parallel.tp", "cluster: {gpus_per_node: 4}\n" + language("parallel: {«tp: 2, dp: 4, order: dp-tp-cp-pp}").replace("micro_size: 4", "micro_size: 8"), "nodes of 4", "ranks 0-4"),
     case("W002", "cluster", "«cluster: {gpus_per_node: 2}\n" + language("parallel: {pp: 3}"), "3 % 2", "got 1"),
-    case("W003", "modules.language.parallel.dp", language("parallel: {«dp: 4}"), "4 / 4 = 1"),
     case("W004", "modules.images.output.tokens_per_sample", modules(language="", images=f"model: {{{VIT}}}, output: {{«tokens_per_sample: 9}}"), "(32 / 8)^2 = 16", "got 9"),
     case("W005", "placement", modules(language="parallel: {dp: 2, rank_offset: 0}") + "«placement: colocated\n", "offsets", "placement: colocated"),
     case("W005", "modules.language.parallel.expt_tp", language(f"parallel: {{dp: 2, «expt_tp: 2}}, model: {{{GPT}}}"), "expt_tp = 2"),
