@@ -251,12 +251,6 @@ SPECIAL_TOKEN = Code(
     "special_token_id marks the places in input_ids that the module's output takes. It is an id of the language\n"
     "model's vocabulary, and each module has its own.",
 )
-NOTHING_TRAINS = Code(
-    "M011",
-    "every module is frozen",
-    "A run would pass, with a gradient norm of 0, and leave all weights as they were.\n"
-    "Take `freeze` away from what is to be trained; of an encoder, the projection alone may train.",
-)
 MICROBATCHES = Code(
     "B001",
     "the global batch is not a whole number of microbatches",
@@ -363,6 +357,12 @@ SHARDED_SGD = Code(
     "the state of sgd cannot be shared out among lanes",
     "megatron-core's distributed optimizer shards the state of adam only. Use adam, or write\n"
     "`distributed_optimizer: false`.",
+)
+NOTHING_TRAINS = Code(
+    "R108",
+    "every module is frozen",
+    "A run would pass, with a gradient norm of 0, and leave all weights as they were.\n"
+    "Take `freeze` away from what is to be trained; of an encoder, the projection alone may train.",
 )
 ENCODER_CONTEXT = Code(
     "R201",

@@ -191,7 +191,7 @@ def print_faults(faults: Iterable[Fault], options: argparse.Namespace) -> None:
 
 def is_json(options: argparse.Namespace) -> bool:
     """Whether a program reads what the command prints."""
-    return getattr(options, "format", "text") in ("json", "jsonl") or getattr(options, "json", False)
+    return getattr(options, "format", "text") in ("json", "jsonl")
 
 
 def announce(plan: Plan) -> None:

@@ -38,7 +38,10 @@ def add(commands: Any) -> None:
     predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of runs instead")
     add_root(predict)
     add_gpu(predict)
-    predict.add_argument("--json", action="store_true", help="print all numbers as JSON")
+    predict.add_argument(
+        "--format", choices=("text", "json"), default="text", help="json: all numbers, and each fault as an object"
+    )
+    predict.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     add_world(predict)
     add_strict(predict)
     add_color(predict)
@@ -52,7 +55,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     hardware = load_hardware(options.gpu) if options.gpu else None
     if options.csv is not None:
-        if options.json or options.strict or options.world_size or options.nodes or options.gpus_per_node:
+        if options.format == "json" or options.strict or options.world_size or options.nodes or options.gpus_per_node:
             raise MisuseError("--csv prints CSV, and the rows say the layout: beside it are --gpu and --root")
         return _predict_runs(options.csv, options.root, hardware)
     if options.root is not None:
@@ -102,7 +105,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
         prediction = predict(plan, hardware)
     except PlanError as error:
         raise _placed(error, file_name(options.spec)) from None
-    if options.json:
+    if options.format == "json":
         print(json.dumps(costs_document(prediction), indent=2))
     else:
         sys.stdout.write(costs_text(prediction, file_name(options.spec), stdout_style(options.color)))

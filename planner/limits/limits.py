@@ -10,7 +10,7 @@ from .rule import Reasons
 from .samples import sample_limits
 from .shared_ranks import pass_limits
 from .target import READY_MODELS, Target, component_of
-from .training import training_limits
+from .training import frozen_limits, training_limits
 
 
 def limits_of(plan: Plan, target: Target) -> tuple[Fault, ...]:
@@ -36,4 +36,5 @@ def _reasons(plan: Plan, target: Target) -> Reasons:
     yield from pass_limits(plan)
     if not target.own_loop:
         yield from training_limits(plan.training)
+        yield from frozen_limits(plan)
         yield from sample_limits(plan)

@@ -27,7 +27,6 @@ def resolve_models(spec: Spec, faults: Faults) -> dict[str, Model | None]:
             _check_image(module, model, path, faults)
         _check_experts(model, parallel, path, faults)
     _check_sequence(spec, models, faults)
-    _check_training(spec, faults)
     language = models.get(MIMO_LANGUAGE_MODULE_KEY)
     if language is not None and language.family != "gpt":
         rule = f"the language model is of family gpt, got {language.family}"
@@ -65,15 +64,6 @@ def check_tokens(
             rule = f"special_token_id is each module's own; {seen[token]} has {token} too"
             faults.add(codes.SPECIAL_TOKEN, path, rule, "choose another id")
         seen.setdefault(token, name)
-
-
-def _check_training(spec: Spec, faults: Faults) -> None:
-    """Check that something trains (ms-swift #7318: a run without it passes, with a gradient norm of 0)."""
-    if spec.modules and all(module.freeze.all for module in spec.modules.values()):
-        first = next(iter(spec.modules))
-        rule = f"some module must train; {', '.join(spec.modules)} {'is' if len(spec.modules) == 1 else 'are'} frozen"
-        remedy = "remove `freeze` from a module, or write `freeze: {encoder: true}` to train an encoder's projection"
-        faults.add(codes.NOTHING_TRAINS, ("modules", first, "freeze"), rule, remedy)
 
 
 def stage_layers(module: Module, model: Model | None) -> tuple[int, ...] | None:

@@ -87,12 +87,9 @@ def specs_and_worlds(
     others = draw(st.integers(min_modules - 1, min(max_modules, max_ranks) - 1))
     names = draw(st.permutations([LANGUAGE, *NAMES[:others]]))
     placement, layout = draw(layouts(names, max_ranks))
-    trains = draw(st.sampled_from(names))  # something must
     spec = Spec(
         batch=draw(batches(layout)),
-        modules={
-            name: draw(modules(name, layout[name], token, trains=name == trains)) for token, name in enumerate(names)
-        },
+        modules={name: draw(modules(name, layout[name], token)) for token, name in enumerate(names)},
         topology=draw(topologies(names)),
         placement=placement,
     )
@@ -210,12 +207,12 @@ def models(draw: st.DrawFn, name: str, parallel: Parallel) -> tuple[Model | None
 
 
 @st.composite
-def modules(draw: st.DrawFn, name: str, parallel: Parallel, token: int, *, trains: bool) -> Module:
-    """A module of this layout, whose output may be marked by `token`. It may be frozen unless it must train."""
+def modules(draw: st.DrawFn, name: str, parallel: Parallel, token: int) -> Module:
+    """A module of this layout, whose output may be marked by `token`."""
     model, stages = draw(models(name, parallel))
     tokens = draw(st.none() | st.integers(1, 4))
     dims = draw(st.sampled_from([(None, None), (None, 0), (None, 1), (2, None), (3, None), (3, 0), (3, 1)]))
-    frozen = not trains and draw(st.booleans())
+    frozen = draw(st.booleans())
     return Module(
         parallel=parallel,
         model=model,

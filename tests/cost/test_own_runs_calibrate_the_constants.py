@@ -170,7 +170,7 @@ def test_rows_that_cannot_be_fitted_say_why(name: str, folder: Path, capsys: pyt
     assert main(["calibrate", str(folder / "runs.csv"), "--gpu", "h100", "-o", str(folder / "own.yaml")]) == 1
     error = capsys.readouterr().err
     assert all(part in error for part in wanted), error
-    assert "    fix: " in error
+    assert "; fix: " in error
     assert not (folder / "own.yaml").exists()
 
 

@@ -82,7 +82,11 @@ def test_a_spec_without_sizes_is_a_fault_of_predict(arguments: tuple[str, ...]) 
     """It is not a step that takes no time and fits."""
     done = mimo("predict", "examples/qwen35_vl_17rank.yaml", *arguments)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"examples/qwen35_vl_17rank.yaml:1:1: error[S102] modules: " in done.stderr
+    if arguments == ("--json",):
+        fault = json.loads(done.stderr)
+        assert (fault["code"], fault["file"], fault["line"]) == ("S102", "examples/qwen35_vl_17rank.yaml", 1)
+    else:
+        assert b"examples/qwen35_vl_17rank.yaml:1:1: error[S102] modules: " in done.stderr
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)

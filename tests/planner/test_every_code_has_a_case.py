@@ -248,7 +248,6 @@ SPECS = [
     case("M009", "batch.seq_length", "batch: {global_size: 8, micro_size: 4, «seq_length: 64}\nmodules: {language: {}, images: {output: {tokens_per_sample: 60}}, audio: {output: {tokens_per_sample: 5}}}\n", "images 60 + audio 5 = 65", "seq_length = 64", "65"),
     case("M009", "batch.seq_length", f"batch: {{global_size: 8, micro_size: 4, «seq_length: 65}}\nmodules: {{language: {{model: {{{GPT}}}}}}}\n", "65 > 64"),
     # M010 SPECIAL_TOKEN
-    case("M011", "modules.language.freeze", modules(language="«freeze: true", images="freeze: true"), "language, images are frozen"),
     case("M010", "modules.images.special_token_id", modules(language=f"model: {{{GPT}}}", images="«special_token_id: 512"), "512 >= 512"),
     case("M010", "modules.audio.special_token_id", modules(language="", images="special_token_id: 7", audio="«special_token_id: 7"), "images has 7"),
     # B001 MICROBATCHES
@@ -300,6 +299,7 @@ LIMITS = [  # on local layers
     case("R104", "modules.video", trained("language: [video]", video=f"model: {{{VIT}}}").replace("video", "«video", 1), "video comes after it"),
     case("R105", "modules.images.output.tensor_dims", trained(images=IMAGES + ", output: {«tensor_dims: 3}"), "tensor_dims = 2, got 3"),
     case("R106", "training.dtype", trained() + "training: {«dtype: fp16}\n", "got fp16", "#5591"),
+    case("R108", "modules.language.freeze", trained(language=f"model: {{{GPT}}}, «freeze: true", images=IMAGES + ", freeze: true"), "language, images are frozen"),
     case("R107", "training.distributed_optimizer", trained() + "training: {optimizer: sgd, «distributed_optimizer: true}\n", "adam only", "got optimizer = sgd"),
     case("R201", "modules.images.parallel.cp", trained(images="parallel: {«cp: 2}, " + IMAGES), "cp = 1, got 2", "ready-made models"),
     case("R202", "modules.language.parallel.cp", trained(language=f"parallel: {{«cp: 2}}, model: {{{GPT}}}"), "cp = 1 with local attention, got 2", "--target te"),

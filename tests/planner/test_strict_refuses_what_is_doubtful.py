@@ -33,7 +33,10 @@ def written(folder: Path, source: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     ("gpu", "said"),
-    [("gh200", "error[S105] cluster.gpu: the GPU is one of"), ("none.yaml", "error[S001] cluster.gpu: none.yaml is a")],
+    [
+        ("gh200", "error[S105] cluster.gpu: the GPU is one of"),
+        ("none.yaml", "error[S001] cluster.gpu: none.yaml cannot be read"),
+    ],
 )
 def test_a_gpu_that_is_not_there_is_a_fault_where_it_stands(
     command: str, gpu: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -98,5 +101,5 @@ def test_what_is_beyond_doubt_passes(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS[:3])
 def test_warnings_of_the_passes_are_refused_when_strict(command: str, tmp_path: Path) -> None:
-    path = written(tmp_path, LLAVA, "micro_size: 4", "micro_size: 2")  # one sample in each lane of images
+    path = written(tmp_path, LLAVA, "{tp: 2, pp: 2", "{sequence_parallel: true, pp: 4")  # without tp
     assert [run(command, path), run(command, path, "--strict")] == [0, 1]

@@ -96,7 +96,6 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
     "a cycle": (more("topology: {images: [language], language: [images]}"), "11:32", "T003", "remove one of these edges"),
     "a key twice": (changed((IMAGES, f"{IMAGES}\n    {IMAGES}")), "8:5", "S004", "remove one of the two"),
     "a tab": (changed(("  images:", "\timages:")), "6:1", "S003", "write spaces in place of the tab"),
-    "nothing trains": (changed(("language: {", "language: {freeze: true, "), (IMAGES, f"freeze: true\n    {IMAGES}")), "5:14", "M011", "remove `freeze` from a module"),
     "a name for a model": (changed((VICUNA, "model: meta-llama/Llama-3-8B")), "5:40", "S103", "write a mapping with the keys preset, family"),
 }  # fmt: skip
 

@@ -1,0 +1,124 @@
+"""Law: a fault fits its reader: a terminal of any width, a pipe, a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+from fcntl import ioctl
+from pathlib import Path
+from termios import TIOCSWINSZ
+
+import pytest
+
+from planner import PlanError, compile_spec, parse_spec
+from planner.base.errors import Fault
+from planner.render.faults import fault_fields, fault_lines
+from planner.render.style import Style
+from tests import ROOT
+from tests.planner.test_wrong_specs_get_the_right_remedy import WRONG
+
+LONG = "parallel: {tp: 2, pp: 3, ttp: 3, order: tp-cp-dp-pp, sequence_parallel: true}"
+SPEC = f"batch: {{global_size: 4, micro_size: 4, seq_length: 64}}\nmodules:\n  language:\n    {LONG}\n"
+
+
+def faults_of(text: str) -> tuple[Fault, ...]:
+    with pytest.raises(PlanError) as caught:
+        compile_spec(parse_spec(text, "s.yaml"))
+    return caught.value.faults
+
+
+def on_terminal(width: int, *arguments: str) -> list[str]:
+    """What a command prints on a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "planner", *arguments], stdout=theirs, stderr=theirs, stdin=theirs, cwd=ROOT,
+        env=environment,
+    )  # fmt: skip
+    os.close(theirs)
+    found = b""
+    try:
+        while piece := os.read(ours, 65536):
+            found += piece
+    except OSError:  # how Linux ends a terminal
+        pass
+    os.close(ours)
+    process.wait()
+    return found.decode().replace("\r\n", "\n").splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_terminal_shows_the_line_with_the_place_marked(width: int, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC)
+    coloured = on_terminal(width, "plan", str(path))
+    assert any("\x1b[31m" in line for line in coloured)
+    lines = [re.sub("\x1b\\[\\d+m", "", line) for line in coloured]
+    assert all(len(line) <= width for line in lines)
+    at = next(index for index, line in enumerate(lines) if "^" in line)
+    assert lines[at].count("^") == len("ttp: 3")
+    assert lines[at - 1][lines[at].index("^") :].startswith("ttp: 3")
+    assert lines[at - 1].startswith("  4 | ")
+    assert lines[at + 1] == '    fix: did you mean "tp"? otherwise remove it'
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("name", WRONG)
+def test_no_line_is_wider_than_the_terminal(name: str, width: int) -> None:
+    for fault in faults_of(WRONG[name][0]):
+        lines = fault_lines(fault, Style(width=width, is_terminal=True))
+        assert max(map(len, lines)) <= width
+        assert "".join("".join(lines).split()).count("".join(fault.rule.split())) == 1 or "^" in "".join(lines)
+        (line,) = fault_lines(fault, Style(width=width))  # a pipe
+        assert fault.rule in line
+        assert fault.remedy in line
+
+
+def test_wide_characters_do_not_move_the_mark() -> None:
+    text = SPEC.replace(LONG, 'output: {"\u56fe": 1, tp: 2}')
+    marked = next(fault for fault in faults_of(text) if fault.path[-1] == "tp")
+    *_, line, below, _ = fault_lines(marked, Style(width=80, is_terminal=True))
+    assert below.index("^") == line.index("tp: 2") + 1  # the character before it takes two columns
+
+
+def test_a_program_reads_objects(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SPEC.replace("ttp: 3", "dp: 0"))
+    done = subprocess.run(
+        [sys.executable, "-m", "planner", "plan", str(path), "--format", "json"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert json.loads(line) == {
+        "code": "S104",
+        "severity": "error",
+        "file": str(path),
+        "line": 4,
+        "column": 30,
+        "end": 35,
+        "path": "modules.language.parallel.dp",
+        "rule": "1 <= dp <= 16777216, got 0",
+        "values": [1, 16777216, 0],
+        "remedy": "choose a value from 1 to 16777216",
+    }
+
+
+def test_values_are_the_numbers_and_quoted_words_of_the_rule() -> None:
+    (fault,) = faults_of(SPEC)
+    assert fault_fields(fault)["values"] == ["ttp"]
+
+
+def test_nothing_of_another_file_is_shown(tmp_path: Path) -> None:
+    """A text without a key of a spec may be anything, a secret too."""
+    path = tmp_path / "s.yaml"
+    path.write_text("token: hunter2\nother: [\n")
+    assert "hunter2" not in "".join(on_terminal(80, "plan", str(path)))
+    path.write_text("token: hunter2\n")
+    assert "hunter2" not in "".join(on_terminal(80, "plan", str(path)))
