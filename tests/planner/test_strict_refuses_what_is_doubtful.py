@@ -35,7 +35,7 @@ def written(folder: Path, source: Path, old: str, new: str) -> Path:
     ("gpu", "said"),
     [
         ("gh200", "error[S105] cluster.gpu: the GPU is one of"),
-        ("none.yaml", "error[S001] cluster.gpu: none.yaml cannot be read"),
+        ("none.yaml", "error[S001] cluster.gpu: none.yaml cannot"),
     ],
 )
 def test_a_gpu_that_is_not_there_is_a_fault_where_it_stands(
