@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from .base.errors import PlanError
 
 OK, FAULTS, MISUSE, STOPPED = 0, 1, 2, 130
-_COMMANDS = ("plan", "report", "predict", "calibrate", "diff", "explain", "schema")  # in commands/, a file for each
+_COMMANDS = (
+    "plan",
+    "report",
+    "predict",
+    "calibrate",
+    "diff",
+    "explain",
+    "schema",
+    "presets",
+    "gpus",
+)  # in commands/, a file for each
 _ALLOCATIONS = 100_000  # from one collection of garbage to the next; Python's own number is 700
 
 

@@ -33,6 +33,11 @@ class Code(str):
     def is_warning(self) -> bool:
         return self.startswith(("W", "R"))
 
+    @property
+    def severity(self) -> str:
+        """`error` or `warning`."""
+        return "warning" if self.is_warning else "error"
+
 
 UNREADABLE = Code(
     "S001",

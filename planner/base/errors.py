@@ -122,7 +122,7 @@ class Fault:
     @property
     def severity(self) -> str:
         """`error` or `warning`."""
-        return "warning" if self.is_warning else "error"
+        return self.code.severity
 
     def __str__(self) -> str:
         where = f"{self.mark}: " if self.mark else ""

@@ -99,6 +99,11 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="treat warnings, and memory that does not fit, as errors")
 
 
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """--format: for people or for programs."""
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: for programs")
+
+
 def add_color(parser: argparse.ArgumentParser) -> None:
     """--color: whether to print colour codes."""
     parser.add_argument(

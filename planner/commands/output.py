@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..base.frozen import frozen
@@ -192,6 +192,20 @@ def print_faults(faults: Iterable[Fault], options: argparse.Namespace) -> None:
 def is_json(options: argparse.Namespace) -> bool:
     """Whether a program reads what the command prints."""
     return getattr(options, "format", "text") in ("json", "jsonl")
+
+
+def print_table(rows: Sequence[Mapping[str, str | float | None]], options: argparse.Namespace) -> None:
+    """Print rows of the same columns: under their names, or as a list of JSON objects."""
+    if is_json(options):
+        import json  # noqa: PLC0415
+
+        print(json.dumps(rows, indent=2))
+        return
+    from ..render.style import columns  # noqa: PLC0415
+
+    cells = [[cell if isinstance(cell, str) else f"{cell:,g}" for cell in row.values()] for row in rows]
+    right = frozenset(i for i, cell in enumerate(rows[0].values()) if not isinstance(cell, str))
+    print(*columns([list(rows[0]), *cells], right, indent=0), sep="\n")
 
 
 def announce(plan: Plan) -> None:

@@ -7,11 +7,14 @@ that shows the order of the passes and the shape of the bubble, and both the pag
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .options import add_gpu, add_spec, add_strict, add_world, load, memory_warnings_of, warnings_of
-from .output import Output, announce, outputs_of, print_faults
+from ..base.printable import printable
+from .options import add_format, add_gpu, add_spec, add_strict, add_world, load, memory_warnings_of, warnings_of
+from .output import STDOUT, Output, announce, outputs_of, print_faults
 
 if TYPE_CHECKING:
     from ..cost.prediction import Prediction
@@ -28,13 +31,17 @@ def add(commands: Any) -> None:
     report.add_argument(
         "--trace", metavar="FILE", help="where to write the pipeline for ui.perfetto.dev or chrome://tracing"
     )
+    report.add_argument("--open", action="store_true", help="open the page in a browser")
     add_gpu(report)
     add_world(report)
     add_strict(report)
+    add_format(report)
 
     def run(options: argparse.Namespace) -> int:
         if options.out is None and options.trace is None:
             report.error("give -o FILE for the page, --trace FILE for the trace, or both")
+        if options.open and options.out in (None, STDOUT):
+            report.error("--open opens the page: give -o FILE as well")
         out, trace = outputs_of({"--out": options.out, "--trace": options.trace}, options.spec, options.gpu)
         return _report(options, load(options.spec, options), out, trace)
 
@@ -68,7 +75,22 @@ def _report(options: argparse.Namespace, plan: Plan, out: Output | None, trace: 
         out.write(render_page(content_of(plan, file_name(options.spec), prediction, timeline, stops)))
     if trace and timeline is not None:
         trace.write("".join(trace_text(timeline)))
+    _tell([one for one in (out, trace if timeline else None) if one], options)
     return 0 if timeline or not trace else 1
+
+
+def _tell(written: list[Output], options: argparse.Namespace) -> None:
+    """Say what was written, to standard error if that is a terminal, and open the page if it is wanted."""
+    files = [one.given for one in written if not one.is_stdout]
+    if options.format == "json" and len(files) == len(written):  # else standard output holds one of them
+        print(json.dumps({"wrote": files}))
+    elif files and sys.stderr.isatty():
+        print("wrote", " and ".join(map(printable, files)), file=sys.stderr)
+    if options.open:
+        import webbrowser  # noqa: PLC0415
+
+        if not webbrowser.open(f"file://{os.path.abspath(options.out)}"):
+            print("mimo: no browser is found here: open the page by hand", file=sys.stderr)
 
 
 def _too_large(plan: Plan, *, is_sized: bool) -> str:

@@ -49,7 +49,7 @@ def test_faults_have_a_place_and_a_remedy(name: str, tmp_path: Path, capsys: pyt
     [
         ("none.yaml", "none.yaml:1:1: error[S001] hardware: none.yaml cannot be read: No such file or directory"),
         ("h1000", 'did you mean "h100"?'),
-        ("mine", "the GPU is one of a100, b200, h100, h200, or a file; got 'mine'"),
+        ("mine", "the GPU is one of a100, b200, h100, h20, h200, h800, or a file; got 'mine'"),
     ],
 )
 def test_a_gpu_that_is_not_known(gpu: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:

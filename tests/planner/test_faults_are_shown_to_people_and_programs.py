@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+import webbrowser
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
@@ -17,6 +18,7 @@ import pytest
 
 from planner import PlanError, compile_spec, parse_spec
 from planner.base.errors import Fault
+from planner.cli import main
 from planner.render.faults import fault_fields, fault_lines
 from planner.render.style import Style
 from tests import ROOT
@@ -122,3 +124,48 @@ def test_nothing_of_another_file_is_shown(tmp_path: Path) -> None:
     assert "hunter2" not in "".join(on_terminal(80, "plan", str(path)))
     path.write_text("token: hunter2\n")
     assert "hunter2" not in "".join(on_terminal(80, "plan", str(path)))
+
+
+PLANS = "examples/llava_8gpu.yaml", "examples/llava_8gpu_colocated.yaml"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("diff", *PLANS),
+        ("explain", "P004"),
+        ("explain",),
+        ("predict", PLANS[0]),
+        ("report", PLANS[0], "-o", "page.html", "--trace", "trace.json"),
+        ("plan", PLANS[0]),
+        ("plan", PLANS[0], "--rank", "5"),
+    ],
+    ids=" ".join,
+)
+def test_results_are_json_too(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    assert main([*arguments, "--format", "json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert all(json.loads(line)["severity"] == "warning" for line in printed.err.splitlines())
+    if arguments[0] == "report":
+        assert found == {"wrote": ["page.html", "trace.json"]}
+    if arguments == ("explain", "P004"):
+        assert [one["name"] for one in found] == ["P004"]
+    if arguments[0] == "diff":
+        assert found["differences"]
+
+
+def test_a_page_is_opened_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)  # type: ignore[func-returns-value]
+    page = tmp_path / "page.html"
+    assert main(["report", PLANS[0], "-o", str(page), "--open"]) == 0
+    assert opened == [f"file://{page}"]
+    assert on_terminal(80, "report", PLANS[0], "--trace", str(tmp_path / "t.json"))[-1] == f"wrote {tmp_path}/t.json"
+    with pytest.raises(SystemExit) as caught:
+        main(["report", PLANS[0], "--trace", str(page), "--open"])
+    assert caught.value.code == 2
