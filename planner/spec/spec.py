@@ -58,6 +58,12 @@ class Spec:
         _check_language(self.modules, faults)
         faults.raise_errors()
 
+    def to_yaml(self) -> str:
+        """The spec as YAML text, without what is left at its default. `parse_spec` reads an equal spec from it."""
+        from .writer import spec_yaml  # noqa: PLC0415  imports PyYAML's writer
+
+        return spec_yaml(self)
+
     @classmethod
     def from_parallelism(
         cls,
