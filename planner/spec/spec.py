@@ -62,7 +62,7 @@ class Spec:
         """The spec as YAML text, without what is left at its default. `parse_spec` reads an equal spec from it."""
         from .writer import spec_yaml  # noqa: PLC0415  imports PyYAML's writer
 
-        return spec_yaml(self)
+        return spec_yaml(SPEC_TYPE, self)
 
     @classmethod
     def from_parallelism(

@@ -6,8 +6,7 @@ from typing import Any
 
 import yaml
 
-from .fields import Record, Table, fields_of
-from .spec import SPEC_TYPE, Spec
+from .fields import FieldType, Record, Table, fields_of
 
 _WIDTH = 100
 
@@ -27,9 +26,9 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def spec_yaml(spec: Spec) -> str:
-    """The text, of which `parse_spec` makes an equal spec again."""
-    data = {"schema": spec.schema} | _written(SPEC_TYPE, spec)
+def spec_yaml(kind: FieldType, spec: Any) -> str:
+    """The text of a spec, whose type is `kind`: `parse_spec` makes an equal spec of it again."""
+    data = {"schema": spec.schema} | _written(kind, spec)
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=_WIDTH, allow_unicode=True)
 
 

@@ -66,7 +66,10 @@ def test_the_lines_are_those_of_the_prediction() -> None:
         ("h100", []),
         ("b200", []),
         (None, ["  h100 is assumed: the spec names no cluster.gpu"]),
-        ("tpu9", ["  h100 is assumed: cluster.gpu 'tpu9' is none of a100, b200, h100, h20, h200, h800"]),
+        (
+            "tpu9",
+            ["  h100 is assumed: cluster.gpu 'tpu9' is none of a100, b200, h100, h20, h200,", "    h800"],
+        ),
         ("none.yaml", ["  h100 is assumed: cluster.gpu 'none.yaml' cannot be read"]),
     ],
 )
