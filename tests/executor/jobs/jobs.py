@@ -449,10 +449,10 @@ def command_with_swapped_order(*arguments: str) -> tuple[int, str, str]:
     """As `command`, but on rank 0 language's tp group and its dp group change places in the order of creation."""
     real = executor.groups.groups.creations
 
-    def swapped(plan: Plan, view: RankView, *, backward: bool) -> Iterator[Creation]:
+    def swapped(plan: Plan, view: RankView, openers: tuple[int, ...], *, backward: bool) -> Iterator[Creation]:
         places = {found.kind: found.creation_index for found in view.groups if found.owner == "language"}
         other = {places["tp"]: places["dp"], places["dp"]: places["tp"]}
-        for creation in real(plan, view, backward=backward):
+        for creation in real(plan, view, openers, backward=backward):
             yield attrs.evolve(creation, place=other.get(creation.place, creation.place))
 
     if os.environ["RANK"] != "0":
