@@ -99,7 +99,8 @@ def gpu_of(runs_on: str) -> str:
 
 def is_same_gpu(gpu: str, runs_on: str) -> bool:
     """Whether a prediction for `gpu` holds for the device. A user's hardware file may add to the GPU's name."""
-    return gpu.lower() in runs_on.lower() or bool(_known_in(gpu) & _known_in(runs_on))
+    known = _known_in(gpu)
+    return bool(known & _known_in(runs_on)) if known else gpu.lower() in runs_on.lower()
 
 
 def _known_in(text: str) -> set[str]:

@@ -41,6 +41,8 @@ def steps(*seconds: float) -> list[SimpleNamespace]:
         ("NVIDIA A100-SXM4-80GB", "a100"),
         ("NVIDIA H200", "h200"),
         ("NVIDIA B200", "b200"),
+        ("NVIDIA H20", "h20"),
+        ("NVIDIA H800", "h800"),
         ("NVIDIA GH200 480GB", "h100"),  # the default, since none of the known ones has that name
         ("cpu", "h100"),
     ],
@@ -48,6 +50,11 @@ def steps(*seconds: float) -> list[SimpleNamespace]:
 def test_the_gpu_is_the_device_by_its_name(device: str, gpu: str) -> None:
     assert gpu_of(device) == gpu
     assert is_same_gpu(gpu, device) == (gpu.upper() in device.replace("-", " ").split())
+
+
+def test_a_name_within_another_is_another_gpu() -> None:
+    assert not is_same_gpu("h20", "NVIDIA H200")
+    assert is_same_gpu("H20", "NVIDIA H20-3e")
 
 
 def test_a_file_of_ones_own_is_compared_by_the_name_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
