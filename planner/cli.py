@@ -25,17 +25,9 @@ if TYPE_CHECKING:
     from .base.errors import PlanError
 
 OK, FAULTS, MISUSE, STOPPED = 0, 1, 2, 130
-_COMMANDS = (
-    "plan",
-    "report",
-    "predict",
-    "calibrate",
-    "diff",
-    "explain",
-    "schema",
-    "presets",
-    "gpus",
-)  # in commands/, a file for each
+_COMMANDS = (  # in commands/, a file for each
+    "plan", "report", "predict", "calibrate", "diff", "explain", "schema", "presets", "gpus",
+)  # fmt: skip
 _ALLOCATIONS = 100_000  # from one collection of garbage to the next; Python's own number is 700
 
 

@@ -63,7 +63,7 @@ def connect_all(groups: Mapping[str, Sequence[int]], rank: int, store: Store, ti
         addresses = [meetings[name].get(_ADDRESS.format(ranks.index(rank))) for name, ranks in groups.items()]
         store.multi_set([f"{name}/{rank}" for name in groups], addresses)  # type: ignore[attr-defined]  # not in stubs
         keys = [f"{name}/{peer}" for name, _, peer in theirs]
-        if store.timeout > timeout:  # type: ignore[attr-defined]  # else it is enough that multi_get waits as long as the store does
+        if store.timeout != timeout:  # type: ignore[attr-defined]  # else multi_get, which waits as the store does, is enough
             store.wait(keys, timeout)
         for (name, place, _), address in zip(theirs, store.multi_get(keys), strict=True):
             meetings[name].set(_ADDRESS.format(place), address)  # type: ignore[arg-type]  # takes bytes as well

@@ -78,7 +78,7 @@ class Source:
 
     @cached_property
     def _by_path(self) -> dict[Path, tuple[int, int, int]]:
-        return {path: place for path, *place in self.entries}  # type: ignore[misc]
+        return {path: (line, column, end) for path, line, column, end in self.entries}
 
     @cached_property
     def _lines(self) -> list[str]:

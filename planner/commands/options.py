@@ -100,8 +100,14 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
-    """--format: for people or for programs."""
+    """--format: for people or for programs, and --json for short."""
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json: for programs")
+    add_json(parser)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json, of a command that has --format."""
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="short for --format json")
 
 
 def add_color(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,18 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .options import MisuseError, add_color, add_gpu, add_spec, add_strict, add_world, integer, load, warnings_of
+from .options import (
+    MisuseError,
+    add_color,
+    add_gpu,
+    add_json,
+    add_spec,
+    add_strict,
+    add_world,
+    integer,
+    load,
+    warnings_of,
+)
 from .output import outputs_of, print_faults
 
 if TYPE_CHECKING:
@@ -35,6 +46,7 @@ def add(commands: Any) -> None:
         choices=("local", "te"),
         help="whose layers run it, megatron-core's or Transformer Engine's (default: te if the spec names a GPU)",
     )
+    add_json(plan)
     add_strict(plan)
     add_color(plan)
     plan.set_defaults(run=_plan)

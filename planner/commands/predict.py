@@ -12,6 +12,7 @@ from ..base.errors import Fault, Mark, PlanError, limited
 from .options import (
     MisuseError,
     add_color,
+    add_format,
     add_gpu,
     add_root,
     add_strict,
@@ -38,10 +39,7 @@ def add(commands: Any) -> None:
     predict.add_argument("--csv", metavar="FILE", help="predict every row of a file of runs instead")
     add_root(predict)
     add_gpu(predict)
-    predict.add_argument(
-        "--format", choices=("text", "json"), default="text", help="json: all numbers, and each fault as an object"
-    )
-    predict.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    add_format(predict)
     add_world(predict)
     add_strict(predict)
     add_color(predict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 from unicodedata import combining, east_asian_width
 
@@ -26,7 +27,7 @@ def fault_lines(fault: Fault, style: Style) -> list[str]:
     if not style.is_terminal:
         return [f"{paint(_head(fault))}; fix: {fault.remedy}"]
     head = [paint(line) for line in _wrapped(_head(fault), style.width)]
-    shown = _excerpt(fault.mark, style) if fault.mark and fault.mark.text.strip() else []
+    shown = _excerpt(fault.mark, style, paint) if fault.mark and fault.mark.text.strip() else []
     return [*head, *shown, *_wrapped(f"fix: {fault.remedy}", style.width, _INDENT)]
 
 
@@ -64,17 +65,15 @@ def _head(fault: Fault) -> str:
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
     """Text in lines of at most `width` columns, the later ones indented. A word that is longer is broken."""
-    room = width - len(_INDENT) - 2
+    later = f"{indent}  " if indent else _INDENT
+    room = width - len(later)
     words = [word[at : at + room] for word in text.split() for at in range(0, len(word), room)]
-    first, *rest = wrap(words, width - len(indent))
-    if not rest:
-        return [indent + first]
     first, *_ = wrap(words, width - len(indent))
-    rest = wrap(" ".join(words)[len(first) + 1 :].split(), room)
-    return [indent + first, *(f"{_INDENT}{'  ' if indent else ''}{line}" for line in rest)]
+    rest = " ".join(words)[len(first) :].split()
+    return [indent + first, *(later + line for line in wrap(rest, room) if line)]
 
 
-def _excerpt(mark: Mark, style: Style) -> list[str]:
+def _excerpt(mark: Mark, style: Style, paint: Callable[[str], str]) -> list[str]:
     """The line of a mark, as much of it as fits, and what is meant underlined."""
     gutter = f"{mark.line:>3} | "
     before, meant, after = (printable(part) for part in _parts(mark))
@@ -84,7 +83,7 @@ def _excerpt(mark: Mark, style: Style) -> list[str]:
         meant = _cut(meant, room - _columns(before))
         after = _cut(after, room - _columns(before + meant))
     underline = " " * _columns(before) + "^" * max(1, _columns(meant))
-    return [style.dim(gutter) + before + meant + after, style.dim(f"{'':>3} | ") + style.error(underline)]
+    return [style.dim(gutter) + before + meant + after, style.dim(f"{'':>3} | ") + paint(underline)]
 
 
 def _parts(mark: Mark) -> tuple[str, str, str]:
