@@ -10,6 +10,7 @@ from ..base.axes import MAX_SIZE
 
 if TYPE_CHECKING:
     from ..base.errors import Fault, Faults
+    from ..cost.prediction import Prediction
     from ..plan import Plan
     from ..spec.spec import Spec
 
@@ -181,14 +182,17 @@ def warnings_of(plan: Plan, options: argparse.Namespace, limits: tuple[Fault, ..
     return found
 
 
-def memory_warnings_of(plan: Plan, options: argparse.Namespace) -> tuple[Fault, ...]:
+def memory_warnings_of(
+    plan: Plan, options: argparse.Namespace, prediction: Prediction | None = None
+) -> tuple[Fault, ...]:
     """What does not fit into the GPU that the command line or the spec names, or into the default one."""
     if all(module.model is None for module in plan.modules):
         return ()
     from ..cost.memory.warnings import memory_warnings  # noqa: PLC0415
     from ..cost.timing.hardware import DEFAULT, load_hardware  # noqa: PLC0415
 
-    return memory_warnings(plan, load_hardware(options.gpu or plan.gpu or DEFAULT))
+    hardware = load_hardware(options.gpu or plan.gpu or DEFAULT)
+    return memory_warnings(plan, hardware, prediction.peaks if prediction else None)
 
 
 def _override(spec: Spec, options: argparse.Namespace) -> Spec:

@@ -92,8 +92,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
     if options.spec.endswith(".csv"):
         raise MisuseError(f"{options.spec} is a file of runs, not a spec: predict --csv {options.spec}")
     plan = load(options.spec, options)
-    warnings = warnings_of(plan, options)
-    print_faults((*warnings, *memory_warnings_of(plan, options)), options)
+    print_faults(warnings_of(plan, options), options)
     if not any(module.model for module in plan.modules):
         rule, mark = "a prediction needs sizes; no module has a model", Mark(file_name(options.spec), 1, 1)
         remedy = "add `model:` with a preset or sizes to the modules"
@@ -103,6 +102,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
         prediction = predict(plan, hardware)
     except PlanError as error:
         raise _placed(error, file_name(options.spec)) from None
+    print_faults(memory_warnings_of(plan, options, prediction), options)
     if options.format == "json":
         print(json.dumps(costs_document(prediction), indent=2))
     else:

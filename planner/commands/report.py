@@ -60,7 +60,7 @@ def _report(options: argparse.Namespace, plan: Plan, out: Output | None, trace: 
     too_large = _too_large(plan, is_sized=is_sized)
     prediction = None if too_large else predicted(plan, options.gpu)
     if prediction:
-        print_faults(memory_warnings_of(plan, options), options)
+        print_faults(memory_warnings_of(plan, options, prediction), options)
     timeline, stops = prediction.timeline if prediction else None, prediction.deadlock if prediction else too_large
     if not is_sized and not too_large:
         missing = ", ".join(module.name for module in plan.modules if module.model is None)

@@ -11,12 +11,13 @@ from ..base.axes import Axis
 from ..base.frozen import frozen
 from ..base.printable import printable
 from ..base.runs import runs, runs_text
-from ..cost.simulation.timeline import Segment, Timeline, stage_passes
+from ..cost.simulation.schedule import Call, Stage
+from ..cost.simulation.timeline import PASS, Timeline, stage_passes
 from ..cost.simulation.words import critical_path
 from ..cost.simulation.words import duration as seconds_in_words
 from ..cost.timing.bounds import MAX_RANKS
 from ..cost.timing.group_spans import gpus_per_node
-from ..layout.ir import Bridge, GroupKind, ModulePlan
+from ..layout.ir import Bridge, Direction, GroupKind, ModulePlan
 from ..plan import Plan
 from ..render.bridges import bridge_lines
 from ..render.overview import MAX_BRIDGES, model_name, module_notes
@@ -176,7 +177,11 @@ def _timeline(plan: Plan, timeline: Timeline, is_predicted: bool) -> TimelineCon
     shown = _rows_shown(timeline)
     tick = timeline.makespan / _TICKS if timeline.makespan else 1.0
     names = {module.name: index for index, module in enumerate(plan.modules)}
-    critical = frozenset(_key(segment) for segment in timeline.path)
+    critical = frozenset(
+        (segment.where.module, segment.where.index, segment.direction is Direction.BACKWARD, segment.microbatch)
+        for segment in timeline.path
+        if isinstance(segment.where, Stage)
+    )
     shared = _Shared(timeline, tick, names, {}, critical, is_predicted)
     rows = tuple(_row(shared, index) for index in shown)
     return TimelineContent(
@@ -202,10 +207,6 @@ def _rows_shown(timeline: Timeline) -> list[int]:
     return list(range(total)) if total <= most else sorted({i * (total - 1) // (most - 1) for i in range(most)})
 
 
-def _key(segment: Segment) -> tuple[str, str, int]:
-    return str(segment.where), segment.direction.value, segment.microbatch
-
-
 @frozen
 class _Shared:
     """What the rows of one timeline have in common. `reasons` numbers each reason when a row first names it."""
@@ -214,15 +215,15 @@ class _Shared:
     tick: float
     names: dict[str, int]
     reasons: dict[str, int]
-    critical: frozenset[tuple[str, str, int]]
+    critical: frozenset[tuple[str, int, bool, int]]  # the passes of its path: module, stage, backward, microbatch
     is_predicted: bool
 
 
 def _row(shared: _Shared, index: int) -> TimelineRow:
-    timeline, tick, names, reasons = shared.timeline, shared.tick, shared.names, shared.reasons
+    timeline, names = shared.timeline, shared.names
     unit = timeline.schedule.units[index]
     passes = list(stage_passes(unit, timeline.schedule.num_microbatches))
-    operations = list(timeline.operations(index))
+    starts, ends, reasons = _spans(shared, index)
     waits = list(timeline.waits(index).items())[:_MAX_WAITS]
     return TimelineRow(
         name=str(unit),
@@ -234,18 +235,37 @@ def _row(shared: _Shared, index: int) -> TimelineRow:
         modules=tuple(names[stage.module] for _, stage, _ in passes),
         stages=tuple(stage.index for _, stage, _ in passes),
         microbatches=tuple(microbatch for _, _, microbatch in passes),
-        backward=tuple(int(one.direction.value == "backward") for one in operations),
-        starts=tuple(round(one.start / tick) for one in operations),
-        ends=tuple(round(one.end / tick) for one in operations),
-        reasons=tuple(
-            reasons.setdefault(str(one.waited_for), len(reasons)) if one.waited_for else -1 for one in operations
-        ),
+        backward=tuple(int(call is Call.BACKWARD) for call, _, _ in passes),
+        starts=starts,
+        ends=ends,
+        reasons=reasons,
         critical=tuple(
             at
-            for at, one in enumerate(operations)
-            if (str(one.stage), one.direction.value, one.microbatch) in shared.critical
+            for at, (call, stage, microbatch) in enumerate(passes)
+            if (stage.module, stage.index, call is Call.BACKWARD, microbatch) in shared.critical
         ),
     )
+
+
+def _spans(shared: _Shared, index: int) -> tuple[tuple[int, ...], ...]:
+    """When the operations of a unit begin and end, in ticks, and the number of what each waited for longest, or -1.
+
+    There may be 150,000: `Timeline.operations`, which says the same, would take half a second to make its objects.
+    """
+    timeline, tick, numbers = shared.timeline, shared.tick, shared.reasons
+    starts, ends, reasons = [], [], []
+    longest, waited_for = 0.0, PASS
+    for start, end, code in timeline.tracks[index]:
+        if code != PASS:
+            if end - start > longest:
+                longest, waited_for = end - start, code
+            continue
+        starts.append(round(start / tick))
+        ends.append(round(end / tick))
+        words = str(timeline.reasons[waited_for]) if longest else ""
+        reasons.append(numbers.setdefault(words, len(numbers)) if words else -1)
+        longest = 0.0
+    return tuple(starts), tuple(ends), tuple(reasons)
 
 
 def _amount(seconds: float, is_predicted: bool) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 import attrs
 
@@ -35,8 +36,12 @@ def render_page(report: Report) -> str:
 
 def embedded(report: Report) -> str:
     """JSON that is safe inside a script element: no text of a user can end the element or begin a comment."""
-    text = json.dumps(attrs.asdict(report), separators=(",", ":"))
+    text = json.dumps(report, default=_fields, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _fields(part: attrs.AttrsInstance) -> dict[str, Any]:
+    return attrs.asdict(part, recurse=False)  # whose own parts json asks for, and whose columns it writes as they are
 
 
 def _script(name: str) -> str:

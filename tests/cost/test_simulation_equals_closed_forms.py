@@ -120,9 +120,9 @@ def test_waits_are_named() -> None:
     found = simulate(plan, Durations.of(plan, lambda stage, _: seconds[stage.module]))
     assert longest_waits(found, 1) == ["images stage 0 waits 516 ms for gradients of language stage 0"]
     first = list(found.operations(0))[2]
-    assert str(first.waited_for) == "gradients of language stage 0"
     assert first.waited_for is not None
-    assert first.waited_for.on == Stage("language", 0)
+    assert str(first.waited_for.reason) == "gradients of language stage 0"
+    assert first.waited_for.reason.on == Stage("language", 0)
 
 
 def test_several_waits_before_one_operation_are_named_apart() -> None:
@@ -131,12 +131,13 @@ def test_several_waits_before_one_operation_are_named_apart() -> None:
     slow = Stage("language", 0)
     found = simulate(plan, Durations.of(plan, lambda stage, _: 5.0 if stage == slow else 1.0, lambda _: 1.0))
     second = list(found.operations(1))[1]
-    assert [(str(wait), wait.start, wait.end) for wait in second.waits] == [
+    assert [(str(wait.reason), wait.start, wait.end) for wait in second.waits] == [
         ("language stage 2 to take activations", 7.0, 8.0),
         ("activations of language stage 0", 8.0, 12.0),
     ]
     assert second.start == 12.0
-    assert str(second.waited_for) == "activations of language stage 0"
+    assert second.waited_for is not None
+    assert str(second.waited_for.reason) == "activations of language stage 0"
 
 
 def test_durations_in_words() -> None:

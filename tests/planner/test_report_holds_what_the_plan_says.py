@@ -64,7 +64,8 @@ def test_the_rows_of_the_timeline_are_its_operations(case: Case) -> None:
             assert row.ends[at] * content.tick == pytest.approx(one.end, abs=content.tick)
             assert (row.microbatches[at], row.stages[at]) == (one.microbatch, one.stage.index)
             assert plan.modules[row.modules[at]].name == one.stage.module
-            assert (row.reasons[at] >= 0) == (one.waited_for is not None)
+            reason = content.reasons[row.reasons[at]] if row.reasons[at] >= 0 else None
+            assert reason == (typeset(str(one.waited_for.reason)) if one.waited_for else None)
         critical = {(operations[at].stage, operations[at].microbatch, operations[at].direction) for at in row.critical}
         assert critical <= {(s.where, s.microbatch, s.direction) for s in found.path}
     assert sum(len(row.critical) for row in content.rows) >= len(

@@ -10,19 +10,25 @@ from ..timing.hardware import Hardware
 from ..work.ops import GIB
 from ..work.settings import Settings
 from .memory import excess
-from .peaks import peaks
+from .peaks import RankMemory, peaks
 from .remedies import remedies
 
 
-def memory_warnings(plan: Plan, hardware: Hardware) -> tuple[Fault, ...]:
+def memory_warnings(plan: Plan, hardware: Hardware, largest: tuple[RankMemory, ...] | None = None) -> tuple[Fault, ...]:
     """A warning for each rank that needs most memory of its modules and more than its GPU has, in source order.
+
+    Args:
+        plan: the plan.
+        hardware: its GPU.
+        largest: the peaks of the plan, if they are known.
 
     Raises:
         PlanError: the plan is too large to be predicted.
     """
-    check_prediction(plan)
     faults, settings = Faults(plan.source), Settings()
-    largest = peaks(plan, settings)
+    if largest is None:
+        check_prediction(plan)
+        largest = peaks(plan, settings)
     by_rank = {peak.rank: peak for peak in reversed(largest)}  # of modules that share the rank, the first speaks
     above = [peak for peak in by_rank.values() if peak.total > hardware.memory_bytes]
     if not above:

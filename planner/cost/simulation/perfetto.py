@@ -8,76 +8,72 @@ gaps of a pipeline can be searched as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from ...layout.ir import Direction
-from .timeline import Operation, Timeline, Wait
+from .schedule import Unit
+from .timeline import DIRECTIONS, PASS, Timeline, stage_passes
 
-MICROSECONDS = 1e6
+NANOSECONDS = 1e9
 
 
 def trace_text(timeline: Timeline) -> Iterator[str]:
     """The JSON document, in pieces to write one after the other: a line for all names, then one for each unit."""
     yield '{"displayTimeUnit": "ms", "traceEvents": [\n'
-    separator = ""
-    for events in _lines(timeline):
-        yield separator + json.dumps(events)[1:-1]  # many events a call: there may be half a million
-        separator = ",\n"
+    yield ",\n".join(map(", ".join, _lines(timeline)))
     yield "\n]}\n"
 
 
-def _lines(timeline: Timeline) -> Iterator[list[dict[str, Any]]]:
+def _lines(timeline: Timeline) -> Iterator[Iterator[str]]:
     """The names of processes and threads, then the operations and waits of each unit."""
     units = timeline.schedule.units
     processes: dict[str, int] = {}
     for unit in units:
         for stage in unit.stages:
             processes.setdefault(stage.module, len(processes))
-    names = [_name("process", module, process, 0) for module, process in processes.items()]
+    yield _names(units, processes)
+    reasons = {code: (json.dumps(f"wait: {one}"), json.dumps(str(one))) for code, one in timeline.reasons.items()}
+    for thread, unit in enumerate(units):
+        place = f'"pid": {processes[unit.stages[0].module]}, "tid": {thread}'
+        yield _events(timeline, thread, place, reasons)
+
+
+def _names(units: Sequence[Unit], processes: Mapping[str, int]) -> Iterator[str]:
+    for module, process in processes.items():
+        yield _name("process", module, process, 0)
     for thread, unit in enumerate(units):
         ranks = f"rank {unit.ranks[0]}" if len(unit.ranks) == 1 else f"{len(unit.ranks)} ranks from {unit.ranks[0]}"
-        names.append(_name("thread", f"{unit} ({ranks})", processes[unit.stages[0].module], thread))
-    yield names
-    for thread, unit in enumerate(units):
-        reasons: dict[tuple[int, Direction, bool], str] = {}
-        process = processes[unit.stages[0].module]
-        operations = timeline.operations(thread)
-        yield [event for one in operations for event in _events(one, process, thread, reasons)]
+        yield _name("thread", f"{unit} ({ranks})", processes[unit.stages[0].module], thread)
 
 
-def _name(what: str, name: str, process: int, thread: int) -> dict[str, Any]:
-    return {"ph": "M", "name": f"{what}_name", "pid": process, "tid": thread, "args": {"name": name}}
+def _name(what: str, name: str, process: int, thread: int) -> str:
+    return json.dumps({"ph": "M", "name": f"{what}_name", "pid": process, "tid": thread, "args": {"name": name}})
 
 
-def _events(
-    operation: Operation, process: int, thread: int, reasons: dict[tuple[int, Direction, bool], str]
-) -> Iterator[dict[str, Any]]:
-    """The waits before an operation, and the operation. `reasons` keeps what waits of the unit are called."""
-    waited_for = []
-    for wait in operation.waits:
-        key = (id(wait.hop), wait.direction, wait.by_sender)
-        reason = reasons.get(key) or reasons.setdefault(key, str(wait))
-        waited_for.append(reason)
-        yield _event(f"wait: {reason}", "wait", wait, process, thread)
-    event = _event(
-        f"{operation.stage.module} {operation.direction}", operation.direction.value, operation, process, thread
-    )
-    event["args"] = {
-        "microbatch": operation.microbatch,
-        "stage": operation.stage.index,
-        "waited_for": waited_for,
+def _events(timeline: Timeline, thread: int, place: str, reasons: dict[int, tuple[str, str]]) -> Iterator[str]:
+    """The waits and the operations of a unit. There may be half a million, so that columns become text right away.
+
+    Args:
+        timeline: the timeline.
+        thread: the unit's index.
+        place: the unit's process and thread, as JSON.
+        reasons: for each code of waits, what such a wait is called, and its reason, as JSON.
+    """
+    passes = stage_passes(timeline.schedule.units[thread], timeline.schedule.num_microbatches)
+    names = {
+        (call, stage.module): f'"name": {json.dumps(f"{stage.module} {way}")}, "cat": "{way}"'
+        for call, way in DIRECTIONS.items()
+        for stage in timeline.schedule.units[thread].stages
     }
-    yield event
-
-
-def _event(name: str, category: str, what: Operation | Wait, process: int, thread: int) -> dict[str, Any]:
-    return {
-        "ph": "X",
-        "pid": process,
-        "tid": thread,
-        "ts": what.start * MICROSECONDS,
-        "dur": what.seconds * MICROSECONDS,
-        "name": name,
-        "cat": category,
-    }
+    waited_for: list[str] = []
+    for start, end, code in timeline.tracks[thread]:
+        ticks, stop = round(start * NANOSECONDS), round(end * NANOSECONDS)  # an event ends where the next one begins
+        span = f'{{"ph": "X", {place}, "ts": {ticks / 1000:.3f}, "dur": {(stop - ticks) / 1000:.3f}'
+        if code == PASS:
+            call, stage, microbatch = next(passes)
+            arguments = f'"microbatch": {microbatch}, "stage": {stage.index}, "waited_for": [{", ".join(waited_for)}]'
+            yield f'{span}, {names[call, stage.module]}, "args": {{{arguments}}}}}'
+            waited_for.clear()
+        else:
+            name, reason = reasons[code]
+            yield f'{span}, "name": {name}, "cat": "wait"}}'
+            waited_for.append(reason)

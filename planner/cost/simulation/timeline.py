@@ -15,25 +15,18 @@ from .schedule import Call, Hop, Schedule, Stage, Unit, computations, in_flight
 
 
 @frozen
-class Wait:
-    """A time in which a unit computes nothing, before one of its operations.
+class Reason:
+    """What a unit waits for: tensors that have to cross a hop. `str` says it in words.
 
     Attributes:
-        start, end: when the wait begins and ends.
-        hop: the two stages between which tensors are waited for.
-        direction: the direction in which these tensors move.
+        hop: the two stages between which the tensors move.
+        direction: the direction in which they move.
         by_sender: whether the unit waits for its own tensors to be taken; otherwise it waits for tensors to come.
     """
 
-    start: float
-    end: float
     hop: Hop
     direction: Direction
     by_sender: bool
-
-    @property
-    def seconds(self) -> float:
-        return self.end - self.start
 
     @property
     def on(self) -> Stage:
@@ -41,10 +34,32 @@ class Wait:
         return self.hop.dst if (self.direction is Direction.FORWARD) == self.by_sender else self.hop.src
 
     def __str__(self) -> str:
+        return self._words
+
+    @cached_property
+    def _words(self) -> str:
         what = self.direction.tensors
         if self.hop.units[0] == self.hop.units[1]:
             return f"{what} to cross {self.hop.src.module}->{self.hop.dst.module} on its own ranks"
         return f"{self.on} to take {what}" if self.by_sender else f"{what} of {self.on}"
+
+
+@frozen
+class Wait:
+    """A time in which a unit computes nothing, before one of its operations.
+
+    Attributes:
+        start, end: when the wait begins and ends.
+        reason: what the unit waits for.
+    """
+
+    start: float
+    end: float
+    reason: Reason
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
 
 
 @frozen
@@ -194,27 +209,37 @@ class Timeline:
         """The most microbatches whose activations each unit holds at once."""
         return tuple(in_flight(unit.num_warmup, self.schedule.num_microbatches) for unit in self.schedule.units)
 
+    @cached_property
+    def reasons(self) -> dict[int, Reason]:
+        """What is waited for, by the code of the waits."""
+        codes = {code for track in self.tracks for code in track.codes} - {PASS}
+        found = {}
+        for code in codes:
+            hop, direction, by_sender = decode_wait(code)
+            found[code] = Reason(self.schedule.hops[hop], direction, by_sender)
+        return found
+
     def operations(self, unit: int) -> Iterator[Operation]:
         """The operations of a unit, in the order in which it runs them."""
-        hops = self.schedule.hops
+        reasons = self.reasons
         passes = stage_passes(self.schedule.units[unit], self.schedule.num_microbatches)
-        waits: list[Wait] = []
+        waits: tuple[Wait, ...] = ()
         for start, end, code in self.tracks[unit]:
             if code == PASS:
                 call, stage, microbatch = next(passes)
-                yield Operation(unit, stage, microbatch, DIRECTIONS[call], start, end, tuple(waits))
-                waits.clear()
+                way = Direction.FORWARD if call is Call.FORWARD else Direction.BACKWARD
+                yield Operation(unit, stage, microbatch, way, start, end, waits)
+                waits = ()
             else:
-                hop, direction, by_sender = decode_wait(code)
-                waits.append(Wait(start, end, hops[hop], direction, by_sender))
+                waits += (Wait(start, end, reasons[code]),)
 
     def waits(self, unit: int) -> dict[str, float]:
         """The seconds for which a unit waits in a step, by reason, the longest first."""
         found: dict[str, float] = {}
-        for operation in self.operations(unit):
-            for wait in operation.waits:
-                reason = str(wait)
-                found[reason] = found.get(reason, 0.0) + wait.seconds
+        for start, end, code in self.tracks[unit]:
+            if code != PASS:
+                reason = str(self.reasons[code])
+                found[reason] = found.get(reason, 0.0) + (end - start)
         rest = self.makespan - self.tracks[unit].end
         if rest > 0:
             found["the others to end the step"] = rest

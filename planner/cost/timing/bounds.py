@@ -19,7 +19,7 @@ from .bridges import num_distinct
 from .group_spans import gpus_per_node
 
 MAX_RANKS = 2**18
-MAX_STAGES = 2**10  # of all modules together
+MAX_STAGES = 2**9  # of all modules together
 MAX_PASSES = 130_000
 MAX_MESSAGES = 2**15
 
