@@ -1,7 +1,8 @@
 """Every diagnostic of the planner: its stable code, its summary, and what `mimo explain CODE` prints.
 
 The letter names the stage that finds it: S the text and values of the spec, T the topology, P placement, M model sizes,
-B the batch, J plan documents, W warnings, R what cannot run. W and R never stop a plan; `--strict` makes them errors.
+B the batch, J plan documents, W warnings, R what cannot run, N notes on what is slow and not wrong. W and R never stop
+a plan; `--strict` makes them errors, and leaves notes alone.
 The first digit of an R code names what cannot run the plan (planner/limits/target.py). A code is never reused for
 something else. To add one, add an entry here and call `faults.add` with it.
 """
@@ -34,9 +35,13 @@ class Code(str):
         return self.startswith(("W", "R"))
 
     @property
+    def is_error(self) -> bool:
+        return self.severity == "error"
+
+    @property
     def severity(self) -> str:
-        """`error` or `warning`."""
-        return "warning" if self.is_warning else "error"
+        """`error`, `warning` or `note`."""
+        return "warning" if self.is_warning else "note" if self.startswith("N") else "error"
 
 
 UNREADABLE = Code(
@@ -320,6 +325,26 @@ MEMORY = Code(
     "a rank needs more memory than its GPU has",
     "The prediction of memory (docs/predictions.md) is above what a process can use of the GPU that the spec or --gpu\n"
     "names. The remedy is the first of those that `mimo predict` has tried.",
+)
+BUBBLE = Code(
+    "N001",
+    "the bubble is wide",
+    "GPUs wait for more than 30 % of the pipeline's time: for the first microbatch to arrive, for the last one to\n"
+    "leave, or for a slower stage. More and smaller microbatches, fewer stages and shared ranks help. Some of these\n"
+    "were compiled and predicted; the remedy is the fastest of those that fit.",
+)
+IDLE_GPUS = Code(
+    "N002",
+    "the GPUs of a module compute little",
+    "The GPUs of this module compute for less than 20 % of the pipeline's time, since the other modules take longer.\n"
+    "Shared ranks (`placement: colocated`) or fewer ranks of its own put them to use. The remedy is the fastest of\n"
+    "the layouts that were compiled and predicted and that fit.",
+)
+TIGHT_MEMORY = Code(
+    "N003",
+    "memory fits by less than the prediction's error",
+    "Predictions of memory were up to 3.5 % too low (docs/predictions.md). A rank that is fuller than that may run\n"
+    "out of memory. The remedy is the change of the shortest step, as for memory that does not fit.",
 )
 EXPERTS_OVER_TP = Code(
     "R101",

@@ -121,7 +121,7 @@ class Fault:
 
     @property
     def severity(self) -> str:
-        """`error` or `warning`."""
+        """`error`, `warning` or `note`."""
         return self.code.severity
 
     def __str__(self) -> str:
@@ -169,15 +169,15 @@ class Faults:
         self._num_left_out = 0
 
     def add(self, code: Code, path: Path, rule: str, remedy: str) -> None:
-        """Record a fault, once. A W code is a warning, which is kept and never raised."""
-        found = self._warnings if code.is_warning else self._errors
+        """Record a fault, once. Warnings and notes are kept and never raised."""
+        found = self._errors if code.is_error else self._warnings
         mark = self._source.mark(path) if self._source else None
         fault = Fault(code, path, rule, remedy, mark)
         if fault in found:
             return
         if len(found) < MAX_FAULTS:
             found[fault] = None
-        elif not code.is_warning:
+        elif code.is_error:
             self._num_left_out += 1
 
     def extend(self, error: PlanError, prefix: Path = ()) -> None:
@@ -203,7 +203,7 @@ class Faults:
 
     @property
     def warnings(self) -> tuple[Fault, ...]:
-        """The warnings found so far, in source order."""
+        """The warnings and notes found so far, in source order."""
         return in_source_order(self._warnings)
 
     def raise_errors(self) -> None:

@@ -10,6 +10,12 @@ from typing import Any
 from ..base import codes
 from .options import MisuseError, add_format
 
+_LEVELS = {
+    "error": "an error",
+    "warning": "a warning; --strict makes it an error",
+    "note": "a note; --strict leaves it alone",
+}
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -34,7 +40,7 @@ def _explain(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(_json([code]))
         return 0
-    level = "a warning; --strict makes it an error" if code.is_warning else "an error"
+    level = _LEVELS[code.severity]
     width = stdout_style("never").width
     print(
         *wrap(f"{code}: {code.summary} ({level})".split(), width), "", *wrap(code.explanation.split(), width), sep="\n"

@@ -188,11 +188,20 @@ def memory_warnings_of(
     """What does not fit into the GPU that the command line or the spec names, or into the default one."""
     if all(module.model is None for module in plan.modules):
         return ()
-    from ..cost.memory.warnings import memory_warnings  # noqa: PLC0415
+    from ..advice.memory import memory_warnings  # noqa: PLC0415
     from ..cost.timing.hardware import DEFAULT, load_hardware  # noqa: PLC0415
 
     hardware = load_hardware(options.gpu or plan.gpu or DEFAULT)
-    return memory_warnings(plan, hardware, prediction.peaks if prediction else None)
+    return memory_warnings(plan, hardware, prediction)
+
+
+def notes_of(plan: Plan, prediction: Prediction) -> tuple[Fault, ...]:
+    """What is slow about a plan and not wrong. There is none if a module has no model."""
+    if not prediction.has_models:
+        return ()
+    from ..advice.notes import notes  # noqa: PLC0415
+
+    return notes(plan, prediction)
 
 
 def _override(spec: Spec, options: argparse.Namespace) -> Spec:

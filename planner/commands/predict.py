@@ -19,6 +19,7 @@ from .options import (
     add_world,
     load,
     memory_warnings_of,
+    notes_of,
     warnings_of,
 )
 from .output import announce, print_faults, progress
@@ -102,7 +103,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
         prediction = predict(plan, hardware)
     except PlanError as error:
         raise _placed(error, file_name(options.spec)) from None
-    print_faults(memory_warnings_of(plan, options, prediction), options)
+    print_faults((*memory_warnings_of(plan, options, prediction), *notes_of(plan, prediction)), options)
     if options.format == "json":
         print(json.dumps(costs_document(prediction), indent=2))
     else:

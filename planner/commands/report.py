@@ -13,10 +13,21 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..base.printable import printable
-from .options import add_format, add_gpu, add_spec, add_strict, add_world, load, memory_warnings_of, warnings_of
+from .options import (
+    add_format,
+    add_gpu,
+    add_spec,
+    add_strict,
+    add_world,
+    load,
+    memory_warnings_of,
+    notes_of,
+    warnings_of,
+)
 from .output import STDOUT, Output, announce, outputs_of, print_faults
 
 if TYPE_CHECKING:
+    from ..base.errors import Fault
     from ..cost.prediction import Prediction
     from ..cost.simulation.timeline import Timeline
     from ..plan import Plan
@@ -59,8 +70,9 @@ def _report(options: argparse.Namespace, plan: Plan, out: Output | None, trace: 
     is_sized = all(module.model for module in plan.modules)
     too_large = _too_large(plan, is_sized=is_sized)
     prediction = None if too_large else predicted(plan, options.gpu)
+    notes = notes_of(plan, prediction) if prediction else ()
     if prediction:
-        print_faults(memory_warnings_of(plan, options, prediction), options)
+        print_faults((*memory_warnings_of(plan, options, prediction), *notes), options)
     timeline, stops = prediction.timeline if prediction else None, prediction.deadlock if prediction else too_large
     if not is_sized and not too_large:
         missing = ", ".join(module.name for module in plan.modules if module.model is None)
@@ -72,7 +84,7 @@ def _report(options: argparse.Namespace, plan: Plan, out: Output | None, trace: 
     if stops:
         print(f"mimo: no timeline: {stops}", file=sys.stderr)
     if out:
-        out.write(render_page(content_of(plan, file_name(options.spec), prediction, timeline, stops)))
+        out.write(render_page(content_of(plan, file_name(options.spec), prediction, timeline, stops, notes)))
     if trace and timeline is not None:
         trace.write("".join(trace_text(timeline)))
     _tell([one for one in (out, trace if timeline else None) if one], options)
@@ -123,7 +135,14 @@ def drawn(plan: Plan) -> Timeline:
     return simulate(plan, Durations.uniform(plan))
 
 
-def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: Timeline | None, stops: str) -> Report:
+def content_of(
+    plan: Plan,
+    name: str,
+    prediction: Prediction | None,
+    timeline: Timeline | None,
+    stops: str,
+    notes: tuple[Fault, ...] = (),
+) -> Report:
     """The page's content: everything that is predicted or, without a prediction, the drawn pipeline alone."""
     from ..report.build import build_report  # noqa: PLC0415
     from ..report.content import Notice  # noqa: PLC0415
@@ -139,5 +158,5 @@ def content_of(plan: Plan, name: str, prediction: Prediction | None, timeline: T
         memory=memory_of(plan, prediction),
         traffic=tuple(traffic_of(prediction)),
         facts=tuple(figures_of(prediction)),
-        notices=tuple(notices_of(prediction)),
+        notices=(*notices_of(prediction), *(Notice(str(note)) for note in notes)),
     )

@@ -20,7 +20,7 @@ from .simulation.timeline import Timeline
 from .timing.bridges import bridge_cost
 from .timing.group_spans import ALONE, Span
 from .timing.hardware import DEFAULT, Hardware, load_hardware
-from .timing.step_time import interleaved
+from .timing.step_time import interleaved, step_seconds
 from .timing.timing import Rates, collective_seconds, rates_of
 from .timing.workload import Workload, durations_of, longest_update, update_seconds, workload_of
 from .work.facts import StageFacts, facts_of_stage
@@ -57,7 +57,9 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
         stages=tuple(_stage_cost(work, facts, durations, updates, rates) for facts in work.facts.values()),
         bridges=tuple(bridge_cost(bridge, work.crossings[bridge.src, bridge.dst], rates) for bridge in plan.bridges),
         peaks=largest,
-        remedies=remedies(plan, largest, hardware, work.settings),
+        remedies=remedies(
+            plan, largest, hardware.memory_bytes, work.settings, lambda other: _seconds(other, rates, work.settings)
+        ),
         timeline=timeline,
         deadlock=deadlock,
         pipeline_seconds=interleaved(work, durations, timeline.makespan) if timeline else inf,
@@ -67,6 +69,14 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
         num_microbatches=plan.batch.num_microbatches,
         world_size=plan.world_size,
     )
+
+
+def _seconds(plan: Plan, rates: Rates, settings: Settings) -> float:
+    """Seconds of a step; infinite if the schedule stops for good."""
+    try:
+        return step_seconds(workload_of(plan, settings), rates)
+    except DeadlockError:
+        return inf
 
 
 def _simulated(plan: Plan, durations: Durations) -> tuple[Timeline | None, str]:

@@ -23,7 +23,7 @@ _VALUE = re.compile(r"'([^']*)'|(?<![\w.])(-?\d(?:[\d,]*\d)?(?:\.\d+)?)(?!\w)")
 
 def fault_lines(fault: Fault, style: Style) -> list[str]:
     """The fault as text. On a terminal: what is wrong, the line it is about, and what to change."""
-    paint = style.warn if fault.is_warning else style.error
+    paint = {"error": style.error, "warning": style.warn}.get(fault.severity, style.note)
     if not style.is_terminal:
         return [f"{paint(_head(fault))}; fix: {fault.remedy}"]
     head = [paint(line) for line in _wrapped(_head(fault), style.width)]

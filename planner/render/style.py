@@ -45,6 +45,9 @@ class Style:
     def warn(self, text: str) -> str:
         return self._paint(text, "33")
 
+    def note(self, text: str) -> str:
+        return self._paint(text, "36")
+
     def error(self, text: str) -> str:
         return self._paint(text, "31")
 
