@@ -37,7 +37,7 @@ from planner.render.rank_view import view_lines
 
 ROOT = Path(__file__).parent.parent
 WORLDS = (8, 1_024, 131_072, 1_048_576)
-COMPILE_MS, VIEW_US, STREAM_S, COMMAND_S, HELP_S, START_RATIO = 50, 100, 20, 0.4, 0.5, 0.6
+COMPILE_MS, VIEW_US, STREAM_S, COMMAND_S, HELP_S, START_RATIO, FAULTS_S = 50, 100, 20, 0.4, 0.5, 0.6, 0.5
 BEFORE = "b60500b"  # the last build that imported everything at once
 PLAN = ("-c", "import sys; from planner.cli import main; sys.exit(main())", "plan", "examples/llava_8gpu.yaml")
 HELP = ("-m", "executor", "--help")
@@ -115,15 +115,32 @@ def measure_command(repeats: int) -> None:
         helped = in_a_process(ROOT, HELP, Path(kept))
         helped()
         report("`python -m executor --help`", seconds(helped, repeats), "s", HELP_S)
+        wrong = Path(kept) / "wrong.yaml"
+        wrong.write_text(wrong_text())
+        refused = in_a_process(ROOT, ("-m", "planner", "plan", str(wrong)), Path(kept), code=1)
+        refused()
+        report("a spec with 300 faults", seconds(refused, repeats), "s", FAULTS_S)
 
 
-def in_a_process(tree: Path, command: Sequence[str], bytecode: Path, **environment: str) -> Callable[[], None]:
+def wrong_text() -> str:
+    """A spec with three faults in each of a hundred modules."""
+    module = "{parallel: {tpp: 2, dp: 0}, model: {preset: clip-vit-l-14-336}, outputt: {tokens_per_sample: 576}}"
+    modules = "".join(f"  m{number}: {module}\n" for number in range(100))
+    batch = "batch: {global_size: 64, micro_size: 8, seq_length: 2048}\n"
+    return f"{batch}modules:\n  language: {{parallel: {{tp: 2}}, model: {{preset: vicuna-7b}}}}\n{modules}"
+
+
+def in_a_process(
+    tree: Path, command: Sequence[str], bytecode: Path, code: int = 0, **environment: str
+) -> Callable[[], None]:
     """Something that runs a command of the checkout `tree` once, with compiled modules in the folder `bytecode`."""
     found = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     found |= {"PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(bytecode), **environment}
 
     def run() -> None:
-        subprocess.run([sys.executable, *command], cwd=tree, env=found, stdout=subprocess.DEVNULL, check=True)
+        quiet = subprocess.DEVNULL
+        done = subprocess.run([sys.executable, *command], cwd=tree, env=found, stdout=quiet, stderr=quiet, check=False)
+        assert done.returncode == code, command
 
     return run
 

@@ -17,6 +17,7 @@ from .document import PLAN_VERSION, VERSION_KEY, digest_of_fields, document
 from .layout.bridges import BYTES_OF, EdgeSizes, join, width_of
 from .layout.dag import stages_before
 from .passes.compile import compile_spec
+from .passes.further import with_further_faults
 from .plan import Plan
 from .spec.fields import INVALID, show
 from .spec.loader import check_size, file_name, parse_spec, read_bytes
@@ -26,13 +27,24 @@ MAX_BYTES = 64 * 2**20
 _FILE = "<plan>"
 
 
-def read_plan_or_spec(path: str | PathLike[str]) -> Plan | Spec:
-    """What is in a file, or on standard input for `-`. Raises PlanError."""
+def read_plan_or_spec(path: str | PathLike[str], *, has_cluster: bool = True) -> Plan | Spec:
+    """What is in a file, or on standard input for `-`.
+
+    Args:
+        path: the file.
+        has_cluster: whether the cluster in a spec is the one that will be used; if not, nothing is said about it.
+
+    Raises:
+        PlanError: with every fault of the text. Those of a spec come with the faults of all passes that do not follow.
+    """
     data = read_bytes(path, MAX_BYTES)
     if is_plan_text(data):
         return loads(data.decode("utf-8-sig", errors="replace"), file_name(path))
     check_size(data, path)
-    return parse_spec(data, file_name(path))
+    try:
+        return parse_spec(data, file_name(path))
+    except PlanError as error:
+        raise with_further_faults(error, has_cluster=has_cluster) from None
 
 
 def load_plan(path: str | PathLike[str]) -> Plan:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 import attrs
 
@@ -130,7 +131,15 @@ class Fault:
 
 
 class PlanError(ValueError):
-    """Raised once per stage, with every fault of the stage in source order (`faults`)."""
+    """Raised once per stage, with every fault of the stage in source order (`faults`).
+
+    Attributes:
+        data: the plain data of the document in which they were found, if it is well formed.
+        source: the places of its keys.
+    """
+
+    data: Any = None
+    source: Source | None = None
 
     def __init__(self, faults: Iterable[Fault], num_left_out: int = 0) -> None:
         self.faults = tuple(faults)
@@ -206,10 +215,15 @@ class Faults:
         """The warnings and notes found so far, in source order."""
         return in_source_order(self._warnings)
 
+    @property
+    def error(self) -> PlanError:
+        """Every error found so far, in source order."""
+        return PlanError(in_source_order(self._errors), self._num_left_out)
+
     def raise_errors(self) -> None:
-        """Raise PlanError with every error found so far, in source order, if there is any."""
+        """Raise `error` if there is any."""
         if self._errors:
-            raise PlanError(in_source_order(self._errors), self._num_left_out)
+            raise self.error
 
 
 def in_source_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ..base.axes import MAX_SIZE
 
 if TYPE_CHECKING:
-    from ..base.errors import Fault, Faults
+    from ..base.errors import Fault, Faults, PlanError
     from ..cost.prediction import Prediction
     from ..plan import Plan
     from ..spec.spec import Spec
@@ -130,14 +130,18 @@ def load(path: str, options: argparse.Namespace) -> Plan:
         PlanError: the file cannot be read, or has faults; a spec names a GPU that is not known, and no other is given.
         MisuseError: overrides that contradict each other, or that are given with a plan document.
     """
-    from ..base.errors import Faults  # noqa: PLC0415
+    from ..base.errors import Faults, PlanError  # noqa: PLC0415
     from ..plan_file import read_plan_or_spec  # noqa: PLC0415
     from ..spec.spec import Spec  # noqa: PLC0415
 
-    found = read_plan_or_spec(path)
+    is_overridden = bool(options.nodes or options.gpus_per_node or options.world_size)
+    try:
+        found = read_plan_or_spec(path, has_cluster=not is_overridden)
+    except PlanError as error:
+        raise _with_gpu(error, options) from None
     if isinstance(found, Spec):
         return _compiled(_override(found, options), options)
-    if options.nodes or options.gpus_per_node or options.world_size:
+    if is_overridden:
         raise MisuseError(f"{path} is a compiled plan: --nodes, --gpus-per-node and --world-size need its spec")
     if options.strict:
         faults = Faults()
@@ -163,6 +167,20 @@ def _check_gpu(gpu: str | None, options: argparse.Namespace, faults: Faults) -> 
         from ..cost.timing.hardware import check_gpu  # noqa: PLC0415
 
         check_gpu(gpu, faults)
+
+
+def _with_gpu(error: PlanError, options: argparse.Namespace) -> PlanError:
+    """The faults of a spec's text, with that of its GPU."""
+    from ..base.errors import Faults  # noqa: PLC0415
+
+    cluster = error.data.get("cluster") if isinstance(error.data, dict) else None
+    gpu = cluster.get("gpu") if isinstance(cluster, dict) else None
+    if not isinstance(gpu, str):
+        return error
+    faults = Faults(error.source)
+    faults.extend(error)
+    _check_gpu(gpu, options, faults)
+    return faults.error
 
 
 def warnings_of(plan: Plan, options: argparse.Namespace, limits: tuple[Fault, ...] = ()) -> tuple[Fault, ...]:

@@ -11,8 +11,8 @@ from ..layout.ir import Grid
 from ..spec.sections import Batch
 
 
-def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None:
-    """Check that the microbatches per step and the samples per lane are whole numbers."""
+def check_microbatches(batch: Batch, faults: Faults) -> None:
+    """Check that the microbatches per step are a whole number."""
     if batch.global_size % batch.micro_size:
         rule = (
             f"num_microbatches = global_size / micro_size = {batch.global_size} / {batch.micro_size} = "
@@ -25,6 +25,10 @@ def check_batch(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None
             rule,
             f"use a multiple of {batch.micro_size}, such as {above}",
         )
+
+
+def check_lanes(batch: Batch, grids: Mapping[str, Grid], faults: Faults) -> None:
+    """Check that the samples of each lane are a whole number, at least one."""
     common = lcm(*(grid.num_lanes for grid in grids.values()))
     widest = max(grids, key=lambda name: grids[name].num_lanes)
     if batch.micro_size < grids[widest].num_lanes:

@@ -2,8 +2,9 @@
 
     topology -> models -> placement -> batch -> assembly
 
-Topology, models and placement do not need one another, so their faults are reported together; the batch needs the
-lanes that placement gives. Each pass is a pure function that adds its faults to the collector.
+Topology, models and placement do not need one another, so their faults are reported together; samples per lane need
+the lanes that placement gives. Each pass is a pure function that adds its faults to the collector. What is found
+beside the faults of a text that cannot be read whole is in further.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..layout.ir import Grid, ModulePlan
 from ..plan import Plan
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY, Cluster, Model, Module, Output, Parallel
 from ..spec.spec import Spec
-from .batch import check_batch
+from .batch import check_lanes, check_microbatches
 from .models import check_tokens, resolve_models, stage_layers
 from .placement import check_nodes, place
 from .topology import find_edges
@@ -38,8 +39,9 @@ def compile_spec(spec: Spec, *, world_size: int | None = None, strict: bool = Fa
     models = resolve_models(spec, faults)
     check_tokens(spec, models, edges, faults)
     grids = _place_beside(spec, world_size, faults)
+    check_microbatches(spec.batch, faults)
     if grids:
-        check_batch(spec.batch, grids, faults)
+        check_lanes(spec.batch, grids, faults)
     faults.raise_errors()
     cluster = _cluster_in_use(spec.cluster, max(grid.end for grid in grids.values()))
     check_nodes(grids, cluster.gpus_per_node if cluster else None, faults)

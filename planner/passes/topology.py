@@ -74,7 +74,8 @@ def _written_edges(spec: Spec, faults: Faults) -> set[tuple[str, str]]:
 
 def _unknown(name: str, path: tuple[str | int, ...], names: list[str], faults: Faults) -> None:
     rule = f"{name} must be one of the modules {', '.join(names)}"
-    remedy = suggest(name, names, faults.suggestions) + f"add {name} under `modules`"
+    close = suggest(name, names, faults.suggestions)
+    remedy = f"{close}{'otherwise ' if close else ''}add {name} under `modules`"
     faults.add(codes.UNKNOWN_MODULE, path, rule, remedy)
 
 

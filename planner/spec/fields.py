@@ -27,6 +27,7 @@ from ..base.suggestions import Suggestions
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _MAX_SHOWN = 48
+_FIELDS: dict[type[Any], tuple[tuple[str, attrs.Attribute[Any], FieldType], ...]] = {}  # by fields_of
 
 
 class _Invalid:
@@ -314,14 +315,18 @@ class Table:
         ]
         return INVALID if any(INVALID in entry for entry in entries) else FrozenMap(entries)
 
+    def is_misplaced(self, key: object, part: object) -> bool:
+        """Whether an entry is a key of entries, with a value that is none of one: it stands a level too far out."""
+        known = _keys(self.item)
+        return key in known and not (isinstance(part, Mapping) and any(inner in known for inner in part))
+
     def _item(self, key: object, part: Any, before: object, path: Path, faults: Faults) -> Any:
-        """An entry. If its name is a key of entries, and its value is none of an entry, it stands a level too far out.
+        """An entry, unless it is misplaced.
 
         Args:
             before: the name of the entry before it, which it perhaps belongs to; None for the first.
         """
-        known = _keys(self.item)
-        if key in known and not (isinstance(part, Mapping) and any(inner in known for inner in part)):
+        if self.is_misplaced(key, part):
             rule = f"{show(key)} is a key of one of {format_key(path[-2])}, and must stand inside it"
             under = f", under {show(before)}" if before is not None else ""
             faults.add(codes.UNKNOWN_KEY, path, rule, f"indent it by one level more{under}")
@@ -366,7 +371,7 @@ class Record:
         for key in value:
             if key not in fields:
                 where = format_key(path[-1]) if path else f"the {self.cls.__name__.lower()}"
-                ours, remedy, is_sure = _meant_by(str(key), self.cls, faults.suggestions)
+                ours, remedy, is_sure = meant_by(str(key), self.cls, faults.suggestions)
                 known = "" if is_sure else f", which has {', '.join(fields)}"
                 found.add(codes.UNKNOWN_KEY, (str(key),), f"{show(key)} is not a key of {where}{known}", remedy)
                 meant.add(ours)
@@ -424,7 +429,7 @@ class Record:
         }
 
 
-def _meant_by(key: str, cls: type[Any], suggestions: Suggestions) -> tuple[str, str, bool]:
+def meant_by(key: str, cls: type[Any], suggestions: Suggestions) -> tuple[str, str, bool]:
     """The field that an unknown key stands for, "" if none; what to do about the key; and whether that is sure.
 
     It may belong one level deeper, to other software, or be misspelt.
@@ -451,11 +456,12 @@ def _keys(kind: FieldType) -> list[str]:
     return [name for name, _, _ in fields_of(kind.cls)] if isinstance(kind, Record) else []
 
 
-def fields_of(cls: type[Any]) -> Iterator[tuple[str, attrs.Attribute[Any], FieldType]]:
+def fields_of(cls: type[Any]) -> tuple[tuple[str, attrs.Attribute[Any], FieldType], ...]:
     """Name, attrs attribute and type of each field of `cls` that was declared with `field`."""
-    for field in attrs.fields(cls):
-        if "kind" in field.metadata:
-            yield field.name, field, field.metadata["kind"]
+    if cls not in _FIELDS:
+        declared = (field for field in attrs.fields(cls) if "kind" in field.metadata)
+        _FIELDS[cls] = tuple((field.name, field, field.metadata["kind"]) for field in declared)
+    return _FIELDS[cls]
 
 
 def _parsed(value: Any, field: attrs.Attribute[Any]) -> Any:

@@ -179,7 +179,11 @@ def _parsed(
         faults.add(code, path, rule, remedy)
     faults.raise_errors()
     value = kind.parse(data, (), faults)
-    faults.raise_errors()
+    try:
+        faults.raise_errors()
+    except PlanError as error:
+        error.data, error.source = data, source
+        raise
     assert value is not INVALID  # noqa: S101  INVALID comes with a fault
     return value, source
 

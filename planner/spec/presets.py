@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from ..base import codes
-from ..base.errors import Faults, Path
+from ..base.errors import Faults, Path, PlanError
 from .fields import suggest
 from .sections import Model
 
@@ -85,7 +85,11 @@ def fill_in(model: Model, path: Path, faults: Faults) -> Model | None:
     if not _check_family(merged, base, path, faults):
         return None
     _check_heads(merged, path, faults)
-    return attrs.evolve(merged, **_defaults(merged))
+    try:
+        return attrs.evolve(merged, **_defaults(merged))
+    except PlanError as error:  # a size that follows from another is out of range
+        faults.extend(error, path)
+        return None
 
 
 def _check_family(model: Model, base: Model, path: Path, faults: Faults) -> bool:
@@ -131,7 +135,7 @@ def _defaults(model: Model) -> dict[str, Any]:
     defaults: dict[str, Any] = {
         "ffn_hidden_size": 4 * hidden,
         "num_query_groups": heads,
-        "kv_channels": hidden // heads,
+        "kv_channels": max(1, hidden // heads),  # 0 is a fault of its own, which is said
         "normalization": "LayerNorm",
         "activation": "gelu",
         "gated_linear_unit": False,

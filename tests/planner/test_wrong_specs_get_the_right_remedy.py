@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from planner import PlanError, compile_spec, load_spec, parse_spec
+from planner import Fault, PlanError, compile_spec, load_spec, parse_spec
+from planner.cli import main
+from planner.passes.further import with_further_faults
 from planner.spec.fields import fields_of
 from planner.spec.names import NAMES
 from planner.spec.sections import Batch, Model, Module, Parallel, Training
@@ -100,10 +102,10 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
 }  # fmt: skip
 
 
-def faults_of(text: str) -> tuple[Any, ...]:
+def faults_of(text: str) -> tuple[Fault, ...]:
     with pytest.raises(PlanError) as caught:
         compile_spec(parse_spec(text, "s.yaml"))
-    return caught.value.faults
+    return with_further_faults(caught.value).faults
 
 
 def test_the_spec_itself_is_right() -> None:
@@ -118,6 +120,68 @@ def test_one_slip_is_one_fault_with_the_right_remedy(name: str) -> None:
     (fault,) = faults
     assert (str(fault.mark), str(fault.code)) == (f"s.yaml:{place}", code)
     assert remedy in fault.remedy
+
+
+# Faults of all passes that do not follow from each other: (what is written, its codes)
+SEVERAL: dict[str, tuple[str, list[str]]] = {
+    "a key, layers, a topology, a batch": (
+        changed((LANGUAGE, "{tpp: 2, dp: 1, pp: 3}"), (IMAGES, "parallel: {dp: 2}"), ("global_size: 64", "global_batch_size: 65")) + "topology: {image: [language]}\n",
+        ["B001", "M004", "S101", "S101", "T002"],
+    ),
+    "a value of one module, layers of another": (
+        changed((LANGUAGE, "{tp: 2, dp: 2, pp: 3}"), (IMAGES, "parallel: {tp: two}")),
+        ["M004", "S103"],
+    ),
+    "a value of a module, and what follows from it": (
+        changed((LANGUAGE, "{tp: 2, dp: 2, pp: three}"), ("global_size: 64", "global_size: 65")),
+        ["B001", "S103"],
+    ),
+    "no sizes of the batch, a preset": (
+        changed(("batch: {global_size: 64, micro_size: 8, seq_length: 2048}\n", "batch: {}\n"), ("vicuna-7b", "vicuna-7B")),
+        ["S102", "S102", "S102", "S105"],
+    ),
+    "a key that was written too far left, a placement": (
+        changed(("    special_token_id: 31999", "  freeze: true")) + "placement: colocated\ntraining: {lr: -1}\n",
+        ["S101", "S104"],
+    ),
+    "a cluster, layers": (
+        changed(("nodes: 1", "nodes: one"), (LANGUAGE, "{tp: 2, dp: 2, pp: 3}")),
+        ["M004", "S103"],
+    ),
+    "a head, a width that follows": (
+        changed((VICUNA, "model: {preset: vicuna-7b, hidden: 7}"), (IMAGES, "parallel: {dp: -4}")),
+        ["M008", "S101", "S104"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_independent_faults_are_told_together(name: str) -> None:
+    text, codes = SEVERAL[name]
+    faults = faults_of(text)
+    assert sorted(map(str, (fault.code for fault in faults))) == codes, [str(fault) for fault in faults]
+    assert all(fault.mark for fault in faults)
+    assert [(f.mark.line, f.mark.column) for f in faults if f.mark] == sorted(
+        (f.mark.line, f.mark.column) for f in faults if f.mark
+    )
+
+
+def test_an_unknown_gpu_is_told_beside_them(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(changed(("gpu: h100", "gpu: h101"), (LANGUAGE, "{tpp: 2, dp: 2}")))
+    assert main(["plan", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert f"{path}:2:39: error[S105] cluster.gpu" in told
+    assert f"{path}:5:25: error[S101]" in told
+    assert main(["plan", str(path), "--gpu", "h100", "--world-size", "12"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("error[") == 1
+
+
+@pytest.mark.parametrize("hidden", [1, 7, 2**24])
+def test_a_size_that_follows_from_another_is_told_where_the_model_is(hidden: int) -> None:
+    text = changed((VICUNA, f"model: {{{GPT}}}".replace("hidden_size: 4096", f"hidden_size: {hidden}")))
+    assert all(fault.mark and fault.mark.line == 5 for fault in faults_of(text))
 
 
 def test_forty_are_tried() -> None:
