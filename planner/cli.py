@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from .base.errors import PlanError
 
 OK, FAULTS, MISUSE, STOPPED = 0, 1, 2, 130
-_COMMANDS = (  # in commands/, a file for each
-    "plan", "report", "predict", "calibrate", "diff", "explain", "schema", "presets", "gpus",
+_FILES = {"presets": "known", "gpus": "known"}  # of commands/, for commands that have none of their own
+_COMMANDS = (
+    "init", "plan", "report", "predict", "calibrate", "diff", "explain", "schema", "presets", "gpus", "completion",
 )  # fmt: skip
 _ALLOCATIONS = 100_000  # from one collection of garbage to the next; Python's own number is 700
 
@@ -145,15 +146,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser for these arguments: of one command if they begin with its name; for help and misuse, of all."""
+    """The parser for these arguments: of one command if they begin with its name, else of all, as for completion."""
     parser = _Parser(
         prog="mimo",
         description="Compile the layout of multimodal training into a proven plan, before asking for a GPU.",
     )
     parser.add_argument("--version", action=Version, line=lambda: f"mimo {package_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", prog="mimo")
-    for name in arguments[:1] if arguments and arguments[0] in _COMMANDS else _COMMANDS:
-        import_module(f".commands.{name}", __package__).add(commands)
+    parser.set_defaults(parser=parser)  # whose commands `completion` reads
+    is_one = bool(arguments) and arguments[0] in _COMMANDS and arguments[0] != "completion"
+    names = arguments[:1] if is_one else _COMMANDS
+    for file in dict.fromkeys(_FILES.get(name, name) for name in names):
+        import_module(f".commands.{file}", __package__).add(commands)
     return parser
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .presets import PRESETS
+from .sections import MIMO_LANGUAGE_MODULE_KEY
 from .spec import SPEC_TYPE
 
 
@@ -19,6 +20,7 @@ def spec_schema(gpus: Sequence[str] = ()) -> dict[str, Any]:
     root = SPEC_TYPE.schema(definitions)
     for section, key, names in (("Model", "preset", [*PRESETS]), ("Cluster", "gpu", [*gpus])):
         definitions[section]["properties"][key]["examples"] = names
+    definitions["Spec"]["properties"]["modules"]["required"] = [MIMO_LANGUAGE_MODULE_KEY]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mimo spec",

@@ -97,10 +97,16 @@ def codes_of(rule: Any, data: Any) -> set[str]:
     return set()
 
 
+def lacks_language(data: Any) -> bool:
+    """Whether a spec has modules, and none is named language: a rule of the topology, which editors can mark too."""
+    modules = data.get("modules") if isinstance(data, dict) else None
+    return isinstance(modules, dict) and "language" not in modules
+
+
 def check(rule: Any, schema: jsonschema.Draft202012Validator, data: Any) -> bool:
     """Whether both accept the value. Fails unless both accept or both refuse it."""
     codes = codes_of(rule, data)
-    refused = bool(codes & OF_FIELDS)
+    refused = bool(codes & OF_FIELDS) or (rule.cls is Spec and lacks_language(data))
     reasons = [f"{list(error.path)}: {error.message[:200]}" for error in schema.iter_errors(data)]
     assert bool(reasons) == refused, (codes, reasons, repr(data)[:500])
     return not refused

@@ -44,7 +44,7 @@ def test_a_gpu_that_is_not_there_is_a_fault_where_it_stands(
     path = written(tmp_path, LLAVA, "gpu: h100", f"gpu: {gpu}")
     assert run(command, path) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"{path}:3:39: {said}")
+    assert captured.err.startswith(f"{path}:4:39: {said}")
     assert captured.out == ""
     assert not path.with_suffix(".html").exists()
 
@@ -84,7 +84,7 @@ def test_memory_that_does_not_fit_is_refused_when_strict(
     path.with_suffix(".html").unlink(missing_ok=True)
     assert run(command, path, "--strict") == 1
     captured = capsys.readouterr()
-    assert f"{path}:6:3: warning[W006] modules.language: memory of rank 0 (language stage 0) <= 79 GiB" in captured.err
+    assert f"{path}:7:3: warning[W006] modules.language: memory of rank 0 (language stage 0) <= 79 GiB" in captured.err
     assert captured.out == ""
     assert not path.with_suffix(".html").exists()
     assert run(command, path, "--strict", "--gpu", "b200") == 0
