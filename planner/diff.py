@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .base.runs import runs_text
+from .cost.prediction import Prediction
+from .cost.simulation.words import duration
+from .cost.work.ops import GIB
 from .document import resolved_spec
 from .layout.ir import RankView
 from .plan import Plan
@@ -23,15 +27,36 @@ def differences(before: Plan, after: Plan) -> list[str]:
     if before == after:
         return []
     one, other = resolved_spec(before), resolved_spec(after)
-    lines = _world(before, after)
+    lines, renamed = _world(before, after), _renamed(one, other)
     for name in dict.fromkeys([*one.modules, *other.modules]):
-        lines += _module(name, one, other, before, after)
-    lines += _edges(before, after)
+        if name not in renamed.values():
+            lines += _module(name, renamed.get(name, name), one, other, before, after)
+    lines += _edges(before, after, renamed)
     for section in ("batch", "training", "cluster"):
         lines += _fields(section, getattr(one, section), getattr(other, section))
-    if list(one.modules) != list(other.modules) and set(one.modules) == set(other.modules):
-        lines.append(f"modules: order {', '.join(one.modules)} -> {', '.join(other.modules)}")
+    now = [renamed.get(name, name) for name in one.modules]
+    if now != list(other.modules) and set(now) == set(other.modules):
+        lines.append(f"modules: order {', '.join(now)} -> {', '.join(other.modules)}")
     return [*lines, _touched(before, after)]
+
+
+def _renamed(one: Spec, other: Spec) -> dict[str, str]:
+    """The modules that have another name, by the former one: what is alike but for its ranks, or the only one left."""
+    gone = [name for name in one.modules if name not in other.modules]
+    come = [name for name in other.modules if name not in one.modules]
+    found: dict[str, str] = {}
+    for name in gone:
+        module = one.modules[name]
+        alike = [new for new in come if new not in found.values() and other.modules[new] == module]
+        alike = alike or [new for new in come if new not in found.values() and _is_like(module, other.modules[new])]
+        if alike:
+            found[name] = alike[0]
+    return found
+
+
+def _is_like(module: Module, other: Module) -> bool:
+    """Whether two modules train the same model, if they have one, and hand on the same."""
+    return module.model is not None and (module.model, module.output) == (other.model, other.output)
 
 
 def _world(before: Plan, after: Plan) -> list[str]:
@@ -43,12 +68,13 @@ def _world(before: Plan, after: Plan) -> list[str]:
     return lines
 
 
-def _module(name: str, one: Spec, other: Spec, before: Plan, after: Plan) -> list[str]:
-    if name not in other.modules:
+def _module(name: str, now: str, one: Spec, other: Spec, before: Plan, after: Plan) -> list[str]:
+    if now not in other.modules:
         return [f"{name}: removed, was {before.module(name).grid}"]
     if name not in one.modules:
         return [f"{name}: added, {after.module(name).grid}"]
-    return _fields(name, one.modules[name], other.modules[name])
+    lines = _fields(now, one.modules[name], other.modules[now])
+    return lines if now == name else [f"{name}: renamed {now}", *lines]
 
 
 def _fields(where: str, one: Any, other: Any) -> list[str]:
@@ -77,22 +103,34 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else show(value)
 
 
-def _edges(before: Plan, after: Plan) -> list[str]:
+def _edges(before: Plan, after: Plan, renamed: Mapping[str, str]) -> list[str]:
     lines = []
-    for bridge in before.bridges:
-        if (bridge.src, bridge.dst) not in after.edges:
-            lines.append(f"bridge {bridge.name}: removed")
+    kept = {(renamed.get(src, src), renamed.get(dst, dst)): (src, dst) for src, dst in before.edges}
+    for now, edge in kept.items():
+        if now not in after.edges:
+            lines.append(f"bridge {before.bridge(*edge).name}: removed")
     for bridge in after.bridges:
-        if (bridge.src, bridge.dst) not in before.edges:
+        if (bridge.src, bridge.dst) not in kept:
             lines.append(f"bridge {bridge.name}: added, {plural(len(bridge.transfers), 'transfer')}")
             continue
-        old = before.bridge(bridge.src, bridge.dst)
+        old = before.bridge(*kept[bridge.src, bridge.dst])
         if old.strategy != bridge.strategy:
             lines.append(f"bridge {bridge.name}: strategy {old.strategy} -> {bridge.strategy}")
         lanes = [f"{len(b.src_broadcast)} to {len(b.dst_broadcast)} lanes" for b in (old, bridge)]
         if lanes[0] != lanes[1]:
             lines.append(f"bridge {bridge.name}: {lanes[0]} -> {lanes[1]}")
     return lines
+
+
+def cost_changes(before: Prediction, after: Prediction) -> list[str]:
+    """What both plans are predicted to take, one sentence each."""
+    pairs = (
+        ("step time", *(duration(p.step_seconds) if p.timeline else "none" for p in (before, after))),
+        ("tokens/s", *(f"{p.tokens_per_second:,.0f}" if p.timeline else "none" for p in (before, after))),
+        ("bubble", *(f"{p.bubble:.1%}" if p.timeline else "none" for p in (before, after))),
+        ("fullest rank", *(f"{p.worst.total / GIB:.1f} of {p.memory_limit / GIB:g} GiB" for p in (before, after))),
+    )
+    return [f"predicted: {what} {one} -> {other}" for what, one, other in pairs if one != other]
 
 
 def _touched(before: Plan, after: Plan) -> str:
