@@ -30,8 +30,8 @@ BUBBLE = 0.30  # of the pipeline's time
 BUSY = 0.20  # of the pipeline's time, of the average rank of a module
 MEMORY_ERROR = 0.035  # predictions were at most so much too low (docs/predictions.md)
 _WORTH = 0.98  # a change that leaves more of the step's time is not worth a line
-_MAX_PASSES = 10_000  # of a step that is simulated again and again: a tenth of a second each
-_MAX_RANKS = 16_384
+MAX_PASSES = 10_000  # of a step that is simulated again and again: a tenth of a second each
+MAX_RANKS = 16_384
 
 
 @frozen
@@ -84,7 +84,7 @@ def _busy(timeline: Timeline, module: str) -> float:
 
 def _tried(plan: Plan, p: Prediction) -> tuple[_Tried, ...] | None:
     """The layouts that are faster, the fastest first; None if the plan is too large to try any."""
-    if num_passes(plan) > _MAX_PASSES or plan.world_size > _MAX_RANKS:
+    if num_passes(plan) > MAX_PASSES or plan.world_size > MAX_RANKS:
         return None
     found = [one for change in faster_changes(plan) if (one := _try(plan, change, p))]
     return tuple(sorted(found, key=lambda one: one.seconds))
@@ -97,7 +97,7 @@ def _try(plan: Plan, change: Change, p: Prediction) -> _Tried | None:
     except PlanError:
         return None
     target = Target(layers=planned_layers(plan))
-    if len(limits_of(changed, target)) > len(limits_of(plan, target)) or num_passes(changed) > 4 * _MAX_PASSES:
+    if len(limits_of(changed, target)) > len(limits_of(plan, target)) or num_passes(changed) > 4 * MAX_PASSES:
         return None
     limit = p.hardware.memory_bytes / (1 + MEMORY_ERROR)
     if any(peak.total > max(limit, p.worst.total) for peak in peaks(changed, p.settings)):

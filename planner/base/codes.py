@@ -297,7 +297,15 @@ DIGEST = Code(
 TP_CROSSES_NODE = Code(
     "W001",
     "a tensor-parallel group crosses a node",
-    "Tensor parallelism communicates several times per layer; across nodes it does so at the speed of the network.",
+    "Tensor parallelism, of experts too, communicates several times per layer; across nodes it does so at the speed\n"
+    "of the network. The remedy names the order of axes or of modules that avoids it, if there is one.",
+)
+EXPERTS_CROSS_NODE = Code(
+    "W007",
+    "an expert-parallel group crosses a node without need",
+    "Tokens go to their experts and back twice per layer. A group that has room in a node and lies in two of them\n"
+    "does so at the speed of the network. The remedy names the order of axes or of modules that avoids it. Groups\n"
+    "that are wider than a node have to cross, and are not told of.",
 )
 UNEVEN_NODES = Code(
     "W002",

@@ -222,6 +222,15 @@ def notes_of(plan: Plan, prediction: Prediction) -> tuple[Fault, ...]:
     return notes(plan, prediction)
 
 
+def with_gains(plan: Plan, prediction: Prediction | None, warnings: tuple[Fault, ...]) -> tuple[Fault, ...]:
+    """The warnings, with what their remedies gain by the prediction, if there is one."""
+    if not warnings or prediction is None or not prediction.has_models:
+        return warnings
+    from ..advice import gains  # noqa: PLC0415
+
+    return gains.with_gains(plan, prediction, warnings)
+
+
 def _override(spec: Spec, options: argparse.Namespace) -> Spec:
     """The spec with the cluster of the command line."""
     given = {"nodes": options.nodes, "gpus_per_node": options.gpus_per_node}

@@ -21,6 +21,7 @@ from .options import (
     memory_warnings_of,
     notes_of,
     warnings_of,
+    with_gains,
 )
 from .output import announce, print_faults, progress
 
@@ -93,16 +94,19 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
     if options.spec.endswith(".csv"):
         raise MisuseError(f"{options.spec} is a file of runs, not a spec: predict --csv {options.spec}")
     plan = load(options.spec, options)
-    print_faults(warnings_of(plan, options), options)
+    warnings = warnings_of(plan, options)
     if not any(module.model for module in plan.modules):
         rule, mark = "a prediction needs sizes; no module has a model", Mark(file_name(options.spec), 1, 1)
         remedy = "add `model:` with a preset or sizes to the modules"
+        print_faults(warnings, options)
         raise PlanError([Fault(codes.MISSING_KEY, ("modules",), rule, remedy, mark)])
     announce(plan)
     try:
         prediction = predict(plan, hardware)
     except PlanError as error:
+        print_faults(warnings, options)
         raise _placed(error, file_name(options.spec)) from None
+    print_faults(with_gains(plan, prediction, warnings), options)
     print_faults((*memory_warnings_of(plan, options, prediction), *notes_of(plan, prediction)), options)
     if options.format == "json":
         print(json.dumps(costs_document(prediction), indent=2))

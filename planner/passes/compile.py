@@ -19,7 +19,8 @@ from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY, Cluster, Model, Module, Ou
 from ..spec.spec import Spec
 from .batch import check_lanes, check_microbatches
 from .models import check_tokens, resolve_models, stage_layers
-from .placement import check_nodes, place
+from .nodes import check_nodes
+from .placement import place
 from .topology import find_edges
 
 
@@ -44,7 +45,8 @@ def compile_spec(spec: Spec, *, world_size: int | None = None, strict: bool = Fa
         check_lanes(spec.batch, grids, faults)
     faults.raise_errors()
     cluster = _cluster_in_use(spec.cluster, max(grid.end for grid in grids.values()))
-    check_nodes(grids, cluster.gpus_per_node if cluster else None, faults)
+    has_offsets = any(one.parallel and one.parallel.rank_offset is not None for one in spec.modules.values())
+    check_nodes(grids, cluster.gpus_per_node if cluster else None, faults, has_offsets=has_offsets)
     if strict and faults.warnings:
         raise PlanError(faults.warnings)
     encoders = _before_language(edges)

@@ -6,7 +6,6 @@ The caller or `cluster` says how large the world is; if neither does, it is what
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import gcd, prod
 
 from ..base import codes
 from ..base.axes import DENSE_AXES, MAX_SIZE, Axis
@@ -220,46 +219,3 @@ def _gaps(grids: Mapping[str, Grid], end: int) -> list[tuple[int, int]]:
     if covered < end:
         found.append((covered, end))
     return [(start, stop) for start, stop in found if start < stop]
-
-
-def check_nodes(grids: Mapping[str, Grid], gpus_per_node: int | None, faults: Faults) -> None:
-    """Warn of what the nodes of the cluster make slow or fragile."""
-    if gpus_per_node is None:
-        return
-    world = max(grid.end for grid in grids.values())
-    if world > gpus_per_node and world % gpus_per_node:
-        rule = f"world % gpus_per_node = {world} % {gpus_per_node} = 0, got {world % gpus_per_node}"
-        remedy = "use whole nodes, or test start-up on this NCCL version first"
-        faults.add(codes.UNEVEN_NODES, ("cluster",), rule, remedy)
-    for name, grid in grids.items():
-        _check_tensor_groups(name, grid, gpus_per_node, faults)
-
-
-def _check_tensor_groups(name: str, grid: Grid, gpus_per_node: int, faults: Faults) -> None:
-    found = _crossing(grid, gpus_per_node) if grid.size_of(Axis.TP) > 1 else None
-    if found:
-        rule = (
-            f"tp groups of {name} stay inside nodes of {gpus_per_node} GPUs; the one of ranks {spelled(found)} does not"
-        )
-        remedy = "choose tp as a divisor of gpus_per_node, put tp first in `order`, or shift rank_offset"
-        faults.add(codes.TP_CROSSES_NODE, (*_path(name), "parallel", "tp"), rule, remedy)
-
-
-def _crossing(grid: Grid, gpus_per_node: int) -> range | None:
-    """A tp group that a node boundary cuts. Only boundaries are tried: they are few, and their pattern repeats."""
-    tp = grid.size_of(Axis.TP)
-    stride = prod(grid.sizes[: grid.order.index(Axis.TP)])
-    extent, period = (tp - 1) * stride, tp * stride  # tp groups tile the grid in blocks of `period` ranks
-    first = (grid.rank_offset // gpus_per_node + 1) * gpus_per_node
-    num_distinct = period // gcd(period, gpus_per_node)
-    for boundary in range(first, min(grid.end, first + num_distinct * gpus_per_node), gpus_per_node):
-        block = grid.rank_offset + (boundary - 1 - grid.rank_offset) // period * period
-        if boundary < block + stride + extent:
-            lowest = max(block, boundary - extent)
-            return range(lowest, lowest + extent + 1, stride)
-    return None
-
-
-def spelled(ranks: range) -> str:
-    """`0-7`, or `0-14 by 2`."""
-    return f"{ranks[0]}-{ranks[-1]}" + (f" by {ranks.step}" if ranks.step > 1 else "")

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from planner import Batch, Cluster, Fault, Module, ModuleLayout, Output, Parallel, Plan, PlanError, Spec, compile_spec
 from planner.base.errors import Faults
 from planner.layout.ir import Grid, layout_of
-from planner.passes.placement import MAX_RANKS, check_nodes
+from planner.passes.nodes import check_nodes
+from planner.passes.placement import MAX_RANKS
 from planner.testing.strategies import LANGUAGE, ORDERS, divisors
 from tests.strategies import Case, cases, planned, proven, simple
 
@@ -363,19 +364,27 @@ def warned(plan: Plan, code: str) -> list[Fault]:
     return [fault for fault in plan.warnings if fault.code.name == code]
 
 
-def crossing(plan: Plan, name: str, gpus_per_node: int) -> list[tuple[int, ...]]:
-    """The oracle: the tp groups of a module that lie on more than one node."""
-    return [group for group in plan.groups(name, "tp") if len({rank // gpus_per_node for rank in group}) > 1]
+def crossing(plan: Plan, name: str, kind: str, gpus_per_node: int) -> list[tuple[int, ...]]:
+    """The oracle: the groups of a module that lie on more than one node, and that could lie on one."""
+    grid = plan.module(name).grid
+    if kind == "ep" and grid.ep * grid.expt_tp > gpus_per_node:
+        return []
+    return [group for group in plan.groups(name, kind) if len({rank // gpus_per_node for rank in group}) > 1]
 
 
 def check_crossings(plan: Plan, gpus_per_node: int) -> None:
-    found = {fault.path[1]: fault for fault in warned(plan, "W001")}
-    expected = {module.name: crossing(plan, module.name, gpus_per_node) for module in plan.modules}
-    assert set(found) == {name for name, groups in expected.items() if groups}
-    for name, fault in found.items():
-        assert fault.path == ("modules", name, "parallel", "tp")
+    found = {fault.path: fault for fault in [*warned(plan, "W001"), *warned(plan, "W007")]}
+    expected = {
+        ("modules", module.name, "parallel", kind): groups
+        for module in plan.modules
+        for kind in ("tp", "expt_tp", "ep")
+        if (groups := crossing(plan, module.name, kind, gpus_per_node))
+    }
+    assert set(found) == set(expected)
+    for path, fault in found.items():
+        assert (fault.code.name == "W007") == (path[-1] == "ep")
         first, last = map(int, re.search(r"ranks (\d+)-(\d+)", fault.rule).groups())
-        assert (first, last) in {(min(group), max(group)) for group in expected[name]}
+        assert (first, last) in {(min(group), max(group)) for group in expected[path]}
     assert bool(warned(plan, "W002")) == (plan.world_size > gpus_per_node and plan.world_size % gpus_per_node > 0)
 
 
