@@ -26,10 +26,13 @@ def add(commands: Any) -> None:
 
 
 def _diff(options: argparse.Namespace) -> int:
+    from ..cost.timing.hardware import load_hardware  # noqa: PLC0415
     from ..diff import cost_changes, differences  # noqa: PLC0415
 
     if options.before == "-" and options.after == "-":
         raise MisuseError("only one of the two can be standard input")
+    if options.gpu:
+        load_hardware(options.gpu)
     plans = [load(path, options) for path in (options.before, options.after)]
     lines = differences(*plans)
     predictions = [_predicted(plan, options.gpu) for plan in plans] if lines or options.format == "json" else []
@@ -52,8 +55,6 @@ def _predicted(plan: Plan, gpu: str | None) -> Prediction | None:
 
     if any(module.model is None for module in plan.modules):
         return None
-    if gpu:
-        load_hardware(gpu)
     try:
         check_prediction(plan)
         hardware = load_hardware(gpu or plan.gpu or DEFAULT)

@@ -11,6 +11,8 @@ from ..spec.presets import fill_in
 from ..spec.sections import MIMO_LANGUAGE_MODULE_KEY, Model, Module, Parallel
 from ..spec.spec import Spec
 
+_MOST_LISTED = 16  # stages
+
 
 def resolve_models(spec: Spec, faults: Faults) -> dict[str, Model | None]:
     """Each module's model with every size filled in; None if none was written, or if it was wrong."""
@@ -89,11 +91,20 @@ def _choices(number: int, limit: int = 128) -> str:
     return ", ".join(found)
 
 
+def _or_stages(num_layers: int, pp: int) -> str:
+    """The layers spread over as many stages, fewer in the first and the last: they have the embeddings and the loss."""
+    if not 1 < pp <= min(num_layers, _MOST_LISTED):
+        return ""
+    least, more = divmod(num_layers, pp)
+    inner = sorted(range(pp), key=lambda stage: abs(stage - (pp - 1) / 2))[:more]
+    return f", or write `stages: {[least + (stage in inner) for stage in range(pp)]}`"
+
+
 def _check_stages(module: Module, parallel: Parallel, model: Model | None, path: Path, faults: Faults) -> None:
     num_layers = model.num_layers if model else None
     if module.stages is None:
         if num_layers is not None:
-            remedy = f"choose pp from {_choices(num_layers)}, or write `stages: [...]`"
+            remedy = f"choose pp from {_choices(num_layers)}{_or_stages(num_layers, parallel.pp)}"
             _divides(
                 codes.LAYERS,
                 "num_layers % pp",

@@ -6,6 +6,7 @@ The caller or `cluster` says how large the world is; if neither does, it is what
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import lcm
 
 from ..base import codes
 from ..base.axes import DENSE_AXES, MAX_SIZE, Axis
@@ -152,7 +153,12 @@ class _Placing:
                 f"expt_dp of {name} = tp * cp * dp / (expt_tp * ep) = {per_stage} / ({parallel.expt_tp} * "
                 f"{parallel.ep}) = {per_stage / experts:g}, must be whole"
             )
-            remedy = f"make expt_tp * ep a divisor of {per_stage}, or choose another dp"
+            lanes = lcm(parallel.tp * parallel.cp, experts) // (parallel.tp * parallel.cp)
+            ranks = lanes * _lane_size(parallel)
+            remedy = (
+                f"make dp of {name} a multiple of {lanes}, which takes a multiple of {ranks} ranks, or expt_tp * ep a "
+                f"divisor of {per_stage}"
+            )
             self.faults.add(codes.EXPERT_AXES_UNEVEN, path, rule, remedy)
 
 
@@ -196,7 +202,9 @@ def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults
                 f"rank_offset + tp * cp * dp * pp of {name} <= {end} ranks of the world, "
                 f"got {grid.rank_offset} + {sizes} = {grid.end}"
             )
-            remedy = f"use {grid.end - end} more ranks, or smaller sizes"
+            lanes = (end - grid.rank_offset) // (grid.size // grid.num_lanes)
+            smaller = f"`dp: {lanes}` on {name}" if 1 <= lanes < grid.num_lanes else "smaller sizes"
+            remedy = f"use {grid.end - end} more ranks, or {smaller}"
             faults.add(codes.BEYOND_WORLD, (*_path(name), "parallel"), rule, remedy)
     idle = _gaps(grids, end)
     if idle:
@@ -205,8 +213,21 @@ def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults
         rule = (
             f"every rank of 0-{end - 1} belongs to a module; {total} do not: {shown}{', ...' if len(idle) > 8 else ''}"
         )
-        remedy = "raise dp or pp of a module, shift rank_offset, or use fewer ranks"
+        remedy = _filling(grids, end) or "raise dp or pp of a module, shift rank_offset, or use fewer ranks"
         faults.add(codes.IDLE_RANKS, ("cluster",) if world is not None else ("modules",), rule, remedy)
+
+
+def _filling(grids: Mapping[str, Grid], end: int) -> str:
+    """The dp of one module that fills the world; empty if there is none, or if modules share ranks."""
+    idle = end - sum(grid.size for grid in grids.values())
+    if max(grid.end for grid in grids.values()) + idle != end:
+        return ""
+    lanes = {name: grid.num_lanes + idle * grid.num_lanes / grid.size for name, grid in grids.items()}
+    whole = [f"`dp: {num:.0f}` on {name}" for name, num in lanes.items() if num.is_integer()]
+    if not whole:
+        return ""
+    fewer = f"use {end - idle} ranks"
+    return f"write {' or '.join(whole[:2])} (or leave that dp out), or {fewer}"
 
 
 def _gaps(grids: Mapping[str, Grid], end: int) -> list[tuple[int, int]]:

@@ -4,9 +4,9 @@ Megatron-Bridge describes a layout by one parallelism object (or mapping) per mo
 (tensor_model_parallel_size, data_parallel_size). Its older names are shorter (tensor_parallel, data_parallel), and come
 with `llm_module_name` and a deployment mode.
 
-There are two differences. Megatron-Bridge multiplies expert_tensor_parallel_size into the ranks of a module; here, as
-in megatron-core, the expert axes refactor the same ranks. And here a batch has to be given, since a layout cannot be
-checked without one.
+The expert axes refactor the ranks of a module, as in megatron-core and, since July 2026, in Megatron-Bridge. (Before,
+Megatron-Bridge multiplied expert_tensor_parallel_size into them: such a configuration has as many ranks here as it has
+without that size.) There is one difference: a batch has to be given, since a layout cannot be checked without one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from ..base import codes
-from ..base.errors import Faults, PlanError
+from ..base.errors import Faults, Path, PlanError
 from .fields import show, suggest
 from .sections import MIMO_LANGUAGE_MODULE_KEY, Batch, Module, Parallel
 
@@ -38,6 +38,12 @@ _AXIS_OF_NAME = {
     "order": "order",
     "sequence_parallel": "sequence_parallel",
 }
+# Sizes of configuration objects that change the layout, and that are 1 or None in every layout that can run here.
+_NOT_MODELLED = (
+    "virtual_pipeline_model_parallel_size", "num_layers_per_virtual_pipeline_stage",
+    "num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage", "pipeline_model_parallel_layout",
+    "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split", "gtp_remat_size",
+)  # fmt: skip
 _MODES = ("colocated", "homogeneous", "heterogeneous")
 
 
@@ -121,6 +127,8 @@ def _sizes(name: str, given: Any, faults: Faults) -> Parallel | None:
     if not isinstance(given, Mapping) and not fields:
         rule = f"sizes are a mapping or an object with attributes such as tensor_model_parallel_size; got {show(given)}"
         faults.add(codes.WRONG_TYPE, path, rule, "give one, or None for all sizes 1")
+    if not isinstance(given, Mapping):
+        _refuse_what_is_not_modelled(given, path, faults)
     found: dict[str, Any] = {}
     for key, value in fields.items():
         axis = _AXIS_OF_NAME.get(key)
@@ -141,6 +149,17 @@ def _sizes(name: str, given: Any, faults: Faults) -> Parallel | None:
 def _attributes(given: Any) -> dict[str, Any]:
     """The sizes among the attributes of a configuration object, which may have others as well."""
     return {key: getattr(given, key) for key in _AXIS_OF_NAME if hasattr(given, key)}
+
+
+def _refuse_what_is_not_modelled(given: Any, path: Path, faults: Faults) -> None:
+    """Add a fault for each size that would be lost, since a `Spec` has no such key for a module's parallelism."""
+    from .names import NAMES  # noqa: PLC0415  needed only for objects
+
+    for key in _NOT_MODELLED:
+        value = getattr(given, key, None)
+        if value is not None and value != 1 and value is not False:
+            rule = f"{key} is 1 or None, got {show(value)}"
+            faults.add(codes.UNKNOWN_KEY, (*path, key), rule, NAMES[key].remedy)
 
 
 def _homogeneous(sizes: dict[str, Parallel | None], llm: str, faults: Faults) -> dict[str, Parallel | None]:

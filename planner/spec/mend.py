@@ -73,8 +73,10 @@ class Mended:
         for key, part in value.items():
             if key in kinds:
                 continue
-            ours = meant_by(str(key), kind.cls, self._suggestions)[0]
-            if ours and ours not in found and kinds[ours].parse(part, (), Faults()) is not INVALID:
+            ours, remedy, is_sure = meant_by(str(key), kind.cls, self._suggestions)
+            has_the_value = not is_sure or remedy == f"write `{ours}`"  # else it is said differently here
+            is_free = bool(ours) and ours not in found
+            if is_free and has_the_value and kinds[ours].parse(part, (), Faults()) is not INVALID:
                 found[ours] = part
                 self.renamed[(*path, ours)] = (*path, str(key))
             elif ours:

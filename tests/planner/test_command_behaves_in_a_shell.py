@@ -57,7 +57,7 @@ def test_faults_exit_1_on_standard_error_alone() -> None:
         ("plan", LLAVA, "--nodes", "0"),
         ("plan", LLAVA, "--world-size", "99999999999"),
         ("plan", LLAVA, "--format", "xml"),
-        ("diff", LLAVA, LLAVA, "--gpu", "4"),  # which is not --gpus-per-node
+        ("explain", "P004", "--gpu", "4"),  # which is not --gpus-per-node
         ("predict",),
         ("predict", "tests/data/runs/b200_llama_given.csv"),
         ("predict", LLAVA, "--csv", "runs.csv"),

@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
     "a global batch in parts": (changed(("global_size: 64", "global_size: 60")), "3:9", "B001", "use a multiple of 8, such as 64"),
     "text for a number": (changed((LANGUAGE, "{tp: '2', dp: 2}")), "5:25", "S103", "write an integer"),
     "a float": (changed((LANGUAGE, "{tp: 2.0, dp: 2}")), "5:25", "S103", "write an integer"),
-    "idle ranks": (changed((LANGUAGE, "{tp: 2, dp: 1}")), "2:1", "P004", "raise dp or pp of a module"),
+    "idle ranks": (changed((LANGUAGE, "{tp: 2, dp: 1}")), "2:1", "P004", "write `dp: 2` on language or `dp: 6` on images"),
     "too many ranks": (changed((LANGUAGE, "{tp: 4, dp: 2}")), "7:5", "P005", "use 4 more ranks, or smaller sizes"),
     "stages that do not add up": (changed((LANGUAGE, "{pp: 4}, stages: [8, 8, 8, 9]")), "5:33", "M005", "make the entries add up to 32"),
     "tokens beyond the sequence": (changed(("seq_length: 2048", "seq_length: 512")), "3:41", "M009", "raise seq_length above 576"),
