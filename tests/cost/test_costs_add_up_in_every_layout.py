@@ -201,7 +201,7 @@ def test_what_does_not_fit_comes_with_what_would(plan_of: PlanOf) -> None:
     assert f"{saved / 2**30:.1f} GiB" in remedy
 
 
-def _written(plan: Plan, remedy: str) -> Plan:
+def written(plan: Plan, remedy: str) -> Plan:
     """The plan that a remedy leads to: its changes are written into the spec, which is compiled with every check."""
     spec = plan.to_spec()
     for change in remedy.partition(" saves ")[0].replace(" with ", " and ").split(" and "):
@@ -227,10 +227,10 @@ def test_remedies_do_what_they_say(name: str, gib: int, plan_of: PlanOf) -> None
     before = predict(plan, gpu)
     for remedy in before.remedies:
         saved, rank = re.findall(r"saves ([\d.]+) GiB on rank (\d+), ", remedy)[0]
-        after = predict(_written(plan, remedy), gpu)
+        after = predict(written(plan, remedy), gpu)
         kept = (
             rank_memory(plan, int(rank), Settings()).total
-            - rank_memory(_written(plan, remedy), int(rank), Settings()).total
+            - rank_memory(written(plan, remedy), int(rank), Settings()).total
         )
         assert f"{kept / 2**30:.1f}" == saved
         modules = [peak.module for peak in before.peaks if peak.rank == int(rank) and before.spare(peak) < 0]
@@ -253,7 +253,7 @@ def test_a_little_too_much_is_not_nothing(plan_of: PlanOf) -> None:
     worst = predict(plan, gpu).worst
     found = tight(worst.total)
     assert " -0.04 " in costs_text(found, "spec.yaml", Style(width=80))
-    after = predict(_written(plan, found.remedies[0]), gpu)
+    after = predict(written(plan, found.remedies[0]), gpu)
     (rest,) = (peak.total for peak in after.peaks if peak.module == worst.module)
     change = found.remedies[0].partition(" saves ")[0]
     (line,) = (line for line in tight(rest).remedies if line.startswith(f"{change} saves "))
