@@ -22,7 +22,7 @@ from .base.version import package_version
 from .commands.options import MisuseError, Version
 
 if TYPE_CHECKING:
-    from .base.errors import PlanError
+    from .base.errors import Fault, PlanError
 
 OK, FAULTS, MISUSE, STOPPED = 0, 1, 2, 130
 _FILES = {"presets": "known", "gpus": "known"}  # of commands/, for commands that have none of their own
@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _leave_garbage()
         arguments = sys.argv[1:]
-    options = _parser(arguments).parse_args(arguments)
+    parser = _parser(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        getattr(options, "command", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     from .base.errors import PlanError  # noqa: PLC0415  imports attrs, which help and misuse do not need
 
     try:
@@ -109,7 +112,7 @@ def _print_faults(error: PlanError, options: argparse.Namespace) -> None:
     from .commands.output import is_json, print_faults  # noqa: PLC0415
     from .render.style import plural  # noqa: PLC0415
 
-    print_faults(error.faults, options)
+    print_faults(map(_placed, error.faults), options)
     if is_json(options):
         return
     if error.faults and all(fault.is_warning for fault in error.faults):
@@ -118,6 +121,15 @@ def _print_faults(error: PlanError, options: argparse.Namespace) -> None:
     shown = f" ({len(error.faults)} shown)" if error.num_left_out else ""
     first = error.faults[0].code if error.faults else NOT_JSON
     print(f"{plural(total, 'fault')}{shown}; `mimo explain {first}` tells more about {first}", file=sys.stderr)
+
+
+def _placed(fault: Fault) -> Fault:
+    """The fault with a place: what stands in no file was given on the command line."""
+    import attrs  # noqa: PLC0415
+
+    from .base.errors import Mark  # noqa: PLC0415
+
+    return fault if fault.mark else attrs.evolve(fault, mark=Mark("<command line>", 1, 1))
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -158,6 +170,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     names = arguments[:1] if is_one else _COMMANDS
     for file in dict.fromkeys(_FILES.get(name, name) for name in names):
         import_module(f".commands.{file}", __package__).add(commands)
+    for command in commands.choices.values():
+        command.set_defaults(command=command)  # whose usage is shown beside an argument that it does not know
     return parser
 
 

@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any
 
 from .base import codes
-from .base.errors import Fault, Faults, Mark, Path, PlanError, Source
+from .base.errors import Fault, Faults, Mark, Path, PlanError, Source, format_path
 from .document import PLAN_VERSION, VERSION_KEY, digest_of_fields, document
 from .layout.bridges import BYTES_OF, EdgeSizes, join, width_of
 from .layout.dag import stages_before
@@ -25,6 +25,7 @@ from .spec.spec import SPEC_TYPE, Spec
 
 MAX_BYTES = 64 * 2**20
 _FILE = "<plan>"
+_MAX_EDITED = 3  # values that are told one by one; of more, the spec was edited
 
 
 def read_plan_or_spec(path: str | PathLike[str], *, has_cluster: bool = True) -> Plan | Spec:
@@ -72,7 +73,10 @@ def loads(text: str, file: str = _FILE) -> Plan:
         rule = f"{VERSION_KEY} = {PLAN_VERSION}, got {show(version)}"
         faults.add(codes.PLAN_VERSION, (VERSION_KEY,), rule, "compile the spec again with this version")
         faults.raise_errors()
-    spec = SPEC_TYPE.parse(fields.get("spec"), ("spec",), faults)
+    if "spec" not in fields:
+        _differs("spec is missing", ("spec",), faults)
+        faults.raise_errors()
+    spec = SPEC_TYPE.parse(fields["spec"], ("spec",), faults)
     faults.raise_errors()
     assert spec is not INVALID  # noqa: S101  our own bug if not: INVALID comes with a fault
     try:
@@ -83,8 +87,22 @@ def loads(text: str, file: str = _FILE) -> Plan:
         raise  # unreachable: error had faults
     _compare({**document(plan), "digest": plan.digest}, fields, (), faults)
     if faults.has_errors and not _is_of_release_0_1(plan, fields):
-        faults.raise_errors()
+        raise _summed_up(faults.error, file)
     return plan
+
+
+def _summed_up(error: PlanError, file: str) -> PlanError:
+    """What was edited, without what follows: a digest that no longer fits, or all of a plan whose spec was changed."""
+    edited = [fault for fault in error.faults if fault.code != codes.DIGEST]
+    if len(edited) <= _MAX_EDITED:
+        return PlanError(edited or error.faults)
+    first = edited[0]
+    rule = (
+        f"all values follow from the spec; {len(edited) + error.num_left_out} do not, the first "
+        f"{format_path(first.path)}: {first.rule}"
+    )
+    remedy = "undo the edit of the spec in this file, or compile that spec again: mimo plan SPEC --out FILE"
+    return PlanError([Fault(codes.PLAN_EDITED, ("spec",), rule, remedy, Mark(file, 1, 1))])
 
 
 def _is_of_release_0_1(plan: Plan, fields: dict[str, Any]) -> bool:

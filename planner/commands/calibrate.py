@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..base.printable import printable
-from .options import MisuseError, add_root
+from .options import MisuseError, add_format, add_root
 from .output import STDOUT, Output, output_of, progress
 from .predict import read_runs
 
@@ -36,6 +37,7 @@ def add(commands: Any) -> None:
         help="cross-validate as well: predict the runs with equal values in these columns by a fit to all others",
     )
     calibrate.add_argument("-o", "--out", metavar="FILE", help="write the hardware file to FILE (.yaml)")
+    add_format(calibrate)
     calibrate.set_defaults(run=_calibrate)
 
 
@@ -43,10 +45,12 @@ def _calibrate(options: argparse.Namespace) -> int:
     from ..cost.measured.accuracy import samples_of  # noqa: PLC0415
     from ..cost.measured.calibrate import calibrate, fitted, influence, unfitted  # noqa: PLC0415
     from ..cost.timing.hardware import hardware_text, load_hardware  # noqa: PLC0415
-    from ..render.fits import error_lines, fit_lines  # noqa: PLC0415
+    from ..render.fits import error_lines, fit_document, fit_lines  # noqa: PLC0415
     from ..render.style import plural, style_of  # noqa: PLC0415
 
     out = _output(options)
+    if options.format == "json" and out.is_stdout:
+        raise MisuseError("--format json prints the fit to standard output: give -o FILE for the hardware file")
     files = [read_runs(path, options.root) for path in options.runs]
     samples = [samples_of(runs) for runs in files]
     hardware = load_hardware(options.gpu or _gpu_of(samples))
@@ -55,12 +59,15 @@ def _calibrate(options: argparse.Namespace) -> int:
         raise MisuseError(f"no constant of {hardware.name} has a `start`: give one to each that is to be fitted")
     groups = _left_out(files, options.leave_out)
     num_runs = sum(map(len, samples))
-    found = calibrate(hardware, samples, progress=progress(f"fitting to {plural(num_runs, 'run')}"))
-    lines = fit_lines(hardware, found, influence(unfitted(hardware), samples), num_runs, style_of(sys.stderr))
-    print(*lines, *error_lines(options.runs, samples, found), sep="\n", file=sys.stderr)
-    if groups:
+    found = calibrate(hardware, samples, progress=progress(f"fitting to {plural(num_runs, 'run')}", options))
+    if options.format == "text":
+        lines = fit_lines(hardware, found, influence(unfitted(hardware), samples), num_runs, style_of(sys.stderr))
+        print(*lines, *error_lines(options.runs, samples, found), sep="\n", file=sys.stderr)
+    if groups and options.format == "text":
         _cross_validate(hardware, options, samples, groups)
     out.write(hardware_text(found))
+    if options.format == "json":
+        print(json.dumps(fit_document(found, options.runs, samples), indent=2))
     return 0
 
 
@@ -114,7 +121,7 @@ def _cross_validate(
     from ..cost.measured.accuracy import cross_validated  # noqa: PLC0415
     from ..render.fits import errors_line  # noqa: PLC0415
 
-    told = progress("cross-validating")
+    told = progress("cross-validating", options)
     held_out = cross_validated(hardware, samples, groups, progress=told)
     print(f"each {printable(options.leave_out)} predicted by constants fitted to the others:", file=sys.stderr)
     for path, seconds, each in zip(options.runs, held_out, samples, strict=True):

@@ -49,7 +49,7 @@ def _init(options: argparse.Namespace) -> int:
         raise MisuseError(f"--out {printable(options.out)} is there already: name another file, or - to print the spec")
     out = output_of("--out", options.out)
     answers = _answers(options)
-    found = _laid_out(answers, train_encoders=options.train_encoders)
+    found = _laid_out(answers, options)
     if found is None:
         raise MisuseError(
             "none of the usual layouts fits these GPUs: give more nodes, a larger --global-size, a shorter "
@@ -125,7 +125,7 @@ def _answer(name: str, given: Any, question: str, default: Any, parse: Callable[
 # ---- the layout
 
 
-def _laid_out(answers: Mapping[str, Any], *, train_encoders: bool) -> tuple[Spec, Prediction] | None:
+def _laid_out(answers: Mapping[str, Any], options: argparse.Namespace) -> tuple[Spec, Prediction] | None:
     from ..advice.first import first_layout  # noqa: PLC0415
     from ..cost.timing.hardware import load_hardware  # noqa: PLC0415
     from ..layout.bridges import tokens_per_item  # noqa: PLC0415
@@ -140,14 +140,14 @@ def _laid_out(answers: Mapping[str, Any], *, train_encoders: bool) -> tuple[Spec
             model=Model(preset=answers[name]),
             output=Output(tokens_per_sample=tokens_per_item(PRESETS[answers[name]])),
             special_token_id=vocabulary - 1 - number,
-            freeze=Freeze(encoder=not train_encoders),
+            freeze=Freeze(encoder=not options.train_encoders),
         )
     spec = Spec(
         cluster=Cluster(nodes=answers["nodes"], gpus_per_node=answers["gpus_per_node"], gpu=answers["gpu"]),
         batch=Batch(global_size=answers["global_size"], micro_size=1, seq_length=answers["seq_length"]),
         modules=modules,
     )
-    return first_layout(spec, load_hardware(answers["gpu"]), progress("trying layouts"))
+    return first_layout(spec, load_hardware(answers["gpu"]), progress("trying layouts", options))
 
 
 # ---- the text

@@ -194,7 +194,8 @@ def warnings_of(plan: Plan, options: argparse.Namespace, limits: tuple[Fault, ..
     """
     from ..base.errors import PlanError, in_source_order  # noqa: PLC0415
 
-    found = in_source_order((*plan.warnings, *limits))
+    said = {fault.path for fault in limits}  # what cannot run is told once, and not doubted as well
+    found = in_source_order((*(fault for fault in plan.warnings if fault.path not in said), *limits))
     if options.strict and (refused := in_source_order((*found, *memory_warnings_of(plan, options)))):
         raise PlanError(refused)
     return found

@@ -208,20 +208,29 @@ def print_table(rows: Sequence[Mapping[str, str | float | None]], options: argpa
     print(*columns([list(rows[0]), *cells], right, indent=0), sep="\n")
 
 
-def announce(plan: Plan) -> None:
-    """Announce a simulation that may take a second or more."""
+def tell(text: str, options: argparse.Namespace) -> None:
+    """Print a sentence to standard error, for programs as an object."""
+    import json  # noqa: PLC0415
+
+    print(json.dumps({"message": text}) if is_json(options) else f"mimo: {text}", file=sys.stderr)
+
+
+def announce(plan: Plan, options: argparse.Namespace) -> None:
+    """Announce a simulation that may take a second or more, to people."""
     from ..cost.simulation.schedule import num_passes  # noqa: PLC0415
 
     passes = num_passes(plan)
-    if passes > _MANY_OPERATIONS:
+    if passes > _MANY_OPERATIONS and not is_json(options):
         print(f"simulating {passes:,} operations ...", file=sys.stderr, flush=True)
 
 
-def progress(what: str) -> Callable[[float], None]:
-    """Print what is being done; the function that is returned takes the share that is done, from 0 to 1.
+def progress(what: str, options: argparse.Namespace) -> Callable[[float], None]:
+    """Print to people what is being done; the function that is returned takes the share that is done, from 0 to 1.
 
     The share is shown on terminals only, where the next line that is printed replaces it.
     """
+    if is_json(options):
+        return lambda share: None  # noqa: ARG005
     live = sys.stderr.isatty()
     print(f"{what} ...", end="\r" if live else "\n", file=sys.stderr, flush=True)
     shown = -1

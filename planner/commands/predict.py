@@ -57,21 +57,21 @@ def _predict(options: argparse.Namespace) -> int:
     if options.csv is not None:
         if options.format == "json" or options.strict or options.world_size or options.nodes or options.gpus_per_node:
             raise MisuseError("--csv prints CSV, and the rows say the layout: beside it are --gpu and --root")
-        return _predict_runs(options.csv, options.root, hardware)
+        return _predict_runs(options, hardware)
     if options.root is not None:
         raise MisuseError("--root is for the files that rows name: give it with --csv")
     return _predict_spec(options, hardware)
 
 
-def _predict_runs(path: str, root: str | None, hardware: Hardware | None) -> int:
+def _predict_runs(options: argparse.Namespace, hardware: Hardware | None) -> int:
     """Print the rows with their predictions, then raise PlanError with what is wrong with rows at fault."""
     from ..cost.measured.predict import predict_runs, predictions_text  # noqa: PLC0415
     from ..cost.timing.hardware import DEFAULT  # noqa: PLC0415
     from ..render.fits import accuracy_lines  # noqa: PLC0415
     from ..render.style import plural  # noqa: PLC0415
 
-    runs = read_runs(path, root)
-    told = progress(f"predicting {len(runs.rows)} runs") if len(runs.rows) > _MANY_RUNS else None
+    runs = read_runs(options.csv, options.root)
+    told = progress(f"predicting {len(runs.rows)} runs", options) if len(runs.rows) > _MANY_RUNS else None
     found = predict_runs(runs, hardware, told)
     sys.stdout.write(predictions_text(found))
     sys.stdout.flush()
@@ -100,7 +100,7 @@ def _predict_spec(options: argparse.Namespace, hardware: Hardware | None) -> int
         remedy = "add `model:` with a preset or sizes to the modules"
         print_faults(warnings, options)
         raise PlanError([Fault(codes.MISSING_KEY, ("modules",), rule, remedy, mark)])
-    announce(plan)
+    announce(plan, options)
     try:
         prediction = predict(plan, hardware)
     except PlanError as error:

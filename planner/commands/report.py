@@ -24,7 +24,7 @@ from .options import (
     notes_of,
     warnings_of,
 )
-from .output import STDOUT, Output, announce, outputs_of, print_faults
+from .output import STDOUT, Output, announce, outputs_of, print_faults, tell
 
 if TYPE_CHECKING:
     from ..base.errors import Fault
@@ -66,7 +66,7 @@ def _report(options: argparse.Namespace, plan: Plan, out: Output | None, trace: 
     from ..spec.loader import file_name  # noqa: PLC0415
 
     warnings_of(plan, options)
-    announce(plan)
+    announce(plan, options)
     is_sized = all(module.model for module in plan.modules)
     too_large = _too_large(plan, is_sized=is_sized)
     prediction = None if too_large else predicted(plan, options.gpu)
@@ -76,13 +76,13 @@ def _report(options: argparse.Namespace, plan: Plan, out: Output | None, trace: 
     timeline, stops = prediction.timeline if prediction else None, prediction.deadlock if prediction else too_large
     if not is_sized and not too_large:
         missing = ", ".join(module.name for module in plan.modules if module.model is None)
-        print(f"mimo: no model is given for {missing}: the pipeline is drawn without times", file=sys.stderr)
+        tell(f"no model is given for {missing}: the pipeline is drawn without times", options)
         try:
             timeline = drawn(plan)
         except DeadlockError as error:
             stops = str(error)
     if stops:
-        print(f"mimo: no timeline: {stops}", file=sys.stderr)
+        tell(f"no timeline: {stops}", options)
     if out:
         out.write(render_page(content_of(plan, file_name(options.spec), prediction, timeline, stops, notes)))
     if trace and timeline is not None:
@@ -102,7 +102,7 @@ def _tell(written: list[Output], options: argparse.Namespace) -> None:
         import webbrowser  # noqa: PLC0415
 
         if not webbrowser.open(f"file://{os.path.abspath(options.out)}"):
-            print("mimo: no browser is found here: open the page by hand", file=sys.stderr)
+            tell("no browser is found here: open the page by hand", options)
 
 
 def _too_large(plan: Plan, *, is_sized: bool) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any
 
 from ..base.printable import printable
 from ..cost.measured.accuracy import Errors
@@ -101,6 +103,30 @@ def error_lines(names: Sequence[str], files: Sequence[Sequence[Sample]], hardwar
         errors_line(printable(name), predicted(samples, hardware), samples)
         for name, samples in zip(names, files, strict=True)
     ]
+
+
+def fit_document(after: Hardware, names: Sequence[str], files: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+    """A fit for programs: the constants, and the errors of the predictions of each file."""
+    errors = [
+        (name, len(samples), Errors.of(predicted(samples, after), [sample.seconds for sample in samples]))
+        for name, samples in zip(names, files, strict=True)
+    ]
+    return {
+        "gpu": after.name,
+        "constants": {
+            name: {"start": constant.start, "value": constant.value} for name, constant in constants(after).items()
+        },
+        "files": [
+            {
+                "file": printable(name),
+                "runs": count,
+                "mean_error": one.mean,
+                "largest_error": one.largest,
+                "spearman": None if isnan(one.spearman) else one.spearman,
+            }
+            for name, count, one in errors
+        ],
+    }
 
 
 def errors_line(name: str, seconds: Sequence[float], samples: Sequence[Sample]) -> str:
