@@ -97,12 +97,17 @@ def _summed_up(error: PlanError, file: str) -> PlanError:
     if len(edited) <= _MAX_EDITED:
         return PlanError(edited or error.faults)
     first = edited[0]
+    within = first.path
+    for fault in edited:
+        while fault.path[: len(within)] != within:
+            within = within[:-1]
     rule = (
         f"all values follow from the spec; {len(edited) + error.num_left_out} do not, the first "
         f"{format_path(first.path)}: {first.rule}"
     )
-    remedy = "undo the edit of the spec in this file, or compile that spec again: mimo plan SPEC --out FILE"
-    return PlanError([Fault(codes.PLAN_EDITED, ("spec",), rule, remedy, Mark(file, 1, 1))])
+    where = format_path(within) if within else "the spec in this file"
+    remedy = f"undo the edit of {where}, or compile the spec again: mimo plan SPEC --out FILE"
+    return PlanError([Fault(codes.PLAN_EDITED, within or ("spec",), rule, remedy, Mark(file, 1, 1))])
 
 
 def _is_of_release_0_1(plan: Plan, fields: dict[str, Any]) -> bool:

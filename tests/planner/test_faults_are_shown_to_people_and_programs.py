@@ -160,6 +160,47 @@ def test_results_are_json_too(
         assert found["differences"]
 
 
+@pytest.mark.parametrize("command", ["plan", "predict", "report", "diff", "explain", "gpus", "init"])
+def test_an_unknown_option_shows_the_usage_of_its_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"report": [PLANS[0], "-o", "x.html"], "diff": [*PLANS], "gpus": [], "init": [], "explain": []}
+    with pytest.raises(SystemExit) as caught:
+        main([command, *given.get(command, [PLANS[0]]), "--nope"])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"usage: mimo {command} ")
+    assert told.endswith(f"mimo {command}: error: unrecognized arguments: --nope\n")
+
+
+def test_what_stands_in_no_file_was_given_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(ROOT / PLANS[0]), "--gpu", "h101"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("<command line>:1:1: error[S105] cluster.gpu: the GPU is one of ")
+    assert 'did you mean "h100"?' in told
+
+
+def test_a_program_reads_nothing_but_objects_on_standard_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "batch: {global_size: 60000, micro_size: 1, seq_length: 64}\nmodules:\n  language: {parallel: {pp: 1}}\n"
+    )
+    assert main(["report", str(path), "-o", str(tmp_path / "p.html"), "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert told == [{"message": "no model is given for language: the pipeline is drawn without times"}]
+
+
+def test_what_cannot_run_is_not_doubted_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """575 tokens are neither a multiple of an image's 576 (which cannot run) nor a divisor (which is doubtful)."""
+    path = tmp_path / "s.yaml"
+    path.write_text((ROOT / PLANS[0]).read_text().replace("tokens_per_sample: 576", "tokens_per_sample: 575"))
+    assert main(["plan", str(path), "--json"]) == 0
+    assert [json.loads(line)["code"] for line in capsys.readouterr().err.splitlines()] == ["R401"]
+    assert main(["predict", str(path), "--json"]) == 0
+    codes = [json.loads(line)["code"] for line in capsys.readouterr().err.splitlines()]
+    assert codes == ["W004", "N002"]
+
+
 def test_a_page_is_opened_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)  # type: ignore[func-returns-value]

@@ -234,6 +234,21 @@ def test_plans_are_refused_when_two_values_are_swapped(data: st.DataObject) -> N
         refused(edited(edited(document, one[0], other[1]), other[0], one[1]))
 
 
+def test_an_edit_of_the_spec_is_one_fault() -> None:
+    """Everything else follows from it: the size of the world, all groups, the digest."""
+    text = planned(load_spec(EXAMPLES / "tiny_4rank.yaml")).to_json()
+    assert text.count('"tp": 1') >= 1
+    with pytest.raises(PlanError) as caught:
+        Plan.from_json(text.replace('"tp": 1', '"tp": 2'))
+    (fault,) = caught.value.faults
+    assert (fault.code.name, fault.path) == ("J003", ("spec",))
+    assert "do not, the first world_size: the spec gives 6, found 4" in fault.rule
+    with pytest.raises(PlanError) as caught:
+        Plan.from_json('{"mimo_plan": 1}')
+    (fault,) = caught.value.faults
+    assert (fault.code.name, fault.rule) == ("J003", "spec is missing")
+
+
 def test_an_edit_with_its_digest_made_right_is_refused() -> None:
     """An edit of a derived value is found by the spec, even if the digest is computed anew."""
     from hashlib import sha256  # noqa: PLC0415  only here
