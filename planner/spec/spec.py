@@ -58,11 +58,17 @@ class Spec:
         _check_language(self.modules, faults)
         faults.raise_errors()
 
-    def to_yaml(self) -> str:
-        """The spec as YAML text, without what is left at its default. `parse_spec` reads an equal spec from it."""
-        from .writer import spec_yaml  # noqa: PLC0415  imports PyYAML's writer
+    def to_yaml(self, written: Spec | None = None) -> str:
+        """The spec as YAML text, without what is left at its default. `parse_spec` reads an equal spec from it.
 
-        return spec_yaml(SPEC_TYPE, self)
+        Args:
+            written: what a user wrote, of which this is the spec with every choice made (`Plan.to_spec`). A comment on
+                each line then names the keys that were chosen.
+        """
+        from .writer import commented, spec_yaml  # noqa: PLC0415  imports PyYAML's writer
+
+        text = spec_yaml(SPEC_TYPE, self)
+        return text if written is None else commented(text, SPEC_TYPE, self, written)
 
     @classmethod
     def from_parallelism(

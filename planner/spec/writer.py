@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -9,6 +11,8 @@ import yaml
 from .fields import FieldType, Record, Table, fields_of
 
 _WIDTH = 100
+_NAMED = 4  # keys in a comment
+_KEY = re.compile(r"( *)([\w-]+):(.*)")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -43,3 +47,32 @@ def _written(kind: Any, value: Any) -> Any:
     if isinstance(kind, Table):
         return {name: _written(kind.item, part) for name, part in value.items()}
     return kind.encode(value)
+
+
+def commented(text: str, kind: FieldType, spec: Any, written: Any) -> str:
+    """The text of a spec, with a comment on every line with keys whose values are not those that were written."""
+    chosen = set(_chosen(_written(kind, spec), _written(kind, written)))
+    lines: list[str] = []
+    path: tuple[str, ...] = ()
+    num_open = 0  # brackets of a value that goes on in the next line
+    for line in text.splitlines():
+        found = None if num_open else _KEY.match(line)
+        num_open += sum(map(line.count, "[{")) - sum(map(line.count, "]}"))
+        names: list[str] = []
+        if found:
+            path = (*path[: len(found[1]) // 2], found[2])
+            is_whole = bool(found[3])  # else its parts have lines of their own
+            names = sorted(at[-1] for at in chosen if is_whole and path in (at, at[:-1]))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines.append(f"{line}  # chosen: {', '.join(names[:_NAMED])}{more}" if names else line)
+    return "\n".join(lines) + "\n"
+
+
+def _chosen(data: Any, before: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of plain values that are not the same before."""
+    if not isinstance(data, dict):
+        if data != before:
+            yield path
+        return
+    for key, value in data.items():
+        yield from _chosen(value, before.get(key) if isinstance(before, dict) else None, (*path, str(key)))

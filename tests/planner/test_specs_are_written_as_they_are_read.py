@@ -6,7 +6,7 @@ import attrs
 import pytest
 from hypothesis import given
 
-from planner import Batch, Cluster, Module, Spec, load_spec, parse_spec
+from planner import Batch, Cluster, Module, Spec, compile_spec, load_spec, parse_spec
 from planner.testing.strategies import specs
 from tests import EXAMPLES
 
@@ -58,3 +58,21 @@ def test_defaults_are_left_out() -> None:
     assert "order" not in text
     assert text.startswith("schema: 1\ncluster: {nodes: 1, gpus_per_node: 8, gpu: h100}\nbatch: {")
     assert text.endswith("training: {lr: 1.0e-05}\n")
+
+
+def test_what_was_chosen_is_said() -> None:
+    """A plan's spec has every choice made. Comments tell them from what was written."""
+    written = load_spec(EXAMPLES / "llava_8gpu.yaml")
+    whole = compile_spec(written).to_spec()
+    text = whole.to_yaml(written)
+    assert parse_spec(text) == whole
+    lines = [line.strip() for line in text.splitlines()]
+    assert "parallel: {tp: 2, pp: 2, dp: 1, rank_offset: 0}  # chosen: dp, rank_offset" in lines
+    assert "stages: [16, 16]  # chosen: stages" in lines
+    assert "special_token_id: 32000" in lines
+    assert not any("chosen" in line for line in written.to_yaml(written).splitlines())
+
+
+@given(specs())
+def test_comments_change_nothing(spec: Spec) -> None:
+    assert parse_spec(spec.to_yaml(Spec(batch=spec.batch, modules={"language": {}}))) == spec
