@@ -40,7 +40,7 @@ def _with_gain(plan: Plan, p: Prediction, warning: Fault) -> Fault:
     has_offsets = plan.source is None or any(path[-1:] == ("rank_offset",) for path, *_ in plan.source.entries)
     for move in moves(grids, str(warning.path[1]), gpus_per_node(plan), has_offsets=has_offsets):
         if move.words == warning.remedy and (seconds := _seconds(plan, p, move)):
-            gain = f"{move.words}: a step then takes {duration(seconds)} for {duration(p.step_seconds)}"
+            gain = f"{move.words}: a step then takes {duration(seconds)} instead of {duration(p.step_seconds)}"
             return attrs.evolve(warning, remedy=gain)
     return warning
 

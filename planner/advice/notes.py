@@ -116,7 +116,7 @@ def _remedy(tried: tuple[_Tried, ...] | None, p: Prediction, helps: Callable[[Ti
     best = next((one for one in tried if helps(one.timeline)), None)
     if best is None:
         return "none of what was tried is faster: other micro_size, fewer stages, `placement: colocated`"
-    return f"{best.words}: a step then takes {duration(best.seconds)} for {duration(p.step_seconds)}"
+    return f"{best.words}: a step then takes {duration(best.seconds)} instead of {duration(p.step_seconds)}"
 
 
 def _tight(plan: Plan, p: Prediction) -> Iterator[tuple[codes.Code, tuple[str, ...], str, str]]:

@@ -305,7 +305,7 @@ EXPERTS_CROSS_NODE = Code(
     "an expert-parallel group crosses a node without need",
     "Tokens go to their experts and back twice per layer. A group that has room in a node and lies in two of them\n"
     "does so at the speed of the network. The remedy names the order of axes or of modules that avoids it. Groups\n"
-    "that are wider than a node have to cross, and are not told of.",
+    "that are wider than a node have to cross, and are not reported.",
 )
 UNEVEN_NODES = Code(
     "W002",

@@ -77,7 +77,7 @@ def _answers(options: argparse.Namespace) -> dict[str, Any]:
         "language": ("language model", models["language"][0], _one_of(models["language"])),
         "images": ("image encoder", models["images"][0], _one_of([*models["images"], _NONE])),
         "audio": ("audio encoder", _NONE, _one_of([*models["audio"], _NONE])),
-        "gpu": ("GPU", DEFAULT, _one_of(known_hardware())),
+        "gpu": ("GPU", DEFAULT, _one_of(known_hardware(), _OWN_GPU)),
         "nodes": ("nodes", 1, _COUNT),
         "gpus_per_node": ("GPUs per node", 8, _COUNT),
         "global_size": ("samples per step", 256, _COUNT),
@@ -90,13 +90,18 @@ def _answers(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _one_of(words: list[str] | tuple[str, ...]) -> Callable[[str], str]:
+_OWN_SIZES = "begin with one of these, and write your model's sizes into the spec"
+_OWN_GPU = "begin with one of these, and name a hardware file of your own in the spec"
+
+
+def _one_of(words: list[str] | tuple[str, ...], otherwise: str = _OWN_SIZES) -> Callable[[str], str]:
     def parse(text: str) -> str:
         from ..spec.fields import suggest  # noqa: PLC0415
 
-        if text not in words:
-            raise argparse.ArgumentTypeError(f"is none of {', '.join(words)}; {suggest(text, words)}".rstrip("; "))
-        return text
+        if text.lower() not in words:
+            close = suggest(text.lower(), words)
+            raise argparse.ArgumentTypeError(f"is not one of {', '.join(words)}; {close}{otherwise}")
+        return text.lower()
 
     parse.__doc__ = ", ".join(words)
     return parse

@@ -91,7 +91,7 @@ def moves(grids: Grids, name: str, gpus_per_node: int, *, has_offsets: bool) -> 
     tried = []
     if grids[name].order != default:
         tried.append(Move(order, name, order=default))
-    first = f"{name} before the other modules"
+    first = f"write {name} before the other modules"
     is_apart = sum(grid.size for grid in grids.values()) == max(grid.end for grid in grids.values())
     if is_apart and grids[name].rank_offset > 0:
         if has_offsets:

@@ -45,7 +45,7 @@ def place(spec: Spec, world_size: int | None, faults: Faults) -> dict[str, Grid]
         return {}
     grids = _Placing(spec, world, faults).grids()
     if grids:
-        _check_coverage(grids, world, faults)
+        _check_coverage(grids, world, spec.batch.micro_size, faults)
     return {} if faults.has_errors else grids
 
 
@@ -68,7 +68,7 @@ class _Placing:
             missing = [name for name in self.parallel if name not in self.offsets]
             for name in missing:
                 rule = f"rank_offset is on every module or on none; {', '.join(self.offsets)} has one, {name} has none"
-                remedy = f"add rank_offset to {name}, or remove the others"
+                remedy = f"add rank_offset to {name}, or remove the other rank_offsets"
                 self.faults.add(codes.PARTIAL_OFFSETS, _path(name), rule, remedy)
             return {}
         lanes = {name: self._num_lanes(name) for name in self.parallel}
@@ -188,7 +188,7 @@ def _grid(parallel: Parallel, num_lanes: int, offset: int) -> Grid:
     )
 
 
-def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults) -> None:
+def _check_coverage(grids: Mapping[str, Grid], world: int | None, micro_size: int, faults: Faults) -> None:
     """Every rank of the world belongs to a module, and no module ends beyond it."""
     end = world if world is not None else max(grid.end for grid in grids.values())
     if end > MAX_RANKS:
@@ -213,17 +213,22 @@ def _check_coverage(grids: Mapping[str, Grid], world: int | None, faults: Faults
         rule = (
             f"every rank of 0-{end - 1} belongs to a module; {total} do not: {shown}{', ...' if len(idle) > 8 else ''}"
         )
-        remedy = _filling(grids, end) or "raise dp or pp of a module, shift rank_offset, or use fewer ranks"
+        remedy = _filling(grids, end, micro_size) or "raise dp or pp of a module, shift rank_offset, or use fewer ranks"
         faults.add(codes.IDLE_RANKS, ("cluster",) if world is not None else ("modules",), rule, remedy)
 
 
-def _filling(grids: Mapping[str, Grid], end: int) -> str:
-    """The dp of one module that fills the world; empty if there is none, or if modules share ranks."""
+def _filling(grids: Mapping[str, Grid], end: int, micro_size: int) -> str:
+    """The dp of one module that fills the world; empty if there is none, or if modules share ranks.
+
+    One that gives every lane of a microbatch as many samples comes first.
+    """
     idle = end - sum(grid.size for grid in grids.values())
     if max(grid.end for grid in grids.values()) + idle != end:
         return ""
     lanes = {name: grid.num_lanes + idle * grid.num_lanes / grid.size for name, grid in grids.items()}
-    whole = [f"`dp: {num:.0f}` on {name}" for name, num in lanes.items() if num.is_integer()]
+    fits = {name: int(num) for name, num in lanes.items() if num.is_integer()}
+    even = {name: num for name, num in fits.items() if micro_size % num == 0}
+    whole = [f"`dp: {num}` on {name}" for name, num in (even or fits).items()]
     if not whole:
         return ""
     fewer = f"use {end - idle} ranks"

@@ -371,7 +371,9 @@ class Record:
         for key in value:
             if key not in fields:
                 where = format_key(path[-1]) if path else f"the {self.cls.__name__.lower()}"
-                ours, remedy, is_sure = meant_by(str(key), self.cls, faults.suggestions)
+                ours, remedy, is_sure = misplaced(value[key], self.cls, value) or meant_by(
+                    str(key), self.cls, faults.suggestions
+                )
                 known = "" if is_sure else f", which has {', '.join(fields)}"
                 found.add(codes.UNKNOWN_KEY, (str(key),), f"{show(key)} is not a key of {where}{known}", remedy)
                 meant.add(ours)
@@ -427,6 +429,18 @@ class Record:
             "required": required,
             "additionalProperties": False,
         }
+
+
+def misplaced(part: Any, cls: type[Any], beside: Mapping[Any, Any]) -> tuple[str, str, bool] | None:
+    """As `meant_by`, of a part that looks like an entry of a table, or like a whole table; None if it does not."""
+    for name, _, kind in fields_of(cls):
+        if isinstance(kind, Table) and isinstance(part, Mapping) and (keys := _keys(kind.item)):
+            if any(key in keys for key in part):
+                return name, f"indent it by one level more, under `{name}`", True
+            inner = [one for one in part.values() if isinstance(one, Mapping)]
+            if name not in beside and inner and all(any(key in keys for key in one) for one in inner):
+                return name, f"rename it to `{name}`", True
+    return None
 
 
 def meant_by(key: str, cls: type[Any], suggestions: Suggestions) -> tuple[str, str, bool]:

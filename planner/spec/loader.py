@@ -227,14 +227,14 @@ def _compose(text: str, file: str, parser: type[yaml.SafeLoader | yaml.CSafeLoad
         since = f"in line {begun}" if begun != mark.line else ""
         problem = " ".join(part for part in (error.context, since, error.problem) if part)
         raise _refusal(
-            codes.BAD_SYNTAX, f"the text is no YAML: {problem}", _remedy(problem, begun, mark), mark
+            codes.BAD_SYNTAX, f"the text is not valid YAML: {problem}", _remedy(problem, begun, mark), mark
         ) from None
     except yaml.reader.ReaderError as error:
         mark = _mark_at(text, error.position, file)
         rule = f"the text has printable characters, tabs and line breaks only; found {text[error.position]!r}"
         raise _refusal(codes.BAD_SYNTAX, rule, "remove the character", mark) from None
     except (ValueError, OverflowError) as error:  # an escape such as "\\U0011ffff" that is no character
-        rule = f"the text is no YAML: {error}"
+        rule = f"the text is not valid YAML: {error}"
         raise _refusal(codes.BAD_SYNTAX, rule, "correct the escape sequence", Mark(file, 1, 1)) from None
     except _TooComplexError as error:
         raise _too_complex(file, error.mark) from None

@@ -13,7 +13,7 @@ import attrs
 
 from ..base.errors import Faults, Path
 from ..base.suggestions import Suggestions
-from .fields import INVALID, FieldType, Integer, Record, Table, fields_of, meant_by
+from .fields import INVALID, FieldType, Integer, Record, Table, fields_of, meant_by, misplaced
 from .spec import SPEC_TYPE, Spec
 
 
@@ -73,8 +73,9 @@ class Mended:
         for key, part in value.items():
             if key in kinds:
                 continue
-            ours, remedy, is_sure = meant_by(str(key), kind.cls, self._suggestions)
-            has_the_value = not is_sure or remedy == f"write `{ours}`"  # else it is said differently here
+            ours, remedy, is_sure = misplaced(part, kind.cls, value) or meant_by(str(key), kind.cls, self._suggestions)
+            same = (f"write `{ours}`", f"rename it to `{ours}`")  # else it is said differently here
+            has_the_value = not is_sure or remedy in same
             is_free = bool(ours) and ours not in found
             if is_free and has_the_value and kinds[ours].parse(part, (), Faults()) is not INVALID:
                 found[ours] = part

@@ -62,6 +62,9 @@ NAMES: dict[str, Carried] = {
         *("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split"),
     ),
     **_missing("weights that are gathered layer by layer: leave it out", "gtp_remat_size", "fsdp", "zero_stage"),
+    # cluster
+    **_same("gpus_per_node", "gpus", "num_gpus_per_node", "n_gpus_per_node", "ngpus_per_node", "nproc_per_node"),
+    **_same("nodes", "num_nodes", "nnodes", "n_nodes"),
     # batch
     **_otherwise(
         "micro_size",
@@ -94,14 +97,14 @@ NAMES: dict[str, Carried] = {
     # sizes of a model
     **_same("num_layers", "num_hidden_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers"),
     **_same("hidden_size", "d_model", "n_embd", "embed_dim", "hidden_dim"),
-    **_same("ffn_hidden_size", "intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim"),
+    **_same("ffn_hidden_size", "ffn", "ffn_size", "intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim"),
     **_otherwise(
         "ffn_hidden_size",
         "write `ffn_hidden_size`: with experts it is that of one expert",
         *("moe_intermediate_size", "moe_ffn_hidden_size"),
     ),
-    **_same("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"),
-    **_same("num_query_groups", "num_key_value_heads", "num_kv_heads", "n_kv_heads"),
+    **_same("num_attention_heads", "heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"),
+    **_same("num_query_groups", "kv_heads", "num_key_value_heads", "num_kv_heads", "n_kv_heads"),
     **_same("kv_channels", "head_dim"),
     **_same("num_moe_experts", "num_local_experts", "num_experts", "n_routed_experts"),
     **_same("moe_router_topk", "num_experts_per_tok", "top_k"),

@@ -64,7 +64,7 @@ def test_a_faster_layout_takes_the_seconds_that_are_said(name: str, plan_of: Pla
             continue
         changed = compile_spec(changes[words].spec, world_size=plan.world_size)
         after = predict(changed, before.hardware)
-        assert times == f"{duration(after.step_seconds)} for {duration(before.step_seconds)}"
+        assert times == f"{duration(after.step_seconds)} instead of {duration(before.step_seconds)}"
         assert after.step_seconds < before.step_seconds
         assert after.fits
         assert after.bubble < before.bubble
@@ -82,7 +82,7 @@ def test_what_a_note_says_can_be_written_by_hand() -> None:
     assert note.rule.endswith("got 5.3% of images")
     assert note.remedy == (
         "placement: colocated with tp: 4 pp: 1 dp: 2 sequence_parallel: true on language and dp: 4 on images "
-        "with batch.micro_size: 16: a step then takes 4.53 s for 7.78 s"
+        "with batch.micro_size: 16: a step then takes 4.53 s instead of 7.78 s"
     )
     written = text.replace("{tp: 2, pp: 2}", "{tp: 4, pp: 1, dp: 2, sequence_parallel: true}")
     written = written.replace("{tp: 2, dp: 2}", "{tp: 2, dp: 4}").replace("micro_size: 4 ", "micro_size: 16 ")

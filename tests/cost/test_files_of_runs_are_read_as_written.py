@@ -214,7 +214,7 @@ ROWS = {
     "too large": ("hidden_size", "1e30", "error[S104] modules.language.model.hidden_size: ", "<= 16777216, got 1000"),
     "a leading zero": ("tp", "010", "error[S103] modules.language.parallel.tp: ", "without leading zeros"),
     "null": ("seq_length", "null", "error[S103] batch.seq_length: ", "expected an integer, got nothing"),
-    "no YAML": ("dp", "[1", "error[S003] modules.language.parallel.dp: ", "the text is no YAML: "),
+    "no YAML": ("dp", "[1", "error[S003] modules.language.parallel.dp: ", "the text is not valid YAML: "),
     "batch": ("global_size", "30", "error[B001] batch.global_size: ", "30 / 16 = 1.875, must be whole"),
     "heads": ("tp", "3", "error[M003] modules.language.parallel.tp: ", "% tp = 16 % 3"),
     "layers": ("pp", "32", "error[M004] modules.language.parallel.pp: ", "num_layers % pp = 16 % 32"),

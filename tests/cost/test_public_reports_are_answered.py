@@ -65,13 +65,13 @@ CROSSING = {
     "F1: ep 8 behind an encoder": (
         moe(IMAGES, language("dp: 8, ep: 8"), AUDIO),
         ("W007", "4-11"),
-        "language before the other modules",
+        "write language before the other modules",
         moe(language("dp: 8, ep: 8"), IMAGES, AUDIO),
     ),
     "F1: expt_tp 8 behind an encoder": (
         moe(IMAGES, language("dp: 8, expt_tp: 8"), AUDIO),
         ("W001", "4-11"),
-        "language before the other modules",
+        "write language before the other modules",
         moe(language("dp: 8, expt_tp: 8"), IMAGES, AUDIO),
     ),
     "F1: an order with pp before what experts use (dlrover 1740)": (

@@ -59,11 +59,8 @@ def test_nothing_is_written_over_and_nothing_wrong_is_taken(tmp_path: Path, caps
     path.write_text("mine")
     for flags, said in (
         (["-o", str(path)], "is there already: name another file, or - to print the spec"),
-        (
-            ["-o", "-", "--language", "vicuna-7B"],
-            '--language vicuna-7B is none of vicuna-7b; did you mean "vicuna-7b"?',
-        ),
-        (["-o", "-", "--gpu", "h10"], "--gpu h10 is none of a100, "),
+        (["-o", "-", "--language", "vicuna"], 'vicuna is not one of vicuna-7b; did you mean "vicuna-7b"? begin'),
+        (["-o", "-", "--gpu", "h10"], "--gpu h10 is not one of a100, "),
         (["-o", "-", "--nodes", "1", "--gpus-per-node", "1", "--gpu", "a100"], "none of the usual layouts fits"),
     ):
         assert main(["init", *flags]) == 2
@@ -85,7 +82,7 @@ def test_a_terminal_is_asked(tmp_path: Path) -> None:
         command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     os.close(theirs)
-    os.write(ours, b"vicuna\n\nnone\nh200\n2\n\n128\n\n")
+    os.write(ours, b"vicuna\n\nnone\nH200\n2\n\n128\n\n")
     said = b""
     try:
         while piece := os.read(ours, 4096):
@@ -95,7 +92,7 @@ def test_a_terminal_is_asked(tmp_path: Path) -> None:
     assert process.wait(60) == 0
     text = said.decode()
     assert "language model (vicuna-7b) [vicuna-7b]: " in text
-    assert "vicuna is none of vicuna-7b" in text
+    assert "vicuna is not one of vicuna-7b" in text
     assert "image encoder" not in text
     spec = load_spec(tmp_path / "spec.yaml")
     assert spec.cluster

@@ -266,7 +266,7 @@ PLANS = {  # code -> what is done to a good plan document, path of the fault, wh
 WARNINGS = [
     case("W001", "modules.language.parallel.tp", "cluster: {gpus_per_node: 2}\n" + language("parallel: {«tp: 4}"), "language", "ranks 0-3", "nodes of 2"),
     case("W001", "modules.language.parallel.expt_tp", "cluster: {gpus_per_node: 2}\n" + language("parallel: {dp: 4, «expt_tp: 4}"), "expt_tp groups of language", "ranks 0-3"),
-    case("W007", "modules.language.parallel.ep", "cluster: {gpus_per_node: 4}\n" + modules(images="parallel: {dp: 2}", language="parallel: {dp: 4, «ep: 4}"), "ep groups of language", "ranks 2-5", "language before the other modules"),
+    case("W007", "modules.language.parallel.ep", "cluster: {gpus_per_node: 4}\n" + modules(images="parallel: {dp: 2}", language="parallel: {dp: 4, «ep: 4}"), "ep groups of language", "ranks 2-5", "write language before the other modules"),
     case("W001", "modules.language.parallel.tp", "cluster: {gpus_per_node: 4}\n" + language("parallel: {«tp: 2, dp: 4, order: dp-tp-cp-pp}").replace("micro_size: 4", "micro_size: 8"), "nodes of 4", "ranks 0-4"),
     case("W002", "cluster", "«cluster: {gpus_per_node: 2}\n" + language("parallel: {pp: 3}"), "3 % 2", "got 1"),
     case("W004", "modules.images.output.tokens_per_sample", modules(language="", images=f"model: {{{VIT}}}, output: {{«tokens_per_sample: 9}}"), "(32 / 8)^2 = 16", "got 9"),

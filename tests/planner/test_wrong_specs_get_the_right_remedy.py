@@ -13,7 +13,7 @@ from planner.cli import main
 from planner.passes.further import with_further_faults
 from planner.spec.fields import fields_of
 from planner.spec.names import NAMES
-from planner.spec.sections import Batch, Model, Module, Parallel, Training
+from planner.spec.sections import Batch, Cluster, Model, Module, Parallel, Training
 
 SPEC = """schema: 1
 cluster: {nodes: 1, gpus_per_node: 8, gpu: h100}
@@ -89,7 +89,12 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
     "a global batch in parts": (changed(("global_size: 64", "global_size: 60")), "3:9", "B001", "use a multiple of 8, such as 64"),
     "text for a number": (changed((LANGUAGE, "{tp: '2', dp: 2}")), "5:25", "S103", "write an integer"),
     "a float": (changed((LANGUAGE, "{tp: 2.0, dp: 2}")), "5:25", "S103", "write an integer"),
-    "idle ranks": (changed((LANGUAGE, "{tp: 2, dp: 1}")), "2:1", "P004", "write `dp: 2` on language or `dp: 6` on images"),
+    "a module that stands beside `modules`": (changed(("  images:\n", "images:\n")), "6:1", "S101", "indent it by one level more, under `modules`"),
+    "model for modules": (changed(("modules:\n", "model:\n")), "4:1", "S101", "rename it to `modules`"),
+    "kv_heads": (changed((VICUNA, f"model: {{{GPT}, kv_heads: 8}}")), "5:161", "S101", "write `num_query_groups`"),
+    "gpus": (changed(("gpus_per_node: 8", "gpus: 8")), "2:21", "S101", "write `gpus_per_node`"),
+    "a microbatch that is no lane's": (changed((LANGUAGE, "{tp: 1, dp: 4}"), ("micro_size: 8", "micro_size: 2")), "3:26", "B002", "`micro_size: 8`"),
+    "idle ranks": (changed((LANGUAGE, "{tp: 2, dp: 1}")), "2:1", "P004", "write `dp: 2` on language (or leave that dp out)"),
     "too many ranks": (changed((LANGUAGE, "{tp: 4, dp: 2}")), "7:5", "P005", "use 4 more ranks, or smaller sizes"),
     "stages that do not add up": (changed((LANGUAGE, "{pp: 4}, stages: [8, 8, 8, 9]")), "5:33", "M005", "make the entries add up to 32"),
     "tokens beyond the sequence": (changed(("seq_length: 2048", "seq_length: 512")), "3:41", "M009", "raise seq_length above 576"),
@@ -203,7 +208,7 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Any) -> None:
 def test_the_table_of_names_names_keys() -> None:
     """Its equals here are keys, and no key of ours is taken for another's."""
     sections = {"parallel": Parallel, "training": Training}
-    ours = {name for cls in (Batch, Model, Module, Parallel, Training) for name, _, _ in fields_of(cls)}
+    ours = {name for cls in (Batch, Cluster, Model, Module, Parallel, Training) for name, _, _ in fields_of(cls)}
     for name, carried in NAMES.items():
         section, _, key = carried.ours.rpartition(".")
         known = {field for field, _, _ in fields_of(sections[section])} if section else ours

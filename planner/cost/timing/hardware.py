@@ -104,7 +104,8 @@ def load_hardware(name: str) -> Hardware:
     if not is_file and name.lower() not in known_hardware():
         known = known_hardware()
         rule = f"the GPU is one of {', '.join(known)}, or a file; got {name!r}"
-        remedy = suggest(name, known) + "write `cluster: {gpu: NAME}`, --gpu NAME, or --gpu FILE.yaml"
+        alike = [gpu for gpu in known if gpu[0] == name[:1].lower()]  # a V100 is no H100
+        remedy = suggest(name, alike) + "write `cluster: {gpu: NAME}`, --gpu NAME, or --gpu FILE.yaml"
         raise PlanError([Fault(codes.BAD_CHOICE, ("cluster", "gpu"), rule, remedy)])
     path = name if is_file else os.path.join(_FOLDER, f"{name.lower()}.yaml")
     try:
