@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from .base.runs import runs_text
 from .cost.prediction import Prediction
 from .cost.simulation.words import duration
@@ -14,7 +16,7 @@ from .layout.ir import RankView
 from .plan import Plan
 from .render.style import plural
 from .spec.fields import Record, fields_of, show
-from .spec.sections import Module
+from .spec.sections import Module, Parallel
 from .spec.spec import Spec
 
 MAX_COMPARED = 65_536  # ranks; two views each: above this, modules are compared whole
@@ -41,17 +43,21 @@ def differences(before: Plan, after: Plan) -> list[str]:
 
 
 def _renamed(one: Spec, other: Spec) -> dict[str, str]:
-    """The modules that have another name, by the former one: what is alike but for its ranks, or the only one left."""
-    gone = [name for name in one.modules if name not in other.modules]
-    come = [name for name in other.modules if name not in one.modules]
+    """The modules that have another name, by the former one: those that are equal, then those of the same model."""
     found: dict[str, str] = {}
-    for name in gone:
-        module = one.modules[name]
-        alike = [new for new in come if new not in found.values() and other.modules[new] == module]
-        alike = alike or [new for new in come if new not in found.values() and _is_like(module, other.modules[new])]
-        if alike:
-            found[name] = alike[0]
+    for is_alike in (_is_equal, _is_like):
+        for name in (name for name in one.modules if name not in other.modules and name not in found):
+            come = (new for new in other.modules if new not in one.modules and new not in found.values())
+            alike = next((new for new in come if is_alike(one.modules[name], other.modules[new])), None)
+            if alike:
+                found[name] = alike
     return found
+
+
+def _is_equal(module: Module, other: Module) -> bool:
+    """Whether two modules are equal but for the ranks that they begin at."""
+    begin = [attrs.evolve(each.parallel or Parallel(), rank_offset=None) for each in (module, other)]
+    return begin[0] == begin[1] and attrs.evolve(module, parallel=None) == attrs.evolve(other, parallel=None)
 
 
 def _is_like(module: Module, other: Module) -> bool:

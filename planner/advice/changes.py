@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from ..base.axes import Axis
+from ..base.errors import Path
 from ..base.frozen import frozen
 from ..cost.timing.group_spans import gpus_per_node
 from ..plan import Plan
@@ -63,19 +64,19 @@ def _micro_sizes(spec: Spec) -> Iterator[int]:
 
 
 def _layouts(plan: Plan, spec: Spec) -> Iterator[tuple[str, Spec]]:
-    """The same layout, then fewer stages of a module on the same ranks, then all modules on all ranks."""
+    """The same layout, then all modules on all ranks, then fewer stages of a module on the same ranks."""
     yield "", spec
+    if len(plan.modules) > 1 and plan.layout.value != "colocated":
+        yield from _together(plan, spec)
     staged = {module.name: module for module in plan.modules if module.num_stages > 1}
     for name, module in staged.items():
         tp, pp, dp = (module.grid.size_of(axis) for axis in (Axis.TP, Axis.PP, Axis.DP))
         if pp % 2 == 0:
             half = {"pp": pp // 2, "dp": 2 * dp}
-            yield _words({name: half}), _with(spec, {name: half})
+            yield _words(plan, {name: half}), _with(spec, {name: half})
             if 2 * tp <= gpus_per_node(plan):
                 half = {"pp": pp // 2, "tp": 2 * tp} | _split_sequence(plan, name, 2 * tp)
-                yield _words({name: half}), _with(spec, {name: half})
-    if len(plan.modules) > 1 and plan.layout.value != "colocated":
-        yield from _together(plan, spec)
+                yield _words(plan, {name: half}), _with(spec, {name: half})
 
 
 def _together(plan: Plan, spec: Spec) -> Iterator[tuple[str, Spec]]:
@@ -95,14 +96,13 @@ def _together(plan: Plan, spec: Spec) -> Iterator[tuple[str, Spec]]:
             written = {name: _differs(plan, name, one) for name, one in sizes.items()}
             words = f"placement: colocated{_beside(plan)}"
             if changed := {name: one for name, one in written.items() if one}:
-                words += f" with {_words(changed)}"
+                words += f" with {_words(plan, changed)}"
             yield words, attrs.evolve(_with(free, sizes), placement="colocated")
 
 
 def _beside(plan: Plan) -> str:
     """What else has to go: offsets say where ranks are, so that a placement has no effect beside them."""
-    written = plan.source is not None and any(path[-1:] == ("rank_offset",) for path, *_ in plan.source.entries)
-    return " without rank_offset" if written else ""
+    return " without rank_offset" if any(path[-1:] == ("rank_offset",) for path in _written(plan)) else ""
 
 
 def _split_sequence(plan: Plan, name: str, tp: int) -> Sizes:
@@ -118,12 +118,19 @@ def _differs(plan: Plan, name: str, sizes: Sizes) -> Sizes:
     return {key: size for key, size in sizes.items() if size is True or grid.size_of(Axis(key)) != size}
 
 
-def _words(sizes: Mapping[str, Sizes]) -> str:
-    each = (
+def _words(plan: Plan, sizes: Mapping[str, Sizes]) -> str:
+    """What to write. Layers that are listed for each stage are those of another number of stages."""
+    listed = {path[1] for path in _written(plan) if len(path) == 3 and path[2] == "stages"}
+    return " and ".join(
         f"{' '.join(f'{key}: {str(size).lower()}' for key, size in one.items())} on {name}"
+        f"{' without stages' if 'pp' in one and name in listed else ''}"
         for name, one in sizes.items()
     )
-    return " and ".join(each)
+
+
+def _written(plan: Plan) -> list[Path]:
+    """The paths of the keys in the spec that the plan was compiled from; none if it is not at hand."""
+    return [path for path, *_ in plan.source.entries] if plan.source else []
 
 
 def _without_offsets(spec: Spec) -> Spec:

@@ -11,7 +11,7 @@ from math import lcm
 
 import attrs
 
-from ..base.errors import PlanError
+from ..base.errors import Fault, PlanError
 from ..cost.memory.peaks import peaks
 from ..cost.predict import predict
 from ..cost.prediction import Prediction
@@ -57,14 +57,20 @@ def first_layout(
         except PlanError as error:
             errors.append(error)
             continue
-        if not _can_run(plan) or any(peak.total > limit for peak in peaks(plan, Settings())):
+        if plan.warnings or not _can_run(plan) or any(peak.total > limit for peak in peaks(plan, Settings())):
             continue
         found = predict(plan, hardware)
         if found.timeline and (best is None or found.step_seconds < best[1].step_seconds):
             best = candidate, found
-    if len(errors) == len(candidates) and errors:
-        raise errors[0]
+    if len(errors) == len(candidates) and (shared := _shared(errors)):
+        raise PlanError(shared)
     return best
+
+
+def _shared(errors: list[PlanError]) -> list[Fault]:
+    """The faults that all layouts have, so that no layout mends them."""
+    every = [{(fault.code, fault.path) for fault in error.faults} for error in errors]
+    return [fault for fault in errors[0].faults if all((fault.code, fault.path) in each for each in every)]
 
 
 def _can_run(plan: Plan) -> bool:

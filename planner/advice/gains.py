@@ -20,6 +20,7 @@ from ..spec.sections import Module, Parallel
 from ..spec.spec import Spec
 from .notes import MAX_PASSES, MAX_RANKS
 
+_MOST_MODULES = 16
 _CROSSING = (codes.TP_CROSSES_NODE, codes.EXPERTS_CROSS_NODE)
 
 
@@ -31,18 +32,25 @@ def with_gains(plan: Plan, p: Prediction, warnings: Iterable[Fault]) -> tuple[Fa
         p: its prediction.
         warnings: its warnings.
     """
-    is_small = num_passes(plan) <= MAX_PASSES and plan.world_size <= MAX_RANKS
+    is_small = num_passes(plan) <= MAX_PASSES and plan.world_size <= MAX_RANKS and len(plan.modules) <= _MOST_MODULES
     return tuple(_with_gain(plan, p, one) if is_small and one.code in _CROSSING else one for one in warnings)
 
 
 def _with_gain(plan: Plan, p: Prediction, warning: Fault) -> Fault:
     grids = {module.name: module.grid for module in plan.modules}
     has_offsets = plan.source is None or any(path[-1:] == ("rank_offset",) for path, *_ in plan.source.entries)
-    for move in moves(grids, str(warning.path[1]), gpus_per_node(plan), has_offsets=has_offsets):
-        if move.words == warning.remedy and (seconds := _seconds(plan, p, move)):
-            gain = f"{move.words}: a step then takes {duration(seconds)} instead of {duration(p.step_seconds)}"
-            return attrs.evolve(warning, remedy=gain)
-    return warning
+    found = [
+        (seconds, move.words)
+        for move in moves(grids, str(warning.path[1]), gpus_per_node(plan), has_offsets=has_offsets)
+        if (seconds := _seconds(plan, p, move))
+    ]
+    if not found:
+        return warning
+    seconds, words = min(found)
+    gain = f"a step then takes {duration(seconds)} instead of {duration(p.step_seconds)}"
+    if seconds >= p.step_seconds:
+        gain = "no step is predicted to be faster"
+    return attrs.evolve(warning, remedy=f"{words}: {gain}")
 
 
 def _seconds(plan: Plan, p: Prediction, move: Move) -> float | None:

@@ -32,6 +32,8 @@ MEMORY_ERROR = 0.035  # predictions were at most so much too low (docs/predictio
 _WORTH = 0.98  # a change that leaves more of the step's time is not worth a line
 MAX_PASSES = 10_000  # of a step that is simulated again and again: a tenth of a second each
 MAX_RANKS = 16_384
+_WORK_OF_STAGE = 500  # passes that could be simulated while a stage is planned and its work counted
+_MOST_WORK = 120_000  # of all tries: about a second
 
 
 @frozen
@@ -86,7 +88,16 @@ def _tried(plan: Plan, p: Prediction) -> tuple[_Tried, ...] | None:
     """The layouts that are faster, the fastest first; None if the plan is too large to try any."""
     if num_passes(plan) > MAX_PASSES or plan.world_size > MAX_RANKS:
         return None
-    found = [one for change in faster_changes(plan) if (one := _try(plan, change, p))]
+    found, work, is_tried = [], 0, False
+    for change in faster_changes(plan):
+        work += _WORK_OF_STAGE * sum(module.num_stages for module in plan.modules) + num_passes(plan)
+        if work > _MOST_WORK:
+            if not is_tried:
+                return None
+            break
+        is_tried = True
+        if one := _try(plan, change, p):
+            found.append(one)
     return tuple(sorted(found, key=lambda one: one.seconds))
 
 
@@ -97,7 +108,8 @@ def _try(plan: Plan, change: Change, p: Prediction) -> _Tried | None:
     except PlanError:
         return None
     target = Target(layers=planned_layers(plan))
-    if len(limits_of(changed, target)) > len(limits_of(plan, target)) or num_passes(changed) > 4 * MAX_PASSES:
+    doubts = [{(one.code, one.path) for one in (*each.warnings, *limits_of(each, target))} for each in (plan, changed)]
+    if doubts[1] - doubts[0] or num_passes(changed) > 4 * MAX_PASSES:
         return None
     limit = p.hardware.memory_bytes / (1 + MEMORY_ERROR)
     if any(peak.total > max(limit, p.worst.total) for peak in peaks(changed, p.settings)):

@@ -45,6 +45,8 @@ def add(commands: Any) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
+    if options.out == STDOUT and options.format == "json":
+        raise MisuseError("--format json tells what was written: give -o FILE for the spec")
     if options.out != STDOUT and os.path.lexists(options.out):
         raise MisuseError(f"--out {printable(options.out)} is there already: name another file, or - to print the spec")
     out = output_of("--out", options.out)
@@ -52,8 +54,8 @@ def _init(options: argparse.Namespace) -> int:
     found = _laid_out(answers, options)
     if found is None:
         raise MisuseError(
-            "none of the usual layouts fits these GPUs: give more nodes, a larger --global-size, a shorter "
-            "--seq-length or a smaller model"
+            "none of the usual layouts fits these GPUs: give a --global-size that the number of GPUs divides, more "
+            "nodes, a shorter --seq-length or a smaller model"
         )
     spec, prediction = found
     out.write(_text(spec, prediction))
@@ -177,7 +179,7 @@ def _text(spec: Spec, p: Prediction) -> str:
         "# yaml-language-server: $schema=spec.schema.json",
         "# (`mimo schema > spec.schema.json` lets editors complete keys; `mimo plan` shows the layout)",
         f"# Predicted: {duration(p.step_seconds)} a step, {p.tokens_per_second:,.0f} tokens/s, at most "
-        f"{p.worst.total / GIB:.0f} of {p.memory_limit / GIB:g} GiB of an {p.hardware.name}.",
+        f"{p.worst.total / GIB:.0f} of {p.memory_limit / GIB:g} GiB on {p.hardware.name}.",
     ]
     for line in spec.to_yaml().splitlines():
         key = line.partition(":")[0]

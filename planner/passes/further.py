@@ -15,7 +15,7 @@ _READERS = {
     "output": "M",
     "special_token_id": "M",
     "batch": "BM",
-    "cluster": "P",
+    "cluster": "PB",
     "topology": "TM",
     "placement": "P",
     "schema": "",
@@ -24,6 +24,7 @@ _READERS = {
     "recompute": "",
 }
 _ALL = "TPMBWSJ"
+_OF_SEVERAL = (codes.SPECIAL_TOKEN, codes.TOKENS)  # faults of models that depend on more than one module
 
 
 def with_further_faults(error: PlanError, *, has_cluster: bool = True) -> PlanError:
@@ -48,7 +49,7 @@ def with_further_faults(error: PlanError, *, has_cluster: bool = True) -> PlanEr
         faults.extend(error)
         for fault in later.faults:
             if not any(_follows(fault, path) for path in dropped):
-                faults.add(fault.code, kept.renamed.get(fault.path, fault.path), fault.rule, fault.remedy)
+                faults.add(fault.code, kept.written(fault.path), fault.rule, fault.remedy)
         both = faults.error
         both.data, both.source = error.data, error.source
         return both
@@ -59,10 +60,11 @@ def _follows(fault: Fault, dropped: Path) -> bool:
     """Whether a fault may follow from a value that was dropped."""
     if fault.code == codes.MICROBATCHES:
         return dropped[0] == "batch"
+    letter = "P" if fault.code == codes.CONFLICT and fault.path[:1] == ("cluster",) else fault.code[0]
     if dropped[0] != "modules":
-        return fault.code[0] in _READERS.get(str(dropped[0]), _ALL)
-    if len(dropped) < 3:
-        return True
+        return letter in _READERS.get(str(dropped[0]), _ALL)
+    if len(dropped) < 3:  # a whole module, or a key of one that stands a level too far out
+        return letter in _READERS.get(str(dropped[-1]), _ALL)
     readers = _READERS.get(str(dropped[2]), _ALL)
-    is_elsewhere = fault.code.startswith("M") and fault.path[:1] == ("modules",) and fault.path[:2] != dropped[:2]
-    return fault.code[0] in readers and not is_elsewhere
+    is_of_one = letter == "M" and fault.code not in _OF_SEVERAL and fault.path[:1] == ("modules",)
+    return letter in readers and not (is_of_one and fault.path[:2] != dropped[:2])

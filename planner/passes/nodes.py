@@ -14,6 +14,7 @@ from ..base.frozen import frozen
 from ..layout.coords import Partition
 from ..layout.ir import Grid
 
+_MOST_MOVED = 32  # modules: every move looks at all of them
 _MAX_LOOKED_AT = 4096  # groups of a grid whose axes have several strides
 _WHAT = {Axis.TP: "tp", Axis.EXPT_TP: "expt_tp", Axis.EP: "ep"}
 
@@ -75,7 +76,8 @@ def check_nodes(grids: Grids, gpus_per_node: int | None, faults: Faults, *, has_
                 f"{what} groups of {name} stay inside nodes of {gpus_per_node} GPUs; the one of ranks "
                 f"{spelled(ranks)} does not"
             )
-            move = next(moves(grids, name, gpus_per_node, has_offsets=has_offsets), None)
+            tried = moves(grids, name, gpus_per_node, has_offsets=has_offsets)
+            move = next(tried, None) if len(grids) <= _MOST_MOVED else None
             code = codes.EXPERTS_CROSS_NODE if axis is Axis.EP else codes.TP_CROSSES_NODE
             faults.add(code, ("modules", name, "parallel", what), rule, move.words if move else _general(what))
 

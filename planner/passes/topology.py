@@ -34,7 +34,7 @@ def find_edges(spec: Spec, faults: Faults) -> Edges:
         rule = f"the modules form no cycle; found {' -> '.join(cycle)}"
         at = next((name for name in cycle if name in spec.topology), cycle[0])
         faults.add(codes.CYCLE, ("topology", at), rule, "remove one of these edges")
-    else:
+    elif not faults.has(codes.UNKNOWN_MODULE):  # whose edges would have reached something
         _check_reach(spec, edges, faults)
     return edges
 

@@ -318,6 +318,8 @@ class Table:
     def is_misplaced(self, key: object, part: object) -> bool:
         """Whether an entry is a key of entries, with a value that is none of one: it stands a level too far out."""
         known = _keys(self.item)
+        if isinstance(self.item, Record) and isinstance(part, self.item.cls):
+            return False
         return key in known and not (isinstance(part, Mapping) and any(inner in known for inner in part))
 
     def _item(self, key: object, part: Any, before: object, path: Path, faults: Faults) -> Any:

@@ -33,6 +33,13 @@ class Mended:
         found = self._kept(SPEC_TYPE, data, ())
         self.spec: Spec | None = None if found is INVALID else found
 
+    def written(self, path: Path) -> Path:
+        """The path as it was written: a key that was taken for another has its own name."""
+        for end in range(len(path), 0, -1):
+            if found := self.renamed.get(path[:end]):
+                return (*found, *path[end:])
+        return path
+
     def _kept(self, kind: FieldType, value: Any, path: Path) -> Any:
         """The value of this kind that is left of plain data; INVALID if there is none."""
         kept = value
@@ -45,7 +52,7 @@ class Mended:
             }
             kept = {key: part for key, part in entries.items() if part is not INVALID}
             self.dropped += [(*path, str(key)) for key, part in entries.items() if part is INVALID]
-        return INVALID if kept is INVALID else kind.parse(kept, (), Faults())
+        return INVALID if kept is INVALID else kind.parse(kept, path, Faults())
 
     def _kept_record(self, kind: Record, value: Mapping[Any, Any], path: Path) -> Any:
         kept: dict[str, Any] = {}

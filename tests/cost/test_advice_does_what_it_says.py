@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import FrameType
 
 import attrs
 import pytest
 
 from planner import Plan, compile_spec, parse_spec
+from planner.advice import notes as notes_module
 from planner.advice.changes import faster_changes
 from planner.advice.notes import MEMORY_ERROR, notes
 from planner.cli import main
@@ -100,6 +103,34 @@ def test_a_wide_bubble_is_a_note() -> None:
     assert note.mark.line == 2
     assert before.bubble > 7 / 11  # four microbatches on eight stages
     assert "micro_size" in note.remedy or "pp: 4" in note.remedy
+
+
+def test_layers_that_are_listed_are_taken_out_with_their_stages() -> None:
+    text = STAGES.replace("recompute: full", "recompute: full, stages: [4, 4, 4, 4, 4, 4, 4, 4]")
+    plan, before = predicted(text)
+    (note,) = notes(plan, before)
+    assert " on language without stages" in note.remedy
+
+
+def test_advice_has_a_bound_on_its_work() -> None:
+    """Twenty encoders of four stages: each try takes a tenth of a second."""
+    encoder = "{parallel: {pp: 4, dp: 2}, model: {preset: clip-vit-l-14-336}, stages: [5, 6, 6, 6]}"
+    modules = "".join(f"  m{number}: {encoder}\n" for number in range(20))
+    head = "cluster: {gpu: h100, gpus_per_node: 8}\nbatch: {global_size: 64, micro_size: 8, seq_length: 2048}\n"
+    text = f"{head}modules:\n  language: {{parallel: {{tp: 8, pp: 4, dp: 2}}, model: {{preset: vicuna-7b}}}}\n{modules}"
+    plan, before = predicted(text)
+    tried = 0
+
+    def counted(frame: FrameType, event: str, _: object) -> None:
+        nonlocal tried
+        tried += event == "call" and frame.f_code is notes_module._try.__code__
+
+    sys.setprofile(counted)
+    try:
+        assert notes(plan, before)
+    finally:
+        sys.setprofile(None)
+    assert 0 < tried <= 4
 
 
 def test_memory_within_the_error_of_the_prediction_is_a_note(plan_of: PlanOf) -> None:

@@ -70,7 +70,9 @@ def test_nothing_is_written_over_and_nothing_wrong_is_taken(tmp_path: Path, caps
     assert path.read_text() == "mine"
     assert main(["init", "-o", "-", "--seq-length", "8192"]) == 1
     assert "seq_length <= max_positions of language" in capsys.readouterr().err
-    assert main(["init", "-o", "-", "--format", "json"]) == 0
+    assert main(["init", "-o", "-", "--format", "json"]) == 2
+    assert "give -o FILE for the spec" in capsys.readouterr().err
+    assert main(["init", "-o", "-"]) == 0
     assert parse_spec(capsys.readouterr().out)
 
 

@@ -40,6 +40,20 @@ def test_a_renamed_module_is_no_other_module(tmp_path: Path, capsys: pytest.Capt
     assert "bridge vision->language: 2 to 1 lanes -> 1 to 1 lanes" in lines
 
 
+def test_of_two_renamed_modules_the_equal_one_is_found_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = "model: {preset: clip-vit-l-14-336}, output: {tokens_per_sample: 576}"
+    head = "batch: {global_size: 8, micro_size: 4, seq_length: 4096}\nmodules:\n"
+    head += "  language: {model: {preset: vicuna-7b}}\n"
+    for name, (one, other) in {"a": ("b", "c"), "b": ("y", "x")}.items():
+        text = f"  {one}: {{parallel: {{dp: 1}}, special_token_id: 3, {model}}}\n"
+        text += f"  {other}: {{parallel: {{dp: 1}}, special_token_id: 4, {model}}}\n"
+        (tmp_path / f"{name}.yaml").write_text(head + (text if name == "a" else text.replace("id: 3", "id: 9")))
+    lines = diff(capsys, tmp_path / "a.yaml", tmp_path / "b.yaml")
+    assert lines[:3] == ["b: renamed y", "y: special_token_id 3 -> 9", "c: renamed x"]
+
+
 def test_another_module_is_not_renamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = written(tmp_path, ("images", "vision"), ("clip-vit-l-14-336", "whisper-base"), ("576", "1500"))
     lines = diff(capsys, LLAVA, other)

@@ -147,7 +147,7 @@ SEVERAL: dict[str, tuple[str, list[str]]] = {
     ),
     "a key that was written too far left, a placement": (
         changed(("    special_token_id: 31999", "  freeze: true")) + "placement: colocated\ntraining: {lr: -1}\n",
-        ["S101", "S104"],
+        ["P004", "S101", "S104"],
     ),
     "a cluster, layers": (
         changed(("nodes: 1", "nodes: one"), (LANGUAGE, "{tp: 2, dp: 2, pp: 3}")),
@@ -158,6 +158,37 @@ SEVERAL: dict[str, tuple[str, list[str]]] = {
         ["M008", "S101", "S104"],
     ),
 }  # fmt: skip
+
+
+# A fault, and what a reader could take for more: (what is written, the codes of what is told)
+FOLLOWING: dict[str, tuple[str, list[str]]] = {
+    "GPUs per node in words": (changed(("gpus_per_node: 8", "gpus_per_node: eight")), ["S103"]),
+    "a vocabulary in words, an id beside the preset's": (
+        changed((VICUNA, "model: {preset: vicuna-7b, vocab_size: 200k}"), ("special_token_id: 31999", "special_token_id: 150000")),
+        ["S103"],
+    ),
+    "freeze too far left, a topology and ranks": (
+        changed(("    special_token_id: 31999", "  freeze: true"), (IMAGES, "parallel: {dp: 16}"), ("micro_size: 8", "micro_size: 16"))
+        + "topology: {images: [langage]}\n",
+        ["P005", "S101", "T002"],
+    ),
+    "below a misspelt section": (changed((LANGUAGE, "{tp: 2, dp: 2, pp: 3}"), ("language: {parallel", "language: {paralel")), ["M004", "P005", "P005", "S101"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_what_follows_is_not_told_and_nothing_else_is_lost(name: str) -> None:
+    text, codes = FOLLOWING[name]
+    faults = faults_of(text)
+    assert sorted(str(fault.code) for fault in faults) == codes, [str(fault) for fault in faults]
+    assert all(fault.mark and fault.mark.line > 1 for fault in faults)
+
+
+@pytest.mark.parametrize("name", ["output", "model", "freeze", "stages", "parallel", "recompute"])
+@pytest.mark.parametrize("wrong", ["{parallel: {tp: 1}}", "{stages: 5}", "{encoder: true, parallel: 3}", "5", "{}"])
+def test_modules_may_be_named_as_keys_are(name: str, wrong: str) -> None:
+    text = f"batch: {{global_size: 8, micro_size: x, seq_length: 64}}\nmodules:\n  language: {{}}\n  {name}: {wrong}\n"
+    assert any(fault.path == ("batch", "micro_size") for fault in faults_of(text))
 
 
 @pytest.mark.parametrize("name", SEVERAL)
