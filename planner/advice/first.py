@@ -1,4 +1,4 @@
-"""A first layout for models on a cluster: of a few hundred usual ones, the fastest that runs and fits.
+"""A first layout for models on a cluster: of several hundred usual ones, the fastest that runs and fits.
 
 All modules stand on all ranks, or the encoders on a few ranks of their own. This is where a spec begins, and no search.
 """

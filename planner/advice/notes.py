@@ -46,11 +46,11 @@ class _Tried:
 
 
 def notes(plan: Plan, p: Prediction) -> tuple[Fault, ...]:
-    """The notes on a plan, in source order.
+    """The notes on a plan, in source order; none if it does not fit, or if its schedule stops for good.
 
     Args:
         plan: a plan whose modules all have models.
-        p: its prediction.
+        p: its prediction, in seconds and bytes.
     """
     faults = Faults(plan.source)
     if not p.fits or p.timeline is None:

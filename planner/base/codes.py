@@ -79,8 +79,8 @@ TOO_LARGE_TO_PREDICT = Code(
     "S006",
     "the plan is too large to be predicted",
     "A plan may have 2^24 ranks, but a prediction simulates every pass, and looks at ranks of groups and at messages\n"
-    "of bridges one by one. The limits in the message are far above any job. The plan itself is valid: `mimo plan`\n"
-    "shows it, and `mimo report` draws it without what would be predicted.",
+    "of bridges one by one. The limits in the message keep the largest to a few seconds. The plan itself is valid:\n"
+    "`mimo plan` shows it, and `mimo report` draws it without what would be predicted.",
 )
 UNKNOWN_KEY = Code(
     "S101",

@@ -109,8 +109,8 @@ def test_a_bridge_of_a_prime_number_of_lanes_is_not_listed(ends: tuple[str, str]
     ("text", "says"),
     [
         (spec_text("dp: 262144", "dp: 262144", 262_144), "ranks of a prediction <= 262,144, got 524,288"),
-        (staged_text(205, 4), "stages of a prediction <= 512, got 1,025"),
-        (spec_text("dp: 1", "dp: 1", 1, 100_000), "passes of a step (microbatches * (stages + edges) * 2) <= 130,000"),
+        (staged_text(205, 4), "stages of a prediction <= 384, got 1,025"),
+        (spec_text("dp: 1", "dp: 1", 1, 100_000), "passes of a step (microbatches * (stages + edges) * 2) <= 110,000"),
         (spec_text("dp: 1", "dp: 32771", 32_771), "messages of bridges that differ <= 32,768, got 32,771"),
     ],
 )

@@ -33,7 +33,7 @@ Written = dict[Key, str]
 _POWERS = (2, 4, 8, 16)  # by which microbatches are divided
 _MAX_STAGES = 600  # stages that ranks hold, times modules that could change: seconds of trying
 _MAX_PASSES = 10_000  # of a step that is simulated for the price of a change: a tenth of a second
-_MAX_PRICED = 12  # pairs of changes, of which those that change least are priced
+_MAX_PRICED = 12  # pairs of changes, of which those that come closest to the limit are priced
 
 Price = Callable[[Plan], float]
 """Seconds of a step of a plan; infinite if it never ends."""

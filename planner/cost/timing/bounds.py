@@ -2,7 +2,7 @@
 
 A plan answers for 2^24 ranks and any number of microbatches, because it computes what it is asked for. A prediction
 simulates every pass, and looks at the ranks of groups and at the messages of bridges (those that differ). The limits
-are far above any job, and keep the worst plan to a few seconds.
+are above usual jobs, and keep the worst plan to a few seconds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .bridges import num_distinct
 from .group_spans import gpus_per_node
 
 MAX_RANKS = 2**18
-MAX_STAGES = 2**9  # of all modules together
-MAX_PASSES = 130_000
+MAX_STAGES = 384  # of all modules together
+MAX_PASSES = 110_000
 MAX_MESSAGES = 2**15
 
 
