@@ -50,7 +50,7 @@ def test_check_says_in_its_last_line_what_train_would_refuse(tmp_path: Path) -> 
     outcomes = ranks.run(4, "jobs:command", "check", str(spec))
     assert [code for code, _, _ in outcomes] == [0] * 4
     last = outcomes[0][1].splitlines()[-1]
-    assert last.startswith(f"`train` would refuse this plan: {spec}:6:")
+    assert last.startswith(f"`train` would refuse this plan: {spec}:7:")
     assert "[R202] modules.language.parallel.cp: cp = 1 with local attention, got 2" in last
     assert "; " in last
     assert "[R106] training.dtype: " in last

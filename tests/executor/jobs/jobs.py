@@ -207,6 +207,7 @@ def groups_created(text: str) -> list[tuple[int, ...]]:
         return real(ranks, **options)
 
     with mock.patch.object(dist, "new_group", new_group), ready(plan):
+        dist.barrier()  # nobody leaves while others still connect to it
         return made
 
 
