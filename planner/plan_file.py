@@ -17,7 +17,6 @@ from .document import PLAN_VERSION, VERSION_KEY, digest_of_fields, document
 from .layout.bridges import BYTES_OF, EdgeSizes, join, width_of
 from .layout.dag import stages_before
 from .passes.compile import compile_spec
-from .passes.further import with_further_faults
 from .plan import Plan
 from .spec.fields import INVALID, show
 from .spec.loader import check_size, file_name, parse_spec, read_bytes
@@ -25,7 +24,7 @@ from .spec.spec import SPEC_TYPE, Spec
 
 MAX_BYTES = 64 * 2**20
 _FILE = "<plan>"
-_MAX_EDITED = 3  # values that are told one by one; of more, the spec was edited
+_MAX_EDITED = 3  # values that are told one by one; of more, the first and what they have in common
 
 
 def read_plan_or_spec(path: str | PathLike[str], *, has_cluster: bool = True) -> Plan | Spec:
@@ -45,6 +44,8 @@ def read_plan_or_spec(path: str | PathLike[str], *, has_cluster: bool = True) ->
     try:
         return parse_spec(data, file_name(path))
     except PlanError as error:
+        from .passes.further import with_further_faults  # noqa: PLC0415  needed only once something is wrong
+
         raise with_further_faults(error, has_cluster=has_cluster) from None
 
 

@@ -16,7 +16,6 @@ from ..layout.ir import Grid
 
 _MOST_MOVED = 32  # modules: every move looks at all of them
 _MAX_LOOKED_AT = 4096  # groups of a grid whose axes have several strides
-_WHAT = {Axis.TP: "tp", Axis.EXPT_TP: "expt_tp", Axis.EP: "ep"}
 
 Grids = Mapping[str, Grid]
 
@@ -38,7 +37,7 @@ class Move:
     is_first: bool = False
 
     def moved(self, grids: Grids) -> dict[str, Grid]:
-        """The grids after the change. Modules lie one after the other."""
+        """The grids after the change. If a module becomes the first, all lie one after the other."""
         found = dict(grids)
         if self.order:
             grid = found[self.module]
@@ -71,7 +70,7 @@ def check_nodes(grids: Grids, gpus_per_node: int | None, faults: Faults, *, has_
         faults.add(codes.UNEVEN_NODES, ("cluster",), rule, remedy)
     for name, grid in grids.items():
         for axis, ranks in crossings(grid, gpus_per_node).items():
-            what = _WHAT[axis]
+            what = axis.value
             rule = (
                 f"{what} groups of {name} stay inside nodes of {gpus_per_node} GPUs; the one of ranks "
                 f"{spelled(ranks)} does not"
@@ -79,11 +78,20 @@ def check_nodes(grids: Grids, gpus_per_node: int | None, faults: Faults, *, has_
             tried = moves(grids, name, gpus_per_node, has_offsets=has_offsets)
             move = next(tried, None) if len(grids) <= _MOST_MOVED else None
             code = codes.EXPERTS_CROSS_NODE if axis is Axis.EP else codes.TP_CROSSES_NODE
-            faults.add(code, ("modules", name, "parallel", what), rule, move.words if move else _general(what))
+            faults.add(
+                code,
+                ("modules", name, "parallel", what),
+                rule,
+                move.words if move else _general(grid, axis, gpus_per_node),
+            )
 
 
-def _general(what: str) -> str:
-    return f"choose {what} as a divisor of gpus_per_node, put {what} first in `order`, or shift rank_offset"
+def _general(grid: Grid, axis: Axis, gpus_per_node: int) -> str:
+    """What to do if no move helps. `order` has the dense axes alone, and no group fits into less ranks than it has."""
+    if grid.size_of(axis) > gpus_per_node:
+        return f"choose {axis} as a divisor of {gpus_per_node}"
+    first = "put tp first in `order`, " if axis is Axis.TP and grid.order[0] is not Axis.TP else ""
+    return f"choose {axis} as a divisor of {gpus_per_node}, {first}or shift rank_offset"
 
 
 def moves(grids: Grids, name: str, gpus_per_node: int, *, has_offsets: bool) -> Iterator[Move]:
@@ -115,15 +123,14 @@ def num_crossing(grids: Grids, gpus_per_node: int) -> int:
 def crossings(grid: Grid, gpus_per_node: int) -> dict[Axis, range]:
     """For each axis whose groups should be inside nodes, and of which one is not, the ranks of that group.
 
-    Tensor parallelism, of experts too, communicates in every layer. Expert parallelism may be wider than a node: then
-    it has to cross, and nobody is told.
+    Tensor parallelism, of experts too, communicates in every layer. Groups of expert parallelism that are wider than a
+    node are not looked at, because they have to cross.
     """
     found = {}
-    for axis in _WHAT:
-        view = grid.dense if axis is Axis.TP else grid.expert
-        size = grid.size_of(axis)
+    for axis, size in ((Axis.TP, grid.size_of(Axis.TP)), (Axis.EXPT_TP, grid.expt_tp), (Axis.EP, grid.ep)):
         if size == 1 or (axis is Axis.EP and size * grid.expt_tp > gpus_per_node):
             continue
+        view = grid.dense if axis is Axis.TP else grid.expert
         if not view.has_whole_axes:
             ranks = _looked_for(Partition(view, (axis,)), gpus_per_node)
         else:
