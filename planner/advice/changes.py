@@ -15,6 +15,7 @@ from ..base.axes import Axis
 from ..base.errors import Path
 from ..base.frozen import frozen
 from ..cost.timing.group_spans import gpus_per_node
+from ..layout.ir import ModuleLayout
 from ..plan import Plan
 from ..spec.sections import Parallel
 from ..spec.spec import Spec
@@ -66,7 +67,7 @@ def _micro_sizes(spec: Spec) -> Iterator[int]:
 def _layouts(plan: Plan, spec: Spec) -> Iterator[tuple[str, Spec]]:
     """The same layout, then all modules on all ranks, then fewer stages of a module on the same ranks."""
     yield "", spec
-    if len(plan.modules) > 1 and plan.layout.value != "colocated":
+    if len(plan.modules) > 1 and plan.layout is not ModuleLayout.COLOCATED:
         yield from _together(plan, spec)
     staged = {module.name: module for module in plan.modules if module.num_stages > 1}
     for name, module in staged.items():
@@ -94,15 +95,16 @@ def _together(plan: Plan, spec: Spec) -> Iterator[tuple[str, Spec]]:
             sizes[module.name] |= _split_sequence(plan, module.name, tp)
         else:
             written = {name: _differs(plan, name, one) for name, one in sizes.items()}
-            words = f"placement: colocated{_beside(plan)}"
+            # Offsets say where ranks are, so that a placement has no effect beside them.
+            words = f"placement: colocated{' without rank_offset' if has_written_offsets(plan) else ''}"
             if changed := {name: one for name, one in written.items() if one}:
                 words += f" with {_words(plan, changed)}"
             yield words, attrs.evolve(_with(free, sizes), placement="colocated")
 
 
-def _beside(plan: Plan) -> str:
-    """What else has to go: offsets say where ranks are, so that a placement has no effect beside them."""
-    return " without rank_offset" if any(path[-1:] == ("rank_offset",) for path in _written(plan)) else ""
+def has_written_offsets(plan: Plan) -> bool:
+    """Whether the spec that a plan was compiled from, if it is at hand, says where modules begin."""
+    return any(path[-1:] == ("rank_offset",) for path in _written(plan))
 
 
 def _split_sequence(plan: Plan, name: str, tp: int) -> Sizes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf, isfinite
 
 import attrs
 
 from ..base import codes
 from ..base.errors import Fault, PlanError
-from ..cost.predict import predict
+from ..cost.predict import price
 from ..cost.prediction import Prediction
 from ..cost.simulation.schedule import num_passes
 from ..cost.simulation.words import duration
@@ -18,6 +19,7 @@ from ..passes.nodes import Move, moves
 from ..plan import Plan
 from ..spec.sections import Module, Parallel
 from ..spec.spec import Spec
+from .changes import has_written_offsets
 from .notes import MAX_PASSES, MAX_RANKS
 
 _MOST_MODULES = 16
@@ -29,7 +31,7 @@ def with_gains(plan: Plan, p: Prediction, warnings: Iterable[Fault]) -> tuple[Fa
 
     Args:
         plan: a plan whose modules all have models.
-        p: its prediction.
+        p: its prediction, in seconds.
         warnings: its warnings.
     """
     is_small = num_passes(plan) <= MAX_PASSES and plan.world_size <= MAX_RANKS and len(plan.modules) <= _MOST_MODULES
@@ -38,28 +40,23 @@ def with_gains(plan: Plan, p: Prediction, warnings: Iterable[Fault]) -> tuple[Fa
 
 def _with_gain(plan: Plan, p: Prediction, warning: Fault) -> Fault:
     grids = {module.name: module.grid for module in plan.modules}
-    has_offsets = plan.source is None or any(path[-1:] == ("rank_offset",) for path, *_ in plan.source.entries)
-    found = [
-        (seconds, move.words)
-        for move in moves(grids, str(warning.path[1]), gpus_per_node(plan), has_offsets=has_offsets)
-        if (seconds := _seconds(plan, p, move))
-    ]
-    if not found:
+    has_offsets = "rank_offset" in warning.remedy or has_written_offsets(plan)
+    found = moves(grids, str(warning.path[1]), gpus_per_node(plan), has_offsets=has_offsets)
+    seconds, words = min(((_seconds(plan, p, move), move.words) for move in found), default=(inf, ""))
+    if not isfinite(seconds) or p.timeline is None:
         return warning
-    seconds, words = min(found)
     gain = f"a step then takes {duration(seconds)} instead of {duration(p.step_seconds)}"
     if seconds >= p.step_seconds:
         gain = "no step is predicted to be faster"
     return attrs.evolve(warning, remedy=f"{words}: {gain}")
 
 
-def _seconds(plan: Plan, p: Prediction, move: Move) -> float | None:
-    """The seconds of a step after a move; None if it cannot be made."""
+def _seconds(plan: Plan, p: Prediction, move: Move) -> float:
+    """The seconds of a step after a move; infinite if it cannot be made, or if the schedule then stops for good."""
     try:
-        found = predict(compile_spec(_moved(plan, move), world_size=plan.world_size), p.hardware, p.settings)
+        return price(compile_spec(_moved(plan, move), world_size=plan.world_size), p.hardware, p.settings)
     except PlanError:
-        return None
-    return found.step_seconds if found.timeline and p.timeline else None
+        return inf
 
 
 def _moved(plan: Plan, move: Move) -> Spec:

@@ -13,12 +13,11 @@ from ..base.errors import Fault, Faults, PlanError
 from ..base.frozen import frozen
 from ..cost.memory.peaks import peaks
 from ..cost.memory.remedies import remedies
-from ..cost.predict import predict
+from ..cost.predict import predict, price
 from ..cost.prediction import Prediction
 from ..cost.simulation.schedule import num_passes
 from ..cost.simulation.timeline import Timeline
 from ..cost.simulation.words import duration
-from ..cost.timing.hardware import Hardware
 from ..cost.work.ops import GIB
 from ..limits.limits import limits_of
 from ..limits.target import Target, planned_layers
@@ -140,9 +139,5 @@ def _tight(plan: Plan, p: Prediction) -> Iterator[tuple[codes.Code, tuple[str, .
         f"memory of rank {worst.rank} ({worst.module} stage {worst.stage}) leaves room for an error of "
         f"{MEMORY_ERROR:.1%}, got {worst.total / GIB:.1f} of {p.memory_limit / GIB:g} GiB"
     )
-    tried = remedies(plan, p.peaks, limit, p.settings, lambda other: _seconds(other, p.hardware, p))
+    tried = remedies(plan, p.peaks, limit, p.settings, lambda other: price(other, p.hardware, p.settings))
     yield codes.TIGHT_MEMORY, ("modules", worst.module), rule, (tried or ("keep an eye on the first step",))[0]
-
-
-def _seconds(plan: Plan, hardware: Hardware, p: Prediction) -> float:
-    return predict(plan, hardware, p.settings).step_seconds

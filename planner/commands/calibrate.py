@@ -63,11 +63,10 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.format == "text":
         lines = fit_lines(hardware, found, influence(unfitted(hardware), samples), num_runs, style_of(sys.stderr))
         print(*lines, *error_lines(options.runs, samples, found), sep="\n", file=sys.stderr)
-    if groups and options.format == "text":
-        _cross_validate(hardware, options, samples, groups)
+    held_out = _cross_validated(hardware, options, samples, groups) if groups else None
     out.write(hardware_text(found))
     if options.format == "json":
-        print(json.dumps(fit_document(found, options.runs, samples), indent=2))
+        print(json.dumps(fit_document(found, options.runs, samples, held_out), indent=2))
     return 0
 
 
@@ -112,17 +111,21 @@ def _left_out(files: Sequence[Runs], columns: str | None) -> list[list[tuple[str
     return groups
 
 
-def _cross_validate(
+def _cross_validated(
     hardware: Hardware,
     options: argparse.Namespace,
     samples: Sequence[Sequence[Sample]],
     groups: list[list[tuple[str, ...]]],
-) -> None:
+) -> list[list[float]]:
+    """The predicted seconds of every run by a fit to the others, whose errors people are told."""
     from ..cost.measured.accuracy import cross_validated  # noqa: PLC0415
     from ..render.fits import errors_line  # noqa: PLC0415
 
     told = progress("cross-validating", options)
     held_out = cross_validated(hardware, samples, groups, progress=told)
+    if options.format == "json":
+        return held_out
     print(f"each {printable(options.leave_out)} predicted by constants fitted to the others:", file=sys.stderr)
     for path, seconds, each in zip(options.runs, held_out, samples, strict=True):
         print("  " + errors_line(printable(path), seconds, each), file=sys.stderr)
+    return held_out

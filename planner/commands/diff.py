@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .options import MisuseError, add_format, add_gpu, add_world, load
+from .report import predicted
 
 if TYPE_CHECKING:
     from ..cost.prediction import Prediction
@@ -35,7 +36,7 @@ def _diff(options: argparse.Namespace) -> int:
         load_hardware(options.gpu)
     plans = [load(path, options) for path in (options.before, options.after)]
     lines = differences(*plans)
-    predictions = [_predicted(plan, options.gpu) for plan in plans] if lines or options.format == "json" else []
+    predictions = [_if_predicted(plan, options.gpu) for plan in plans] if lines or options.format == "json" else []
     before, after = predictions or (None, None)
     if before and after:
         lines += cost_changes(before, after)
@@ -46,21 +47,14 @@ def _diff(options: argparse.Namespace) -> int:
     return int(bool(lines) and options.exit_code)
 
 
-def _predicted(plan: Plan, gpu: str | None) -> Prediction | None:
+def _if_predicted(plan: Plan, gpu: str | None) -> Prediction | None:
     """The prediction of a plan; None if a module has no model, the plan is too large, or its GPU is not known."""
     from ..base.errors import PlanError  # noqa: PLC0415
-    from ..cost.predict import predict  # noqa: PLC0415
-    from ..cost.timing.bounds import check_prediction  # noqa: PLC0415
-    from ..cost.timing.hardware import DEFAULT, load_hardware  # noqa: PLC0415
 
-    if any(module.model is None for module in plan.modules):
-        return None
     try:
-        check_prediction(plan)
-        hardware = load_hardware(gpu or plan.gpu or DEFAULT)
+        return predicted(plan, gpu)
     except PlanError:
         return None
-    return predict(plan, hardware)
 
 
 def _numbers(p: Prediction | None) -> dict[str, Any] | None:

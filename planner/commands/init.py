@@ -27,8 +27,9 @@ def add(commands: Any) -> None:
     init = commands.add_parser(
         "init",
         help="write a spec to begin with",
-        description="Write a commented spec of your models on your cluster, in the fastest of a few hundred usual "
-        "layouts that fits. On a terminal, what is not given is asked.",
+        description="Write a commented spec of your models on your cluster, in the fastest of several hundred usual "
+        "layouts that fits. On a terminal, what is not given is asked; else it is the first preset of a language "
+        "model and of an image encoder, no audio, and one node of 8 h100 with 256 samples of 4096 tokens a step.",
     )
     init.add_argument("-o", "--out", metavar="FILE", default="spec.yaml", help="where to write it (default: spec.yaml)")
     init.add_argument("--language", metavar="PRESET", help="the language model; `mimo presets` lists those known")
@@ -194,9 +195,9 @@ def _tell(options: argparse.Namespace, prediction: Prediction) -> None:
     """Say what was written, and what to do next."""
     from ..cost.simulation.words import duration  # noqa: PLC0415
 
-    if options.format == "json" and options.out != STDOUT:
+    if options.format == "json":
         print(json.dumps({"wrote": [options.out], "step_seconds": prediction.step_seconds}))
-    elif options.out != STDOUT:
+    elif options.out != STDOUT:  # which holds the spec
         name, gpus = printable(options.out), f"{prediction.world_size} {prediction.hardware.name}"
         print(f"wrote {name}: {duration(prediction.step_seconds)} a step on {gpus}")
         print(f"next: mimo plan {name}")

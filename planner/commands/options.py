@@ -223,9 +223,9 @@ def notes_of(plan: Plan, prediction: Prediction) -> tuple[Fault, ...]:
     return notes(plan, prediction)
 
 
-def with_gains(plan: Plan, prediction: Prediction | None, warnings: tuple[Fault, ...]) -> tuple[Fault, ...]:
-    """The warnings, with what their remedies gain by the prediction, if there is one."""
-    if not warnings or prediction is None or not prediction.has_models:
+def with_gains(plan: Plan, prediction: Prediction, warnings: tuple[Fault, ...]) -> tuple[Fault, ...]:
+    """The warnings, with what their remedies gain by the prediction if every module has a model."""
+    if not warnings or not prediction.has_models:
         return warnings
     from ..advice import gains  # noqa: PLC0415
 

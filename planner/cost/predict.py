@@ -58,7 +58,7 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
         bridges=tuple(bridge_cost(bridge, work.crossings[bridge.src, bridge.dst], rates) for bridge in plan.bridges),
         peaks=largest,
         remedies=remedies(
-            plan, largest, hardware.memory_bytes, work.settings, lambda other: _seconds(other, rates, work.settings)
+            plan, largest, hardware.memory_bytes, work.settings, lambda other: price(other, hardware, work.settings)
         ),
         timeline=timeline,
         deadlock=deadlock,
@@ -71,10 +71,14 @@ def predict(plan: Plan, hardware: Hardware | None = None, settings: Settings | N
     )
 
 
-def _seconds(plan: Plan, rates: Rates, settings: Settings) -> float:
-    """Seconds of a step; infinite if the schedule stops for good."""
+def price(plan: Plan, hardware: Hardware, settings: Settings) -> float:
+    """Seconds of a step, to rounding those that `predict` gives; infinite if the schedule stops for good.
+
+    Raises:
+        PlanError: the plan is too large to be predicted.
+    """
     try:
-        return step_seconds(workload_of(plan, settings), rates)
+        return step_seconds(workload_of(plan, settings), rates_of(hardware))
     except DeadlockError:
         return inf
 

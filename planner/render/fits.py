@@ -105,28 +105,36 @@ def error_lines(names: Sequence[str], files: Sequence[Sequence[Sample]], hardwar
     ]
 
 
-def fit_document(after: Hardware, names: Sequence[str], files: Sequence[Sequence[Sample]]) -> dict[str, Any]:
-    """A fit for programs: the constants, and the errors of the predictions of each file."""
-    errors = [
-        (name, len(samples), Errors.of(predicted(samples, after), [sample.seconds for sample in samples]))
-        for name, samples in zip(names, files, strict=True)
-    ]
+def fit_document(
+    after: Hardware,
+    names: Sequence[str],
+    files: Sequence[Sequence[Sample]],
+    held_out: Sequence[Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """A fit for programs: the constants, and the errors of the predictions of each file.
+
+    Args:
+        after: the fitted hardware.
+        names: the name of each file.
+        files: its measured runs.
+        held_out: the seconds of each run as predicted by a fit to others, if that was asked for.
+    """
+    found = []
+    for number, (name, samples) in enumerate(zip(names, files, strict=True)):
+        entry = {"file": printable(name), "runs": len(samples), "fitted": _errors(predicted(samples, after), samples)}
+        found.append(entry | ({"left_out": _errors(held_out[number], samples)} if held_out else {}))
+    each = constants(after).items()
     return {
         "gpu": after.name,
-        "constants": {
-            name: {"start": constant.start, "value": constant.value} for name, constant in constants(after).items()
-        },
-        "files": [
-            {
-                "file": printable(name),
-                "runs": count,
-                "mean_error": one.mean,
-                "largest_error": one.largest,
-                "spearman": None if isnan(one.spearman) else one.spearman,
-            }
-            for name, count, one in errors
-        ],
+        "constants": {name: {"start": one.start, "value": one.value} for name, one in each},
+        "files": found,
     }
+
+
+def _errors(seconds: Sequence[float], samples: Sequence[Sample]) -> dict[str, float | None]:
+    one = Errors.of(seconds, [sample.seconds for sample in samples])
+    spearman = None if isnan(one.spearman) else one.spearman  # JSON has no NaN
+    return {"mean_error": one.mean, "largest_error": one.largest, "spearman": spearman}
 
 
 def errors_line(name: str, seconds: Sequence[float], samples: Sequence[Sample]) -> str:

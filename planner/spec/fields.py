@@ -373,12 +373,10 @@ class Record:
         for key in value:
             if key not in fields:
                 where = format_key(path[-1]) if path else f"the {self.cls.__name__.lower()}"
-                ours, remedy, is_sure = misplaced(value[key], self.cls, value) or meant_by(
-                    str(key), self.cls, faults.suggestions
-                )
-                known = "" if is_sure else f", which has {', '.join(fields)}"
-                found.add(codes.UNKNOWN_KEY, (str(key),), f"{show(key)} is not a key of {where}{known}", remedy)
-                meant.add(ours)
+                one = meant_by(str(key), value, self.cls, faults.suggestions)
+                known = "" if one.is_sure else f", which has {', '.join(fields)}"
+                found.add(codes.UNKNOWN_KEY, (str(key),), f"{show(key)} is not a key of {where}{known}", one.remedy)
+                meant.add(one.ours)
         wanted_fields = {name: field for name, field in fields.items() if name in value or name not in meant}
         arguments = {name: self._parse_field(field, value, found) for name, field in wanted_fields.items()}
         if not found.has_errors:
@@ -433,39 +431,68 @@ class Record:
         }
 
 
-def misplaced(part: Any, cls: type[Any], beside: Mapping[Any, Any]) -> tuple[str, str, bool] | None:
-    """As `meant_by`, of a part that looks like an entry of a table, or like a whole table; None if it does not."""
-    for name, _, kind in fields_of(cls):
-        if isinstance(kind, Table) and isinstance(part, Mapping) and (keys := _keys(kind.item)):
-            if any(key in keys for key in part):
-                return name, f"indent it by one level more, under `{name}`", True
-            inner = [one for one in part.values() if isinstance(one, Mapping)]
-            if name not in beside and inner and all(any(key in keys for key in one) for one in inner):
-                return name, f"rename it to `{name}`", True
-    return None
+@frozen
+class Meant:
+    """What an unknown key of a record stands for.
+
+    Attributes:
+        ours: the field; "" if there is none.
+        remedy: what to do about the key.
+        is_sure: whether that is known; else it is a guess from the spelling.
+        has_its_value: whether the key's value is the field's. It is not if the same is said differently here.
+    """
+
+    ours: str
+    remedy: str
+    is_sure: bool = True
+    has_its_value: bool = False
 
 
-def meant_by(key: str, cls: type[Any], suggestions: Suggestions) -> tuple[str, str, bool]:
-    """The field that an unknown key stands for, "" if none; what to do about the key; and whether that is sure.
+def meant_by(key: str, record: Mapping[Any, Any], cls: type[Any], suggestions: Suggestions) -> Meant:
+    """What an unknown key stands for: a part of another level, a name of other software, or a misspelt field.
 
-    It may belong one level deeper, to other software, or be misspelt.
+    Args:
+        key: the key.
+        record: the mapping that has it.
+        cls: the class of which the mapping should become an object.
+        suggestions: what finds close words.
     """
     from .names import NAMES  # noqa: PLC0415  needed only once something is wrong
 
     fields = {name: field for name, field, _ in fields_of(cls)}
-    for name, field in fields.items():
-        kind = field.metadata["kind"]
-        if key in _keys(kind):
-            return name, f"write it under `{name}`", True
-        if isinstance(kind, Table) and key in _keys(kind.item):
-            return name, f"write it under one of `{name}`", True
+    if found := _of_a_table(record.get(key), record, cls) or _of_a_part(key, cls):
+        return found
     if carried := NAMES.get(key.lower()):
         ours = carried.ours.rpartition(".")[2]
         if ours in fields:
-            return ours, carried.remedy.replace(f"`{carried.ours}`", f"`{ours}`"), True
-        return "", carried.remedy, True
-    close = suggestions.closest(key, fields)
-    return close or "", f"{_did_you_mean(close)}otherwise remove it" if close else "remove it", False
+            remedy = carried.remedy.replace(f"`{carried.ours}`", f"`{ours}`")
+            return Meant(ours, remedy, has_its_value=carried.is_same)
+        return Meant("", carried.remedy)
+    if close := suggestions.closest(key, fields):
+        return Meant(close, f"{_did_you_mean(close)}otherwise remove it", is_sure=False, has_its_value=True)
+    return Meant("", "remove it", is_sure=False)
+
+
+def _of_a_part(key: str, cls: type[Any]) -> Meant | None:
+    """What a key stands for that belongs one level deeper; None if it does not."""
+    for name, _, kind in fields_of(cls):
+        if key in _keys(kind):
+            return Meant(name, f"write it under `{name}`")
+        if isinstance(kind, Table) and key in _keys(kind.item):
+            return Meant(name, f"write it under one of `{name}`")
+    return None
+
+
+def _of_a_table(part: Any, record: Mapping[Any, Any], cls: type[Any]) -> Meant | None:
+    """What a part stands for that looks like an entry of a table, or like a whole one; None if it does not."""
+    for name, _, kind in fields_of(cls):
+        if isinstance(kind, Table) and isinstance(part, Mapping) and (keys := _keys(kind.item)):
+            if any(key in keys for key in part):
+                return Meant(name, f"indent it by one level more, under `{name}`")
+            inner = [one for one in part.values() if isinstance(one, Mapping)]
+            if name not in record and inner and all(any(key in keys for key in one) for one in inner):
+                return Meant(name, f"rename it to `{name}`", has_its_value=True)
+    return None
 
 
 def _keys(kind: FieldType) -> list[str]:

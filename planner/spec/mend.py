@@ -13,7 +13,7 @@ import attrs
 
 from ..base.errors import Faults, Path
 from ..base.suggestions import Suggestions
-from .fields import INVALID, FieldType, Integer, Record, Table, fields_of, meant_by, misplaced
+from .fields import INVALID, FieldType, Integer, Record, Table, fields_of, meant_by
 from .spec import SPEC_TYPE, Spec
 
 
@@ -80,13 +80,11 @@ class Mended:
         for key, part in value.items():
             if key in kinds:
                 continue
-            ours, remedy, is_sure = misplaced(part, kind.cls, value) or meant_by(str(key), kind.cls, self._suggestions)
-            same = (f"write `{ours}`", f"rename it to `{ours}`")  # else it is said differently here
-            has_the_value = not is_sure or remedy in same
-            is_free = bool(ours) and ours not in found
-            if is_free and has_the_value and kinds[ours].parse(part, (), Faults()) is not INVALID:
-                found[ours] = part
-                self.renamed[(*path, ours)] = (*path, str(key))
-            elif ours:
-                self.dropped.append((*path, ours))
+            one = meant_by(str(key), value, kind.cls, self._suggestions)
+            is_taken = one.has_its_value and one.ours not in found
+            if is_taken and kinds[one.ours].parse(part, (), Faults()) is not INVALID:
+                found[one.ours] = part
+                self.renamed[(*path, one.ours)] = (*path, str(key))
+            elif one.ours:
+                self.dropped.append((*path, one.ours))
         return found

@@ -16,15 +16,17 @@ class Carried:
     Attributes:
         ours: the key here, as a path below its section; "" if there is none.
         remedy: what to write.
+        is_same: whether the key here has the same value.
     """
 
     ours: str
     remedy: str
+    is_same: bool = False
 
 
 def _same(ours: str, *names: str) -> dict[str, Carried]:
     """Names of what means the same here."""
-    return dict.fromkeys(names, Carried(ours, f"write `{ours}`"))
+    return dict.fromkeys(names, Carried(ours, f"write `{ours}`", is_same=True))
 
 
 def _otherwise(ours: str, remedy: str, *names: str) -> dict[str, Carried]:

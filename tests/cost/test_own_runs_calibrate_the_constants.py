@@ -93,6 +93,21 @@ def test_rows_are_predicted_as_their_specs(folder: Path, capsys: pytest.CaptureF
     assert "memory of 6 measured runs: mean error 0.0%" in err
 
 
+def test_a_program_reads_the_same_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, runs = folder / "json.yaml", str(folder / "runs.csv")
+    assert main(["calibrate", runs, "-o", str(out), "--leave-out", "spec", "--json"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    found, written = json.loads(told.out), load_hardware(str(out))
+    assert found["constants"]["nvlink_gb_s"]["value"] == written.nvlink_gb_s.value
+    (file,) = found["files"]
+    assert (file["file"], file["runs"]) == (runs, 6)
+    assert 0 <= file["fitted"]["mean_error"] <= file["fitted"]["largest_error"]
+    assert file["left_out"]["mean_error"] >= file["fitted"]["mean_error"]
+    assert main(["calibrate", runs, "--json"]) == 2
+    assert "give -o FILE for the hardware file" in capsys.readouterr().err
+
+
 def test_a_fit_finds_the_gpu_that_ran(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And `--gpu` takes the file that it writes."""
     out = folder / "own.yaml"
