@@ -27,7 +27,7 @@ from .changes import Change, faster_changes
 
 BUBBLE = 0.30  # of the pipeline's time
 BUSY = 0.20  # of the pipeline's time, of the average rank of a module
-MEMORY_ERROR = 0.035  # predictions were at most so much too low (docs/predictions.md)
+MEMORY_ERROR = 0.035  # room to keep: measured peaks were up to 3 % from the prediction (docs/predictions.md)
 _WORTH = 0.98  # a change that leaves more of the step's time is not worth a line
 MAX_PASSES = 10_000  # of a step that is simulated again and again: a tenth of a second each
 MAX_RANKS = 16_384

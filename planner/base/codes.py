@@ -345,14 +345,15 @@ IDLE_GPUS = Code(
     "N002",
     "the GPUs of a module compute little",
     "The GPUs of this module compute for less than 20 % of the pipeline's time, since the other modules take longer.\n"
-    "Shared ranks (`placement: colocated`) or fewer ranks of its own put them to use. The remedy is the fastest of\n"
-    "the layouts that were compiled and predicted and that fit.",
+    "Shared ranks (`placement: colocated`) put them to use. The remedy is the fastest of the layouts that were\n"
+    "compiled and predicted and that fit; fewer ranks for the module, and more for others, were not tried.",
 )
 TIGHT_MEMORY = Code(
     "N003",
     "memory fits by less than the prediction's error",
-    "Predictions of memory were up to 3.5 % too low (docs/predictions.md). A rank that is fuller than that may run\n"
-    "out of memory. The remedy is the change of the shortest step, as for memory that does not fit.",
+    "A rank that leaves less than 3.5 % of room may run out of memory: measured peaks of some gigabytes and more were\n"
+    "up to 3 % from the prediction (docs/predictions.md). The remedy is the change of the shortest step, as for\n"
+    "memory that does not fit.",
 )
 EXPERTS_OVER_TP = Code(
     "R101",

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,8 @@ from planner.cost.predict import predict
 from planner.cost.simulation.words import duration
 from planner.cost.timing.hardware import known_hardware
 from planner.spec.json_schema import spec_schema
-from tests import EXAMPLES, ROOT
+from tests import EXAMPLES
+from tests.planner.test_faults_are_shown_to_people_and_programs import on_terminal
 
 CLUSTERS = [
     (),
@@ -78,21 +76,8 @@ def test_nothing_is_written_over_and_nothing_wrong_is_taken(tmp_path: Path, caps
 
 def test_a_terminal_is_asked(tmp_path: Path) -> None:
     """A wrong answer is asked for again, and an empty one is the default."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "planner", "init", "--images", "none"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    os.close(theirs)
-    os.write(ours, b"vicuna\n\nnone\nH200\n2\n\n128\n\n")
-    said = b""
-    try:
-        while piece := os.read(ours, 4096):
-            said += piece
-    except OSError:  # the other end is closed
-        pass
-    assert process.wait(60) == 0
-    text = said.decode()
+    typed = b"vicuna\n\nnone\nH200\n2\n\n128\n\n"
+    text = "\n".join(on_terminal(200, "init", "--images", "none", folder=tmp_path, typed=typed))
     assert "language model (vicuna-7b) [vicuna-7b]: " in text
     assert "vicuna is not one of vicuna-7b" in text
     assert "image encoder" not in text

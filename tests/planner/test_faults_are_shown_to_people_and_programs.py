@@ -34,16 +34,24 @@ def faults_of(text: str) -> tuple[Fault, ...]:
     return caught.value.faults
 
 
-def on_terminal(width: int, *arguments: str) -> list[str]:
-    """What a command prints on a terminal of so many columns."""
+def on_terminal(width: int, *arguments: str, folder: Path = ROOT, typed: bytes = b"") -> list[str]:
+    """What a command prints on a terminal of so many columns.
+
+    Args:
+        width: the columns.
+        arguments: the command.
+        folder: where it runs.
+        typed: what is typed while it runs.
+    """
     ours, theirs = pty.openpty()
     ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "planner", *arguments], stdout=theirs, stderr=theirs, stdin=theirs, cwd=ROOT,
-        env=environment,
+        [sys.executable, "-m", "planner", *arguments], stdout=theirs, stderr=theirs, stdin=theirs, cwd=folder,
+        env=environment | {"TERM": "xterm", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     os.close(theirs)
+    os.write(ours, typed)
     found = b""
     try:
         while piece := os.read(ours, 65536):
