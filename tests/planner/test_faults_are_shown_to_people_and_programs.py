@@ -191,7 +191,7 @@ def test_a_program_reads_nothing_but_objects_on_standard_error(
 ) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(
-        "batch: {global_size: 60000, micro_size: 1, seq_length: 64}\nmodules:\n  language: {parallel: {pp: 1}}\n"
+        "batch: {global_size: 54000, micro_size: 1, seq_length: 64}\nmodules:\n  language: {parallel: {pp: 1}}\n"
     )
     assert main(["report", str(path), "-o", str(tmp_path / "p.html"), "--json"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
