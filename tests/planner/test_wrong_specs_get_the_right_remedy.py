@@ -169,7 +169,7 @@ FOLLOWING: dict[str, tuple[str, list[str]]] = {
     ),
     "freeze too far left, a topology and ranks": (
         changed(("    special_token_id: 31999", "  freeze: true"), (IMAGES, "parallel: {dp: 16}"), ("micro_size: 8", "micro_size: 16"))
-        + "topology: {images: [langage]}\n",
+        + "topology: {images: [languag]}\n",
         ["P005", "S101", "T002"],
     ),
     "below a misspelt section": (changed((LANGUAGE, "{tp: 2, dp: 2, pp: 3}"), ("language: {parallel", "language: {paralel")), ["M004", "P005", "P005", "S101"]),
